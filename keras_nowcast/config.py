@@ -1,0 +1,185 @@
+"""RunConfig: everything that decides a training run, and the flags that set it."""
+
+import argparse
+import dataclasses
+import datetime
+import sys
+from dataclasses import dataclass, field
+
+from keras_nowcast.errors import InputError
+
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+POWER_SOURCES = ("auto", "nvml", "rapl", "estimate", "none")
+
+
+def _flag(default, help, **more):
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. Every field is a flag of the same name (`--run-dir` for `run_dir`).
+
+    Raises:
+      InputError: a value breaks its rule.
+    """
+
+    data: str | None = _flag(
+        None,
+        "root of a SEVIR data set: CATALOG.csv and data/ (default: a small synthetic one, written "
+        "to data/synthetic first)",
+    )
+    run_dir: str | None = _flag(
+        None, "folder for the run's files (default: a new one under runs/, named by time and model)"
+    )
+    depth: int = _flag(4, "encoder levels of the UNet, 1 to 6")
+    filters: int = _flag(16, "filters of the first level; each level doubles them")
+    center_filters: int | None = _flag(
+        None, "filters of the centre (default: the authors', filters x 2**(depth+1))"
+    )
+    precision: str = _flag("auto", "precision of the layers", choices=PRECISIONS)
+    grid: int | None = _flag(
+        None, "pixels along a side, the stored size or a divisor of it by block mean of the valid "
+        "pixels (default: the stored size)"
+    )
+    epochs: int = _flag(10, "epochs to train")
+    batch_per_replica: int = _flag(4, "windows in a batch of one process")
+    learning_rate: float = _flag(1e-3, "Adam's learning rate for one process; multiplied by the "
+                                 "number of processes")
+    warmup_epochs: float = _flag(
+        1.0, "epochs over which the learning rate rises from that of one process to that of all"
+    )
+    seed: int = _flag(0, "seed of weights and shuffling")
+    resume: bool = _flag(False, "go on from the checkpoint in --run-dir")
+    power_source: str = _flag("auto", "where power is read", choices=POWER_SOURCES)
+    power_interval_s: float = _flag(0.1, "seconds between two readings of power")
+    window_stride: int = _flag(12, "frames between the starts of two windows of an event")
+    max_windows: int | None = _flag(None, "use at most so many windows of each split")
+    max_missing: float = _flag(
+        1.0, "largest share of missing pixels an event may have; missing pixels are masked; 0 is "
+        "the authors' rule"
+    )
+    train_before: str | None = _flag(
+        None, "train on events up to this time, YYYY-MM-DD (default: 2019-06-01; see README for a "
+        "catalogue wholly on one side of it)"
+    )
+    test_from: str | None = _flag(None, "hold out events after this time (default: 2019-06-01)")
+    fp16_allreduce: bool = _flag(False, "compress gradients to float16 for the allreduce")
+    tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
+
+    def __post_init__(self):
+        at_least = {
+            "filters": 1, "center_filters": 1, "grid": 2, "epochs": 1, "batch_per_replica": 1,
+            "warmup_epochs": 0, "seed": 0, "window_stride": 1, "max_windows": 1,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"`{_as_flag(name)}` must be at least {least}. Received: {value}.")
+        self._demand(1 <= self.depth <= 6, "depth", "must be from 1 to 6")
+        self._demand(0 < self.learning_rate < float("inf"), "learning_rate", "must be above 0")
+        self._demand(self.power_interval_s >= 0.001, "power_interval_s", "must be at least 0.001")
+        self._demand(0 <= self.max_missing <= 1, "max_missing", "must be a share from 0 to 1")
+        for name, choices in (("precision", PRECISIONS), ("power_source", POWER_SOURCES)):
+            self._demand(
+                getattr(self, name) in choices, name, f"must be one of {', '.join(choices)}"
+            )
+        for name in ("train_before", "test_from"):
+            if getattr(self, name) is not None:
+                self._date(name)
+        if self.grid is not None and self.grid % 2**self.depth:
+            raise InputError(
+                f"`--grid` must be divisible by 2**depth = {2**self.depth}, since each level "
+                f"halves it. Received: {self.grid} with `--depth` {self.depth}."
+            )
+        if self.resume and self.run_dir is None:
+            raise InputError("`--resume` needs `--run-dir`, the folder of the run to go on with.")
+
+    @property
+    def train_before_time(self):
+        """Returns train_before as a datetime, or None."""
+        return self.train_before and self._date("train_before")
+
+    @property
+    def test_from_time(self):
+        """Returns test_from as a datetime, or None."""
+        return self.test_from and self._date("test_from")
+
+    def _date(self, name):
+        try:
+            return datetime.datetime.fromisoformat(getattr(self, name))
+        except ValueError:
+            raise InputError(
+                f"`{_as_flag(name)}` must be a date, YYYY-MM-DD. Received: {getattr(self, name)!r}."
+            ) from None
+
+    def _demand(self, holds, name, rule):
+        if not holds:
+            raise InputError(f"`{_as_flag(name)}` {rule}. Received: {getattr(self, name)}.")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad usage as an InputError: one line, as everywhere."""
+
+    def error(self, message):
+        raise InputError(f"{message} (see `{self.prog} --help`)")
+
+
+def build_parser(description, config_class=RunConfig):
+    """Builds the argument parser of a script from the fields of a config dataclass.
+
+    Args:
+      description: the script's docstring; its first line is shown first by --help.
+      config_class: a dataclass whose fields carry `help` (and `choices`) in their metadata.
+
+    Returns:
+      An ArgumentParser that raises InputError on bad usage; abbreviations are refused.
+    """
+    parser = _Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for each in dataclasses.fields(config_class):
+        add_field(parser, each)
+    return parser
+
+
+def add_field(parser, each):
+    """Adds the flag of one dataclass field to a parser."""
+    flag, kind = _as_flag(each.name), _value_type(each)
+    text = each.metadata["help"]
+    if kind is bool:
+        parser.add_argument(flag, action="store_true", default=each.default, help=text)
+        return
+    if each.default is not None:
+        text += " (default: %(default)s)"
+    parser.add_argument(
+        flag,
+        type=kind,
+        default=each.default,
+        choices=each.metadata.get("choices"),
+        metavar=None if each.metadata.get("choices") else each.name.split("_")[-1].upper(),
+        help=text,
+    )
+
+
+def parse_config(description, arguments=None):
+    """Reads the command line into a RunConfig.
+
+    Raises:
+      InputError: an unknown flag, or a value that breaks its rule.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return RunConfig(**vars(build_parser(description).parse_args(arguments)))
+
+
+def _as_flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def _value_type(each):
+    for kind in (bool, int, float, str):  # `int | None` takes an int
+        if each.type is kind or each.type == kind | None:
+            return kind
+    raise TypeError(f"no flag for a field of type {each.type}")

@@ -1,0 +1,60 @@
+"""How a script starts and ends: the launcher's environment, and the exit status.
+
+No TensorFlow and no Horovod here: bad usage is told in well under a second.
+"""
+
+import os
+import sys
+
+from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run again with --resume
+
+# Horovod's launcher with Gloo, OpenMPI's mpirun, MPICH's and Intel's. Slurm's own variables are
+# not among them: they are also set for a plain python started inside an allocation.
+_LAUNCHER_VARIABLES = (
+    ("HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+)
+
+
+def launched_as(environ=os.environ):
+    """Returns (rank, world_size) as a launcher set them for this process, or None without one."""
+    for rank, size in _LAUNCHER_VARIABLES:
+        if rank in environ and size in environ:
+            return int(environ[rank]), int(environ[size])
+    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environ:
+        return int(environ["SLURM_PROCID"]), int(environ["SLURM_STEP_NUM_TASKS"])
+    return None
+
+
+def is_first_process():
+    """True in the one process of a job that prints."""
+    launched = launched_as()
+    return launched is None or launched[0] == 0
+
+
+def run_script(main):
+    """Calls `main()` and ends the process with the status that DESIGN.md promises.
+
+    An InputError is one line on standard error and status 2; an Interrupted likewise with 75; a
+    TrainingFailed with 1. Anything else is a fault and keeps its traceback. In a job of several
+    processes only the first prints.
+    """
+    try:
+        main()
+    except InputError as error:
+        _end(f"error: {error}", EXIT_BAD_INPUT)
+    except Interrupted as interrupted:
+        _end(str(interrupted), EXIT_INTERRUPTED)
+    except TrainingFailed as failure:
+        _end(f"failed: {failure}", EXIT_FAILED)
+
+
+def _end(message, status):
+    if is_first_process():
+        print(" ".join(message.split()), file=sys.stderr)
+    sys.exit(status)
