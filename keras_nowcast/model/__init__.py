@@ -1,0 +1,1 @@
+"""The network: its layers, loss, precision and counted cost."""

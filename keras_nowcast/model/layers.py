@@ -1,0 +1,92 @@
+"""The two layers of the network that Keras does not have.
+
+A saved network loads in any Keras process that has imported this module, with safe mode on.
+"""
+
+import keras
+import tensorflow as tf
+
+PACKAGE = "keras_nowcast"
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ScaleVIL(keras.layers.Layer):
+    """Scales stored VIL codes to the normalized units the network works in.
+
+    `(vil - mean) / scale`, computed in float32 and returned in the layer's compute dtype.
+
+    Choice: a missing pixel enters as code 0 (no echo), because an input needs some value there
+    and the code for missing lies above the heaviest rain. The loss does not count it.
+
+    Args:
+        mean: Mean of the stored codes over the training set.
+        scale: Their standard deviation.
+        missing: The code of a missing pixel.
+
+    Input: uint8 codes of any shape. Output: the same shape, vil_norm.
+    """
+
+    def __init__(self, mean, scale, missing, **kwargs):
+        super().__init__(**kwargs)
+        self.mean = float(mean)
+        self.scale = float(scale)
+        self.missing = int(missing)
+
+    def call(self, vil):
+        vil = tf.cast(vil, tf.float32)
+        vil = tf.where(tf.equal(vil, self.missing), 0.0, vil)
+        return tf.cast((vil - self.mean) / self.scale, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = {"mean": self.mean, "scale": self.scale, "missing": self.missing}
+        return super().get_config() | config
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch normalization, computed by TensorFlow's one fused operation.
+
+    The variables, the saved form, the moving averages and, within rounding, every number are
+    those of `keras.layers.BatchNormalization`; Keras 3 spells the same out in a dozen operations,
+    each a pass over memory, and casts half-precision activations to float32 on the way. Here they
+    stay half, and the statistics are float32.
+
+    Input and output: (b, y, x, channel), float32, float16 or bfloat16.
+
+    Raises:
+        ValueError: The input does not have four axes, channels last.
+    """
+
+    def build(self, input_shape):
+        if len(input_shape) != 4 or self.axis not in (-1, 3):
+            raise ValueError(
+                "`input_shape` must have four axes and `axis` be the last. "
+                f"Received: input_shape={input_shape}, axis={self.axis}"
+            )
+        super().build(input_shape)
+
+    def call(self, inputs, training=None):
+        learning = bool(training and self.trainable)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=None if learning else self.moving_mean,
+            variance=None if learning else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=learning,
+        )
+        if learning:
+            # The operation returns the unbiased variance (divided by n - 1), Keras averages the
+            # biased one (divided by n).
+            n = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
+            variance *= tf.maximum(n - 1.0, 1.0) / n
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance)
+        return outputs
+
+    def _move(self, average, value):
+        average.assign(average * self.momentum + value * (1.0 - self.momentum))

@@ -1,0 +1,85 @@
+"""Mean squared error over the pixels that were observed.
+
+The loss and the metric share one sum and one count. Neither ever averages averages: a batch, or
+a rank, with fewer valid pixels weighs less.
+"""
+
+import keras
+import tensorflow as tf
+
+
+def masked_squared_error(vil, vil_norm, mean, scale, missing):
+    """Returns (error, valid): squared error, 0 where missing, and which pixels are not missing.
+
+    Args:
+        vil: (b, y, x, time) stored codes, of any number type.
+        vil_norm: (b, y, x, time) forecast in normalized units.
+        mean, scale, missing: See `layers.ScaleVIL`.
+
+    Returns:
+        (b, y, x, time) float32, and (b, y, x, time) bool.
+    """
+    vil = tf.cast(vil, tf.float32)
+    valid = tf.not_equal(vil, float(missing))
+    difference = tf.cast(vil_norm, tf.float32) - (vil - mean) / scale
+    # Masked before squaring, so that a gap passes no gradient, whatever the forecast is there.
+    return tf.square(tf.where(valid, difference, 0.0)), valid
+
+
+class MaskedMeanSquaredError(keras.losses.Loss):
+    """Sum of squared errors over valid pixels, divided by their number; 0 if there are none.
+
+    Over several ranks the gradient wanted is that of (all errors) / (all valid pixels), while
+    what the ranks average is their own losses. So each divides its own sum by the average count
+    of the ranks: `mean(sum_r / mean(count)) = sum(sum_r) / sum(count)`.
+
+    Args:
+        mean, scale, missing: See `layers.ScaleVIL`.
+        average: Takes this rank's count, a float32 scalar, and returns its average over the
+            ranks, all of which must call it. The count depends on the targets alone, so this
+            can overlap with the forward pass. None: there is one rank.
+
+    Called with (b, y, x, time) stored codes and (b, y, x, time) vil_norm; returns a float32
+    scalar under every dtype policy.
+    """
+
+    def __init__(self, mean, scale, missing, average=None, name="loss"):
+        super().__init__(name=name, reduction=None, dtype="float32")
+        self.mean = float(mean)
+        self.scale = float(scale)
+        self.missing = int(missing)
+        self.average = average
+
+    def call(self, y_true, y_pred):
+        error, valid = masked_squared_error(y_true, y_pred, self.mean, self.scale, self.missing)
+        # Counted in integers: float32 stops counting ones at 2**24, some 10 windows.
+        count = tf.cast(tf.math.count_nonzero(valid), tf.float32)
+        if self.average is not None:
+            count = self.average(count)
+        return tf.math.divide_no_nan(tf.reduce_sum(error), count)
+
+
+class MeanSquaredErrorMetric(keras.metrics.Metric):
+    """Mean squared error over every valid pixel seen since the last reset, in normalized units.
+
+    The two variables, `total` and `count`, are float64 sums: states of several ranks merge by
+    adding them. NaN where no valid pixel was seen.
+    """
+
+    def __init__(self, mean, scale, missing, name="mse"):
+        super().__init__(name=name, dtype="float64")
+        self.mean = float(mean)
+        self.scale = float(scale)
+        self.missing = int(missing)
+        self.total = self.add_variable((), initializer="zeros", name="total")
+        self.count = self.add_variable((), initializer="zeros", name="count")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        error, valid = masked_squared_error(y_true, y_pred, self.mean, self.scale, self.missing)
+        # Each frame is summed in float32, the frames in float64.
+        frames = tf.reduce_sum(error, axis=(1, 2))
+        self.total.assign_add(tf.reduce_sum(tf.cast(frames, tf.float64)))
+        self.count.assign_add(tf.cast(tf.math.count_nonzero(valid), tf.float64))
+
+    def result(self):
+        return self.total / self.count

@@ -1,0 +1,123 @@
+"""The UNet of the SEVIR authors, of any depth and width.
+
+Source: the public nowcasting network of the group of arXiv 2008.08062. Each encoder level is two
+3x3 convolutions and a 2x2 max pooling, and doubles the filters of the one above; the decoder
+mirrors it, with transposed convolutions and skip connections.
+"""
+
+import keras
+from keras import layers
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import written_whole
+from keras_nowcast.model.layers import FusedBatchNormalization, ScaleVIL
+
+MAX_DEPTH = 6
+
+
+def build_unet(
+    grid,
+    frames_in,
+    frames_out,
+    depth=4,
+    filters=16,
+    center_filters=None,
+    *,
+    mean,
+    scale,
+    missing,
+    name="unet",
+):
+    """Returns the network, not compiled, in the dtype policy that is set globally.
+
+    Input: (b, grid, grid, frames_in) uint8 stored codes, the frames as channels. Output:
+    (b, grid, grid, frames_out) float32 vil_norm, whatever the policy.
+
+    Args:
+        grid: Pixels along each side.
+        frames_in: Frames given.
+        frames_out: Frames forecast.
+        depth: Encoder levels, 1 to 6.
+        filters: Filters of the first level.
+        center_filters: Filters of the centre; None is `default_center_filters`.
+        mean, scale, missing: See `ScaleVIL`.
+        name: The model's name.
+
+    Raises:
+        InputError: A size is out of range, or the grid cannot be halved `depth` times.
+    """
+    check_sizes(grid, depth, filters, center_filters)
+    if center_filters is None:
+        center_filters = default_center_filters(depth, filters)
+
+    vil = keras.Input((grid, grid, frames_in), dtype="uint8", name="vil")
+    x = ScaleVIL(mean, scale, missing, name="scale_vil")(vil)
+    skips = []
+    for level in range(1, depth + 1):
+        x = _double_conv(x, level_filters(level, filters), f"encoder_{level}")
+        skips.append(x)
+        x = layers.MaxPooling2D(2, name=f"encoder_{level}_pool")(x)
+    x = _double_conv(x, center_filters, "center")
+    for level in range(depth, 0, -1):
+        x = _upsample(x, skips.pop(), level_filters(level, filters), f"decoder_{level}")
+        x = _double_conv(x, level_filters(level, filters), f"decoder_{level}")
+    # The head stays float32: half precision has too few digits for the loss.
+    vil_norm = layers.Conv2D(frames_out, 1, dtype="float32", name="head")(x)
+    return keras.Model(vil, vil_norm, name=name)
+
+
+def level_filters(level, filters):
+    """Filters of encoder or decoder level 1, 2, ...: doubled at each."""
+    return filters * 2 ** (level - 1)
+
+
+def default_center_filters(depth, filters):
+    """Filters of the centre.
+
+    Source: 32 times the first level's at the authors' depth of 4, which skips a doubling.
+    Choice: other depths skip one too.
+    """
+    return filters * 2 ** (depth + 1)
+
+
+def check_sizes(grid, depth, filters, center_filters=None):
+    """Raises InputError unless these make a network."""
+    if not 1 <= depth <= MAX_DEPTH:
+        raise InputError(f"`--depth` must be 1 to {MAX_DEPTH}. Received: {depth}.")
+    if filters < 1:
+        raise InputError(f"`--filters` must be at least 1. Received: {filters}.")
+    if center_filters is not None and center_filters < 1:
+        raise InputError(f"`--center-filters` must be at least 1. Received: {center_filters}.")
+    if grid < 1 or grid % 2**depth:
+        raise InputError(
+            f"`--grid` must be a multiple of {2**depth} at `--depth` {depth}, which halves it "
+            f"{depth} times. Received: {grid}. Choose another grid or a smaller depth."
+        )
+
+
+def write_unet(model, path):
+    """Writes the network in Keras' format, whole, without what training compiled into it.
+
+    Loading it needs `keras_nowcast.model.layers` imported and nothing else of this package.
+    """
+    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
+    with written_whole(path) as beside:
+        uncompiled.save(beside)
+
+
+def _conv(x, filters, prefix, number):
+    x = layers.Conv2D(filters, 3, padding="same", name=f"{prefix}_conv_{number}")(x)
+    x = FusedBatchNormalization(name=f"{prefix}_norm_{number}")(x)
+    return layers.ReLU(name=f"{prefix}_relu_{number}")(x)
+
+
+def _double_conv(x, filters, prefix):
+    return _conv(_conv(x, filters, prefix, 1), filters, prefix, 2)
+
+
+def _upsample(x, skip, filters, prefix):
+    """Doubles the side of `x` and joins it with the encoder's output of that level."""
+    x = layers.Conv2DTranspose(filters, 2, strides=2, name=f"{prefix}_upsample")(x)
+    x = layers.Concatenate(name=f"{prefix}_concatenate")([x, skip])
+    x = FusedBatchNormalization(name=f"{prefix}_norm")(x)
+    return layers.ReLU(name=f"{prefix}_relu")(x)
