@@ -71,8 +71,8 @@ class MeanSquaredErrorMetric(keras.metrics.Metric):
         self.mean = float(mean)
         self.scale = float(scale)
         self.missing = int(missing)
-        self.total = self.add_variable((), initializer="zeros", name="total")
-        self.count = self.add_variable((), initializer="zeros", name="count")
+        self.total = self.add_variable((), initializer="zeros", dtype="float64", name="total")
+        self.count = self.add_variable((), initializer="zeros", dtype="float64", name="count")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         error, valid = masked_squared_error(y_true, y_pred, self.mean, self.scale, self.missing)
