@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import datetime
+import re
 import sys
 from dataclasses import dataclass, field
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.model.precision import PRECISIONS
+from keras_nowcast.records import RunFolder
 
-PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 POWER_SOURCES = ("auto", "nvml", "rapl", "estimate", "none")
 
 
@@ -118,11 +120,29 @@ class RunConfig:
             raise InputError(f"`{_as_flag(name)}` {rule}. Received: {getattr(self, name)}.")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports bad usage as an InputError: one line, as everywhere."""
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports bad usage as an InputError: one line, as everywhere.
+
+    Flags are written out in full: an abbreviation would change its meaning with the next flag.
+    """
+
+    def __init__(self, description):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message):
-        raise InputError(f"{message} (see `{self.prog} --help`)")
+        # argparse has no other hook for its own words.
+        value = re.fullmatch(r"argument (\S+): invalid (\w+) value: (.*)", message)
+        if value:
+            flag, kind, received = value.groups()
+            message = f"`{flag}` must be of type {kind}. Received: {received}"
+        unknown = re.fullmatch(r"unrecognized arguments: (.*)", message)
+        if unknown:
+            message = f"`{unknown[1].split()[0]}` is no flag here. Received: {unknown[1]}"
+        raise InputError(f"{message}; {self.prog} --help lists the flags.")
 
 
 def build_parser(description, config_class=RunConfig):
@@ -135,11 +155,7 @@ def build_parser(description, config_class=RunConfig):
     Returns:
       An ArgumentParser that raises InputError on bad usage; abbreviations are refused.
     """
-    parser = _Parser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description)
     for each in dataclasses.fields(config_class):
         add_field(parser, each)
     return parser
@@ -158,8 +174,7 @@ def add_field(parser, each):
         flag,
         type=kind,
         default=each.default,
-        choices=each.metadata.get("choices"),
-        metavar=None if each.metadata.get("choices") else each.name.split("_")[-1].upper(),
+        metavar="|".join(each.metadata.get("choices", ())) or each.name.split("_")[-1].upper(),
         help=text,
     )
 
@@ -171,7 +186,13 @@ def parse_config(description, arguments=None):
       InputError: an unknown flag, or a value that breaks its rule.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    return RunConfig(**vars(build_parser(description).parse_args(arguments)))
+    parser = build_parser(description)
+    asked = parser.parse_args(arguments)
+    if asked.resume and asked.run_dir is not None:
+        # A run goes on as it was started, but for the flags given now.
+        parser.set_defaults(**(RunFolder(asked.run_dir).stored_config() or {}))
+        asked = parser.parse_args(arguments)
+    return RunConfig(**vars(asked))
 
 
 def _as_flag(name):

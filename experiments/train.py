@@ -1,0 +1,27 @@
+"""Trains one UNet on SEVIR radar and measures what that costs.
+
+    python experiments/train.py
+    horovodrun -np 2 python experiments/train.py --data /data/sevir --filters 32
+
+Leaves a run folder with config, environment, epochs.csv, power.csv, the model and record.json.
+Exit status: 0 done; 2 bad usage or input; 75 interrupted with a checkpoint saved (run again with
+--resume); anything else is a fault.
+"""
+
+import time
+
+from keras_nowcast.config import parse_config
+from keras_nowcast.process import run_script
+
+STARTED = time.monotonic()
+
+
+def main():
+    config = parse_config(__doc__)
+    from keras_nowcast.training.trainer import train
+
+    train(config, started=STARTED)
+
+
+if __name__ == "__main__":
+    run_script(main)

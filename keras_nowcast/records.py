@@ -1,0 +1,236 @@
+"""The run folder: the only contract between training and everything that reads its results.
+
+    config.json  environment.json  epochs.csv  power.csv  model.keras  checkpoint/  record.json
+
+DESIGN.md names the keys. A number that was not measured is null, with a `<name>_reason` beside it.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import write_json, written_whole
+
+SCHEMA = 1
+EPOCH_COLUMNS = (
+    "epoch", "loss", "val_loss", "learning_rate", "loss_scale", "skipped_steps", "seconds",
+    "val_seconds", "samples_per_second", "joules",
+)  # fmt: skip
+
+# What may differ between a run and its continuation: where things are and how they are watched,
+# not what is computed.
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"data", "run_dir", "epochs", "resume", "power_source", "power_interval_s", "tensorboard"}
+)
+
+
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+      path: the folder.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self):
+        """The folder of checkpoints."""
+        return self.path / "checkpoint"
+
+    @property
+    def model_file(self):
+        """The trained network, loadable by keras.models.load_model."""
+        return self.path / "model.keras"
+
+    @property
+    def power_file(self):
+        """The trace of power readings."""
+        return self.path / "power.csv"
+
+    def open(self, config):
+        """Makes the folder for `config`, or checks that it can be gone on with.
+
+        Raises:
+          InputError: it holds a run and `config.resume` is False; there is nothing to resume; the
+            run in it was another one; or the folder cannot be written.
+        """
+        if not config.resume:
+            if (self.path / "config.json").exists():
+                raise InputError(
+                    f"`--run-dir` must not hold a run already. Received: {self.path}, "
+                    f"{self._state()}; give another name, or --resume to go on with it."
+                )
+            self._write_first_files(config)
+            return
+        stored = self.stored_config()
+        if stored is None:
+            raise InputError(
+                f"`--resume` needs a run to go on with. Received: `--run-dir` {self.path}, which "
+                "holds none; leave --resume out to start one."
+            )
+        for name, value in dataclasses.asdict(config).items():
+            if name not in MAY_CHANGE_ON_RESUME and name in stored and stored[name] != value:
+                raise InputError(
+                    f"`--{name.replace('_', '-')}` must stay as the run in {self.path} was started"
+                    f" with, {stored[name]!r}. Received: {value!r}; leave it out, or start another "
+                    "run."
+                )
+        self._write_first_files(config)
+
+    def _write_first_files(self, config):
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "config.json", dataclasses.asdict(config))
+        except OSError as error:
+            raise InputError(
+                f"`--run-dir` must be a folder that can be written. Received: {self.path} ({error})"
+            ) from None
+
+    def _state(self):
+        record = self.read_record()
+        return "an unfinished run" if record is None else f"a run that is {record['status']}"
+
+    def stored_config(self):
+        """Returns the fields of the config the run was started with, or None without a run."""
+        return _read_json(self.path / "config.json")
+
+    def read_record(self):
+        """Returns record.json as a dict, or None when there is none."""
+        return _read_json(self.path / "record.json")
+
+    def write_record(self, record):
+        """Writes record.json, whole; a number that is not finite becomes null with its reason."""
+        write_json(self.path / "record.json", without_nan({"schema": SCHEMA, **record}))
+
+    def write_environment(self, environment):
+        """Writes environment.json, whole."""
+        write_json(self.path / "environment.json", environment)
+
+    def write_epochs(self, rows):
+        """Writes epochs.csv, whole: one row an epoch, an empty cell where nothing was measured.
+
+        Columns beyond the contract's follow it in the order of the first row.
+        """
+        extra = [name for name in (rows[0] if rows else {}) if name not in EPOCH_COLUMNS]
+        with written_whole(self.path / "epochs.csv") as beside:
+            with open(beside, "w", newline="") as file:
+                writer = csv.DictWriter(file, [*EPOCH_COLUMNS, *extra], restval="")
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def read_epochs(self):
+        """Returns the rows of epochs.csv, numbers as int or float, empty cells as None."""
+        path = self.path / "epochs.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="") as file:
+            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def read_runs(folders):
+    """Finds the runs in and below folders.
+
+    Args:
+      folders: paths, each a run folder or a folder of them, however deep.
+
+    Returns:
+      A list of (RunFolder, record) in order of path; folders without a record are passed over.
+
+    Raises:
+      InputError: a path does not exist, or no record is below any of them.
+    """
+    found = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f"`runs` must be folders that exist. Received: {folder}.")
+        for file in sorted(folder.rglob("record.json")):
+            run = RunFolder(file.parent)
+            found[file.parent.resolve()] = (run, run.read_record())
+    if not found:
+        raise InputError(
+            f"`runs` must hold at least one run with a record.json. Received: "
+            f"{', '.join(map(str, folders))}; train one with experiments/train.py."
+        )
+    return list(found.values())
+
+
+def without_nan(value):
+    """Returns `value` with each NaN or infinity in a dict null and a `<name>_reason` beside it."""
+    if isinstance(value, dict):
+        kept = {}
+        for name, inner in value.items():
+            kept[name] = without_nan(inner)
+            if _not_finite(inner):
+                kept.setdefault(f"{name}_reason", f"the value is {inner}")
+        return kept
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if _not_finite(value) else value
+
+
+def _not_finite(value):
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} must be JSON. Received: a file that is not ({error}).") from None
+
+
+def _number(text):
+    if text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+TABLE_COLUMNS = (
+    ("config", ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
+                "epochs", "seed")),
+    ("environment", ("world_size", "cpu", "tensorflow", "keras", "horovod", "git_commit")),
+    ("model", ("parameters", "trainable_parameters", "forward_flops_per_sample",
+               "training_flops_per_sample")),
+    ("training", ("seconds", "samples_per_second", "achieved_flops_per_second", "loss",
+                  "val_loss", "skipped_steps")),
+    ("energy", ("source", "joules", "mean_watts", "joules_per_sample", "coverage",
+                "uncertainty_percent")),
+    ("memory", ("peak_rss_bytes", "peak_gpu_bytes")),
+)  # fmt: skip
+
+
+def table(runs):
+    """Returns one flat dict a run: the numbers that runs are compared by.
+
+    Args:
+      runs: list of (RunFolder, record).
+    """
+    return [
+        {"run": str(folder.path), "status": record["status"]}
+        | {
+            name if name not in ("source", "joules") else f"energy_{name}": record[part].get(name)
+            for part, names in TABLE_COLUMNS
+            for name in names
+        }
+        for folder, record in runs
+    ]
+
+
+def write_table(runs, path):
+    """Writes `table(runs)` as CSV, whole; an empty cell where nothing was measured."""
+    rows = table(runs)
+    with written_whole(path) as beside:
+        with open(beside, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)

@@ -1,0 +1,1 @@
+"""Training: several processes, the fit, checkpoints, the record."""

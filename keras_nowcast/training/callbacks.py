@@ -1,0 +1,350 @@
+"""What happens between the steps of `model.fit`: measuring, recording, stopping, showing."""
+
+import math
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+import keras
+import numpy as np
+
+from keras_nowcast.errors import Interrupted, TrainingFailed
+
+
+@dataclass
+class Sums:
+    """What an epoch has added up so far, over all ranks; its row is computed from these once."""
+
+    error: float = 0.0  # squared errors, normalized units
+    pixels: float = 0.0  # valid ones
+    steps: int = 0
+    skipped_steps: int = 0
+    seconds: float = 0.0  # of training, after the first compiled step
+    samples: int = 0  # trained in those seconds
+
+
+@dataclass
+class Progress:
+    """Where a run stands: what a checkpoint keeps besides weights.
+
+    Attributes:
+      epoch: the epoch under way, from 0.
+      step: steps of it that are done.
+      sums: what it has added up.
+      rows: one dict for each finished epoch, as epochs.csv has them.
+      setup_seconds: from the start of the process to the end of its first step, over all starts.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: Sums = field(default_factory=Sums)
+    rows: list = field(default_factory=list)
+    setup_seconds: float = 0.0
+
+    def as_dict(self):
+        """Returns it as plain JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values):
+        """Returns the Progress that as_dict described."""
+        return cls(**{**values, "sums": Sums(**values["sums"])})
+
+
+class EpochRecorder(keras.callbacks.Callback):
+    """Measures each epoch and adds its row to `progress.rows`; comes first among the callbacks.
+
+    Time counts from after this process's first step, which compiles; validation and checkpoints
+    are apart. The losses are exact over all ranks: errors and pixels are summed before dividing.
+
+    Args:
+      world: the World.
+      progress: the Progress to keep.
+      metric: the MeanSquaredErrorMetric the model was compiled with.
+      batch_samples: function (epoch, step) -> windows of all ranks in that step.
+      started: time.monotonic() at the start of the process.
+      energy: the EnergyRecorder of this run.
+    """
+
+    def __init__(self, world, progress, metric, batch_samples, started, energy):
+        super().__init__()
+        self._world = world
+        self._progress = progress
+        self._metric = metric
+        self._batch_samples = batch_samples
+        self._started = started
+        self._energy = energy
+        self._compiled = False
+        self._since = None  # monotonic time since which the clock runs; None while it stands
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._progress.epoch = epoch
+        self._applied = self._optimizer_steps()
+        self._seen_skipped = self._progress.sums.skipped_steps
+        self._first_step = self._progress.step
+        self._val_seconds = None
+        self._closed = False
+        self._energy.begin_epoch(epoch)
+        if self._compiled:
+            self.start_clock()
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Keras hands over `logs` as Python numbers: the device has finished this step.
+        step = self._progress.step
+        self._progress.step += 1
+        if self._compiled:
+            self._progress.sums.samples += self._batch_samples(self._progress.epoch, step)
+        else:
+            self._compiled = True
+            self._progress.setup_seconds += time.monotonic() - self._started
+            self.start_clock()
+
+    def on_test_begin(self, logs=None):
+        self._close_training()
+        self._energy.begin("validation")
+        self._val_since = time.monotonic()
+
+    def on_test_end(self, logs=None):
+        self._val_seconds = time.monotonic() - self._val_since
+        self._energy.end("validation")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._close_training()
+        sums = self._progress.sums
+        loss = sums.error / sums.pixels if sums.pixels else math.nan
+        row = {
+            "epoch": epoch,
+            "loss": loss,
+            "val_loss": self._mean_error(),
+            "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
+            "loss_scale": loss_scale(self.model.optimizer),
+            "skipped_steps": sums.skipped_steps,
+            "seconds": sums.seconds,
+            "val_seconds": self._val_seconds,
+            "samples_per_second": sums.samples / sums.seconds if sums.seconds else None,
+            "joules": self._energy.end_epoch(epoch),
+        }
+        logs.clear()
+        logs.update(row)
+        self._progress.rows.append(row)
+        self._progress.epoch, self._progress.step, self._progress.sums = epoch + 1, 0, Sums()
+        if not math.isfinite(loss):
+            raise TrainingFailed(f"the loss of epoch {epoch} is {loss}")
+
+    def start_clock(self):
+        """Counts time, and energy, as training from now on."""
+        self._since = time.monotonic()
+        self._energy.begin("epoch")
+
+    def stop_clock(self):
+        """Stops counting; what follows is not training."""
+        if self._since is not None:
+            self._progress.sums.seconds += time.monotonic() - self._since
+            self._since = None
+            self._energy.end("epoch")
+
+    def collect(self):
+        """Adds this process's errors, pixels and skipped steps to the sums; all ranks call it."""
+        sums = self._progress.sums
+        error, pixels = self._metric_sums()
+        sums.error += error
+        sums.pixels += pixels
+        self._metric.reset_state()
+        sums.steps = self._progress.step
+        applied = self._optimizer_steps() - self._applied
+        sums.skipped_steps = (
+            self._seen_skipped + self._progress.step - self._first_step - applied
+        )
+
+    def _close_training(self):
+        if not self._closed:
+            self.stop_clock()
+            self.collect()
+            self._closed = True
+
+    def _mean_error(self):
+        error, pixels = self._metric_sums()
+        return error / pixels if pixels else None
+
+    def _metric_sums(self):
+        sums = np.array([float(self._metric.total.value), float(self._metric.count.value)])
+        return [float(each) for each in np.asarray(self._world.total(sums))]
+
+    def _optimizer_steps(self):
+        return int(np.asarray(self.model.optimizer.iterations))
+
+
+def loss_scale(optimizer):
+    """Returns the dynamic loss scale of a Keras optimizer, None where there is none."""
+    scale = getattr(optimizer, "dynamic_scale", None)
+    return None if scale is None else float(np.asarray(scale))
+
+
+class StopTogether(keras.callbacks.Callback):
+    """Ends training on all ranks after the same step: on a signal, or a loss that is not finite.
+
+    Args:
+      flags: the StopFlags that travel with the loss.
+      signals: the Signals that are caught.
+      save: function that writes a checkpoint of this very step; all ranks call it.
+      progress: the Progress of the run.
+
+    Attributes:
+      failed_at: (epoch, step) at which this rank's loss was not finite, or None.
+    """
+
+    def __init__(self, flags, signals, save, progress):
+        super().__init__()
+        self._flags = flags
+        self._signals = signals
+        self._save = save
+        self._progress = progress
+        self.failed_at = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.failed_at is None and not math.isfinite(logs["loss"]):
+            self.failed_at = (self._progress.epoch, self._progress.step)
+            self._flags.fail()
+        self._check()
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._check()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check()
+
+    def _check(self):
+        if self._signals.received:
+            self._flags.ask_to_stop()
+        if self._flags.failure_agreed:
+            raise TrainingFailed("a loss is not finite")
+        if self._flags.stop_agreed:
+            self._save()
+            raise Interrupted(
+                f"interrupted in epoch {self._progress.epoch} after step {self._progress.step}; "
+                "the checkpoint is saved, run again with --resume"
+            )
+
+
+class Signals:
+    """Catches SIGTERM and SIGINT while it is open, so that a step can end and be saved.
+
+    A second SIGINT means now: it acts as if nothing were caught.
+    """
+
+    def __init__(self):
+        self.received = False
+
+    def __enter__(self):
+        self._former = {
+            each: signal.signal(each, self._catch) for each in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *exception):
+        for each, handler in self._former.items():
+            signal.signal(each, handler)
+
+    def _catch(self, number, frame):
+        if self.received and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        self.received = True
+
+
+class SaveEachEpoch(keras.callbacks.Callback):
+    """Calls `save()` after each epoch. Comes before StopTogether."""
+
+    def __init__(self, save):
+        super().__init__()
+        self._save = save
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save()
+
+
+class EpochTable(keras.callbacks.Callback):
+    """Writes the rows of all finished epochs after each. For rank 0 alone."""
+
+    def __init__(self, folder, progress):
+        super().__init__()
+        self._folder = folder
+        self._progress = progress
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._folder.write_epochs(self._progress.rows)
+
+
+class ProgressLines(keras.callbacks.Callback):
+    """A bar while an epoch runs, on a terminal, and one line when it is done. For rank 0 alone.
+
+    Args:
+      epochs: how many epochs the run has.
+      steps: steps of an epoch.
+      progress: the Progress of the run.
+      watts: function without arguments returning the latest power of this process's devices, or
+        None.
+    """
+
+    def __init__(self, epochs, steps, progress, watts):
+        super().__init__()
+        self._epochs = epochs
+        self._steps = steps
+        self._progress = progress
+        self._watts = watts
+        self._bar = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self._steps,
+            initial=self._progress.step,
+            desc=f"epoch {epoch + 1}/{self._epochs}",
+            unit="step",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        self._shown_at = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.update()
+        if self._bar.disable or time.monotonic() - self._shown_at < 0.5:
+            return
+        self._shown_at = time.monotonic()
+        sums, shown = self._progress.sums, {"loss": f"{logs['loss']:.4f}"}
+        if self._bar.n > self._bar.initial + 1 and self._bar.format_dict["rate"]:
+            rate = self._bar.format_dict["rate"] * sums.samples / max(1, self._bar.n - 1)
+            shown["samples/s"] = f"{rate:.1f}"
+        watts = self._watts()
+        if watts is not None:
+            shown["W"] = f"{watts:.0f}"
+        self._bar.set_postfix(shown)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._bar.close()
+        print(epoch_line(logs, self._epochs), flush=True)
+
+    def on_train_end(self, logs=None):
+        self.close()
+
+    def close(self):
+        """Takes the bar away, whatever ended the epoch."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def epoch_line(row, epochs):
+    """Returns one epoch's row as the line the console shows."""
+    parts = [f"epoch {row['epoch'] + 1}/{epochs}", f"loss {row['loss']:.5f}"]
+    if row["val_loss"] is not None:
+        parts.append(f"val_loss {row['val_loss']:.5f}")
+    parts.append(f"lr {row['learning_rate']:.2e}")
+    if row["samples_per_second"] is not None:
+        parts.append(f"{row['samples_per_second']:.1f} samples/s")
+    parts.append(f"{row['seconds']:.1f} s")
+    if row["joules"] is not None:
+        parts.append(f"{row['joules']:.0f} J, {row['joules'] / row['seconds']:.0f} W")
+    if row["loss_scale"] is not None:
+        parts.append(f"loss scale {row['loss_scale']:.0f}, {row['skipped_steps']} steps skipped")
+    return "  ".join(parts)

@@ -1,0 +1,232 @@
+"""Several processes: the only import of Horovod.
+
+Keras 3 never calls the hooks that `horovod.keras` overrides, so its DistributedOptimizer reduces
+nothing and says nothing. Here the outermost optimizer's `apply` reduces the gradients before the
+optimizer sees them. Outermost matters: under mixed_float16 that is the LossScaleOptimizer, so the
+scaled gradients are averaged BEFORE its check for infinities, an overflow on one rank is an
+overflow on all, and all skip the step and halve the scale together. Reducing in the inner optimizer
+would let one rank skip a collective that the others wait in.
+"""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+from keras_nowcast.errors import InputError, TrainingFailed
+from keras_nowcast.process import launched_as
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a job, seen from one of them.
+
+    Attributes:
+      rank: this process, from 0.
+      size: how many processes there are.
+      local_rank: this process among those of its host, from 0.
+      local_size: how many processes this host has.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_first(self):
+        """True in the one process that writes and prints."""
+        return self.rank == 0
+
+    def average(self, tensor):
+        """Returns the mean of a tensor over all ranks (in a graph or eagerly)."""
+        return self._reduce(tensor, "Average")
+
+    def total(self, tensor):
+        """Returns the sum of a tensor over all ranks, in its own dtype."""
+        return self._reduce(tensor, "Sum")
+
+    def _reduce(self, tensor, operation, **more):
+        if self.size == 1:
+            return tensor
+        import tensorflow as tf
+
+        hvd = _horovod()
+        return hvd.allreduce(tf.convert_to_tensor(tensor), op=getattr(hvd, operation), **more)
+
+    def average_gradient(self, gradient, fp16=False):
+        """Returns the mean of a gradient over all ranks, sent as float16 when `fp16`."""
+        if gradient is None or self.size == 1:
+            return gradient
+        hvd = _horovod()
+        compression = hvd.Compression.fp16 if fp16 else hvd.Compression.none
+        return self._reduce(gradient, "Average", compression=compression)
+
+    def gather(self, value):
+        """Returns the list of each rank's `value` (anything that pickles), in order of rank."""
+        return [value] if self.size == 1 else _horovod().allgather_object(value)
+
+    def broadcast(self, value):
+        """Returns rank 0's `value` on every rank."""
+        return value if self.size == 1 else _horovod().broadcast_object(value, root_rank=0)
+
+    def broadcast_variables(self, variables):
+        """Gives every rank the values that rank 0 has in Keras variables."""
+        if self.size > 1:
+            _horovod().broadcast_variables([each.value for each in variables], root_rank=0)
+
+    def on_first(self, function):
+        """Calls `function()` on rank 0 alone and returns its result on all ranks.
+
+        Whatever it raises there ends the other ranks too, so that none is left waiting: an
+        InputError as one, anything else as a TrainingFailed.
+        """
+        if self.size == 1:
+            return function()
+        outcome, raised = (None, None), None
+        if self.is_first:
+            try:
+                outcome = (function(), None)
+            except Exception as error:  # of any kind: the other ranks wait in the broadcast
+                outcome, raised = (None, (isinstance(error, InputError), str(error))), error
+        result, refusal = self.broadcast(outcome)
+        if raised is not None:
+            raise raised
+        if refusal is not None:
+            is_input, message = refusal
+            raise (InputError if is_input else TrainingFailed)(message)
+        return result
+
+
+def start():
+    """Joins the processes of this job and gives each its own device and cores.
+
+    Returns:
+      The World; one of a single process when no launcher started this one.
+
+    Raises:
+      InputError: a launcher started several processes and Horovod is not installed.
+    """
+    launched = launched_as()
+    if importlib.util.find_spec("horovod") is None:
+        if launched is not None and launched[1] > 1:
+            raise InputError(
+                f"`horovod` must be installed to train on several processes. Received: "
+                f"{launched[1]} processes and no Horovod; run `make install`, or start one process."
+            )
+        world = World()
+    elif launched is None:
+        world = World()
+    else:
+        hvd = _horovod()
+        hvd.init()
+        world = World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    _claim_devices(world)
+    return world
+
+
+def _claim_devices(world):
+    """Shows TensorFlow this rank's GPU alone, and gives each rank its share of the cores.
+
+    A launcher that already shows each rank one GPU (Slurm does) leaves one to choose from.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        mine = gpus[world.local_rank % len(gpus)]
+        tf.config.set_visible_devices(mine, "GPU")
+        tf.config.experimental.set_memory_growth(mine, True)
+    if world.local_size > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // world.local_size))
+
+
+def build_distributed(optimizer, world, fp16=False):
+    """Builds the optimizer again as one that averages gradients over all ranks before applying.
+
+    Args:
+      optimizer: the outermost Keras optimizer, not yet built.
+      world: the World.
+      fp16: whether gradients travel as float16.
+
+    Returns:
+      An optimizer of a subclass of its class; the same optimizer in a world of one.
+    """
+    if world.size == 1:
+        return optimizer
+
+    class Distributed(type(optimizer)):
+        def apply(self, grads, trainable_variables=None):
+            # One allreduce a gradient, so that the first are on their way while the backward pass
+            # still computes the others; Horovod fuses the small ones.
+            grads = [world.average_gradient(gradient, fp16) for gradient in grads]
+            return super().apply(grads, trainable_variables)
+
+    Distributed.__name__ = f"Distributed{type(optimizer).__name__}"
+    return Distributed.from_config(optimizer.get_config())
+
+
+def average_variables(variables, world):
+    """Sets Keras variables (batch-norm statistics) to their mean over all ranks."""
+    if world.size > 1:
+        for variable in variables:
+            variable.assign(world.average(variable.value))
+
+
+class StopFlags:
+    """Lets any rank ask all to stop after the same step, without communication of its own.
+
+    The masked loss needs one scalar allreduce a step, of the count of valid pixels. The flags of
+    this rank travel with it.
+    """
+
+    def __init__(self, world):
+        import tensorflow as tf
+
+        self._world = world
+        # Each (asks to stop, has failed). A world of one agrees with itself at once.
+        self._mine = tf.Variable([0.0, 0.0], trainable=False)
+        self._agreed = self._mine if world.size == 1 else tf.Variable([0.0, 0.0], trainable=False)
+
+    def average(self, count):
+        """Returns the mean of a float32 scalar over the ranks; shares the flags beside it."""
+        import tensorflow as tf
+
+        if self._world.size == 1:
+            return count
+        shared = self._world.average(tf.concat([[count], self._mine], axis=0))
+        self._agreed.assign(shared[1:])
+        return shared[0]
+
+    def ask_to_stop(self):
+        """Asks all ranks to stop; they learn of it in the next step."""
+        self._mine[0].assign(1.0)
+
+    def fail(self):
+        """Tells all ranks that this one cannot go on; they learn of it in the next step."""
+        self._mine[1].assign(1.0)
+
+    @property
+    def stop_agreed(self):
+        """True once every rank knows that one asked to stop."""
+        return bool(self._agreed[0] > 0)
+
+    @property
+    def failure_agreed(self):
+        """True once every rank knows that one has failed."""
+        return bool(self._agreed[1] > 0)
+
+
+def horovod_version():
+    """Returns the version of Horovod, or None when it is not installed."""
+    if importlib.util.find_spec("horovod") is None:
+        return None
+    import horovod
+
+    return horovod.__version__
+
+
+def _horovod():
+    import horovod.tensorflow as hvd
+
+    return hvd

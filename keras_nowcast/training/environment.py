@@ -1,0 +1,78 @@
+"""The machine and software a run had: what environment.json says."""
+
+import os
+import platform
+import socket
+import subprocess
+from pathlib import Path
+
+from keras_nowcast.training import distributed
+
+
+def describe(world):
+    """Returns the `environment` part of record.json; all ranks call it.
+
+    Returns:
+      A dict {python, tensorflow, keras, horovod, hosts, cpu, cores, gpus [{uuid, name}],
+      world_size, git_commit, slurm_job_id, ...}; what does not apply is None.
+    """
+    import keras
+    import tensorflow as tf
+
+    seen = world.gather((socket.gethostname(), _visible_gpus()))
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "horovod": distributed.horovod_version(),
+        "hosts": list(dict.fromkeys(host for host, _ in seen)),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": [gpu for _, gpus in seen for gpu in gpus],
+        "world_size": world.size,
+        "git_commit": _git_commit(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def capabilities():
+    """Returns the compute capability (major, minor) of each GPU TensorFlow uses in this process."""
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.get_visible_devices("GPU"))
+    return [each.get("compute_capability", (0, 0)) for each in details]
+
+
+def cpu_model():
+    """Returns the processor's name as Linux gives it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _visible_gpus():
+    import tensorflow as tf
+
+    # TensorFlow knows a GPU's name only; its UUID, where NVML gives one, is in energy.devices.
+    details = map(tf.config.experimental.get_device_details, tf.config.get_visible_devices("GPU"))
+    return [{"uuid": None, "name": each.get("device_name")} for each in details]
+
+
+def _git_commit():
+    """Returns the commit of the checkout this package is in, `+` after it when it was changed."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+" if _git(here, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder, *words):
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()

@@ -1,0 +1,332 @@
+"""Trains one network on one data set and leaves a complete run folder."""
+
+import dataclasses
+import datetime
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from keras_nowcast.data import sevir
+from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+from keras_nowcast.model import cost, precision
+from keras_nowcast.records import RunFolder
+from keras_nowcast.training import checkpoint, distributed, environment
+
+SYNTHETIC_ROOT = Path("data/synthetic")
+
+
+def train(config, started):
+    """Trains as `config` says and leaves the run folder that DESIGN.md describes.
+
+    Args:
+      config: a RunConfig.
+      started: time.monotonic() when the process started; what comes before the first training
+        step counts from there as set-up.
+
+    Raises:
+      InputError: the configuration does not fit the data, the folder or the machine.
+      Interrupted: a signal; a checkpoint is saved.
+      TrainingFailed: a loss is not finite; the record says where.
+    """
+    world = distributed.start()
+    say = print if world.is_first else _say_nothing
+    config = _with_data(config, world, say)
+    split = _read_split(config, say)
+    config = _resolved(config, world, split, say)
+    world.on_first(lambda: sevir.check_files(split.train + split.test))
+    folder = RunFolder(config.run_dir)
+    world.on_first(lambda: folder.open(config))
+    say(f"run folder: {folder.path}")
+
+    run = Run(config, world, folder, split, started, say)
+    try:
+        run.fit()
+    except Interrupted as interrupted:
+        run.write_record("interrupted", str(interrupted))
+        raise
+    except TrainingFailed as failure:
+        reason = run.first_failure() or str(failure)
+        run.write_record("failed", reason)
+        raise TrainingFailed(reason) from None
+    run.write_model()
+    run.write_record("completed")
+
+
+def _say_nothing(*words):
+    pass
+
+
+def _with_data(config, world, say):
+    """Returns the config with a data set: a small synthetic one, written first, if none is given."""
+    if config.data is not None:
+        return config
+    from keras_nowcast.data import synthetic
+
+    def write():
+        if not (SYNTHETIC_ROOT / "CATALOG.csv").exists():
+            say(f"no --data given: writing a small synthetic SEVIR to {SYNTHETIC_ROOT}")
+            synthetic.write_synthetic(SYNTHETIC_ROOT)
+
+    world.on_first(write)
+    say(f"no --data given: training on the synthetic SEVIR in {SYNTHETIC_ROOT}")
+    return dataclasses.replace(config, data=str(SYNTHETIC_ROOT))
+
+
+def _read_split(config, say):
+    events = sevir.read_catalogue(config.data)
+    events = sevir.select_events(events, config.max_missing)
+    split = sevir.split_events(events, config.train_before_time, config.test_from_time)
+    say(split.note)
+    return split
+
+
+def _resolved(config, world, split, say):
+    """Returns the config with every default that depends on data or machine filled in."""
+    grid = config.grid or split.train[0].size
+    policy, reason = precision.choose_precision(config.precision, environment.capabilities())
+    say(f"precision: {policy} ({reason})")
+    name = (
+        f"{datetime.datetime.now():%Y%m%d-%H%M%S}-d{config.depth}-f{config.filters}-g{grid}"
+        f"-{policy}-np{world.size}"
+    )
+    return dataclasses.replace(
+        config,
+        grid=grid,
+        precision=policy,
+        run_dir=world.broadcast(config.run_dir or str(Path("runs") / name)),
+    )
+
+
+class Run:
+    """One training on one rank: its data, network and state, and what is done with them.
+
+    Every method is called by all ranks together; rank 0 alone writes and prints.
+    """
+
+    def __init__(self, config, world, folder, split, started, say):
+        import keras
+
+        from keras_nowcast.training import callbacks
+
+        self.config = config
+        self.world = world
+        self.folder = folder
+        self.say = say
+        self.environment = environment.describe(world)
+        if world.is_first:
+            folder.write_environment(self.environment)
+        self.training = self._pipeline(split.train, shuffle=True)
+        self.validation = self._pipeline(split.test, shuffle=False)
+        keras.utils.set_random_seed(config.seed)
+        precision.set_precision(config.precision)
+        self.flags = distributed.StopFlags(world)
+        self.model, metric = _build_compiled(config, world, self.flags, self.training.steps)
+        self.progress = callbacks.Progress()
+        if config.resume:
+            self._restore()
+        world.broadcast_variables(self._replicated_variables())
+        self.energy = EnergyRecorder(config, world, folder)
+        self.recorder = callbacks.EpochRecorder(
+            world, self.progress, metric, self.training.samples, started, self.energy
+        )
+        self.stopper = None
+        say(
+            f"UNet of depth {config.depth} with {config.filters} filters: "
+            f"{self.model.count_params():,} parameters; {self.training.windows} windows an epoch "
+            f"in {self.training.steps} steps on {world.size} "
+            f"process{'es' if world.size > 1 else ''}; {self.validation.windows} windows held out"
+        )
+
+    def _pipeline(self, events, shuffle):
+        from keras_nowcast.data.pipeline import WindowPipeline
+
+        return WindowPipeline(
+            events,
+            grid=self.config.grid,
+            window_stride=self.config.window_stride,
+            batch_per_replica=self.config.batch_per_replica,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            seed=self.config.seed,
+            shuffle=shuffle,
+            max_windows=self.config.max_windows,
+        )
+
+    def fit(self):
+        """Trains from where the run stands to its last epoch."""
+        import tensorflow as tf
+
+        from keras_nowcast.training import callbacks
+
+        with callbacks.Signals() as signals, self.energy:
+            self.stopper = callbacks.StopTogether(self.flags, signals, self.save, self.progress)
+            hooks = self._hooks()
+            try:
+                if self.progress.step == self.training.steps:
+                    self._finish_validation(hooks)
+                elif self.progress.step:
+                    self._fit_until(hooks, self.progress.epoch + 1)
+                self._fit_until(hooks, self.config.epochs)
+            except tf.errors.OpError as error:
+                # TensorFlow wraps what a data generator raises; the plain error says more.
+                raise self._reading_error() or error from None
+
+    def _fit_until(self, hooks, epochs):
+        progress = self.progress
+        if progress.epoch < epochs:
+            self.model.fit(
+                self.training.dataset(progress.epoch, progress.step),
+                steps_per_epoch=self.training.steps - progress.step,
+                initial_epoch=progress.epoch,
+                epochs=epochs,
+                validation_data=self.validation.dataset(),
+                validation_steps=self.validation.steps,
+                callbacks=hooks,
+                verbose=0,
+            )
+
+    def _finish_validation(self, hooks):
+        """Does what is left of an epoch that was interrupted after its last training step."""
+        epoch = self.progress.epoch
+        for hook in hooks:
+            hook.set_model(self.model)
+            hook.on_epoch_begin(epoch)
+        self.model.evaluate(
+            self.validation.dataset(), steps=self.validation.steps, callbacks=hooks, verbose=0
+        )
+        logs = {}
+        for hook in hooks:
+            hook.on_epoch_end(epoch, logs)
+
+    def _hooks(self):
+        from keras_nowcast.training import callbacks
+
+        hooks = [
+            self.recorder,
+            callbacks.AverageStatistics(self.world),
+            callbacks.SaveEachEpoch(self.save),
+        ]
+        if self.world.is_first:
+            hooks += [
+                callbacks.EpochTable(self.folder, self.progress),
+                callbacks.ProgressLines(
+                    self.config.epochs, self.training.steps, self.progress, self.energy.watts
+                ),
+            ]
+            if self.config.tensorboard:
+                hooks.append(callbacks.tensorboard(self.folder.path / "tensorboard"))
+        return [*hooks, self.stopper]
+
+    def _reading_error(self):
+        error = self.training.error or self.validation.error
+        if error is not None and not self.world.is_first:
+            # Rank 0 prints for all, but only this rank knows of the file it could not read.
+            print(f"error on rank {self.world.rank}: {error}", file=sys.stderr)
+        return error
+
+    def _replicated_variables(self):
+        """The variables that are the same on all ranks: all but the batch-norm statistics."""
+        return self.model.trainable_variables + self.model.optimizer.variables
+
+    def save(self):
+        """Writes a checkpoint of the run as it stands, in or between epochs."""
+        self.recorder.settle()
+        statistics = self.world.gather(
+            checkpoint.variable_arrays("statistics", self.model.non_trainable_variables)
+        )
+        arrays = checkpoint.variable_arrays("replicated", self._replicated_variables())
+        for name in statistics[0]:
+            arrays[name] = np.stack([of_rank[name] for of_rank in statistics])
+        self.world.on_first(
+            lambda: checkpoint.write_checkpoint(
+                self.folder.checkpoints, self.progress.as_dict(), arrays
+            )
+        )
+
+    def _restore(self):
+        """Takes up the newest checkpoint; rank 0 reads it and shares what is not broadcast later.
+
+        Batch-norm statistics differ between ranks; with as many ranks as before each gets its own
+        back, else all get the mean.
+        """
+        from keras_nowcast.training import callbacks
+
+        def read():
+            values, arrays, damaged = checkpoint.read_checkpoint(self.folder.checkpoints)
+            for name in damaged:
+                self.say(f"checkpoint {name} is damaged; going on from the one before it")
+            checkpoint.assign_variables("replicated", self._replicated_variables(), arrays)
+            return values, {k: v for k, v in arrays.items() if k.startswith("statistics/")}
+
+        values, statistics = self.world.on_first(read)
+        for name, by_rank in statistics.items():
+            same = len(by_rank) == self.world.size
+            statistics[name] = by_rank[self.world.rank] if same else by_rank.mean(axis=0)
+        checkpoint.assign_variables("statistics", self.model.non_trainable_variables, statistics)
+        self.progress = callbacks.Progress.from_dict(values)
+        self.say(f"going on in epoch {self.progress.epoch + 1} after step {self.progress.step}")
+
+    def first_failure(self):
+        """Returns where a loss was first not finite, in words, or None if none was."""
+        places = self.world.gather(self.stopper.failed_at)
+        failed = [(place, rank) for rank, place in enumerate(places) if place is not None]
+        if not failed:
+            return None
+        (epoch, step), rank = min(failed)
+        return f"the loss was not finite in epoch {epoch}, step {step}, on rank {rank}"
+
+    def write_model(self):
+        """Writes the network as it is now; its statistics were averaged for the last validation."""
+        from keras_nowcast.model.unet import write_unet
+
+        self.world.on_first(lambda: write_unet(self.model, self.folder.model_file))
+        self.say(f"model written to {self.folder.model_file}")
+
+    def write_record(self, status, reason=None):
+        """Writes record.json (DESIGN.md names its keys) and epochs.csv."""
+        memory = self._memory()
+        energy = self.energy.record(self.progress)
+        if not self.world.is_first:
+            return
+        record = {
+            "status": status,
+            "status_reason": reason,
+            "config": dataclasses.asdict(self.config),
+            "environment": self.environment,
+            "model": self._model_record(),
+            "training": self._training_record(),
+            "energy": energy,
+            "memory": memory,
+        }
+        self.folder.write_epochs(self.progress.rows)
+        self.folder.write_record(record)
+        self.say(summary(record))
+
+    def _model_record(self):
+        counted = cost.counted(
+            grid=self.config.grid,
+            depth=self.config.depth,
+            filters=self.config.filters,
+            center_filters=self.config.center_filters,
+        )
+        return counted
+
+    def _training_record(self):
+        rows = self.progress.rows
+        seconds = sum(row["seconds"] for row in rows) + self.progress.sums.seconds
+        timed = sum(
+            row["samples_per_second"] * row["seconds"] for row in rows if row["samples_per_second"]
+        )
+        last = rows[-1] if rows else {"loss": None, "val_loss": None}
+        scale = loss_scale(self.model.optimizer)
+        return {
+            "epochs": len(rows),
+            "windows_per_epoch": self.training.windows,
+            "steps": len(rows) * self.training.steps + self.progress.step,
+            "skipped_steps": sum(row["skipped_steps"] for row in rows)
+            + self.progress.sums.skipped_steps,
+            "seconds": seconds,
+            "seconds_per_epoch": [row["seconds"] for row in rows],
+        }

@@ -1,0 +1,28 @@
+"""Starts real Horovod processes for the tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HORUN = Path(sys.executable).with_name("horovodrun")
+ROOT = Path(__file__).parents[2]
+
+
+def run_ranks(ranks, script, *arguments, timeout=240, **more):
+    """Runs a Python script on several ranks under horovodrun with Gloo.
+
+    Returns:
+      The CompletedProcess, with the output of all ranks as text.
+    """
+    command = [HORUN, "-np", str(ranks), "--gloo", sys.executable, script, *arguments]
+    return run(command, timeout=timeout, **more)
+
+
+def run(command, timeout=240, env=None, cwd=ROOT):
+    """Runs a command in a quiet environment and returns its CompletedProcess."""
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True, text=True, timeout=timeout, env=env, cwd=cwd,
+    )  # fmt: skip
