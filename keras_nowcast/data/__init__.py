@@ -1,0 +1,1 @@
+"""SEVIR: its format, a synthetic stand-in, and the pipeline that feeds training."""

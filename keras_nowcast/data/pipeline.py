@@ -1,0 +1,263 @@
+"""From events to batches: each rank's share of an epoch, read ahead of the training step."""
+
+import collections
+import concurrent.futures
+import itertools
+import os
+
+import numpy as np
+
+from keras_nowcast.data import sevir
+from keras_nowcast.errors import InputError
+
+POOL_EVENTS = 16  # events whose windows are mixed; bounds the memory of the shuffle
+_MOST_STEPS_AHEAD = 4 * POOL_EVENTS
+_MOST_THREADS = 4  # of one process; a node often runs one process a GPU
+
+
+def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True):
+    """Lays out one rank's part of one epoch.
+
+    The events are permuted and their windows laid out in that order; each rank takes one of
+    world_size contiguous pieces whose sizes differ by at most one, so that no more than
+    world_size - 1 events are read by two ranks. Within a rank, windows are mixed over blocks of
+    16 events. A piece is spread over the steps, whose number is the same on all ranks.
+
+    Args:
+      starts: for each event the first frames of its windows.
+      seed, epoch: together they decide the order.
+      rank, world_size: whose part, of how many.
+      batch: largest number of windows in a step.
+      shuffle: False keeps the order of `starts`.
+
+    Returns:
+      A list of steps; each a list of (event, start), event being a place in `starts`. Sizes of
+      the steps differ by at most one; a step is empty only when this rank has fewer windows than
+      there are steps.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(starts)) if shuffle else np.arange(len(starts))
+    windows = [(event, start) for event in order.tolist() for start in starts[event]]
+    first, last = (len(windows) * each // world_size for each in (rank, rank + 1))
+    steps = steps_per_epoch(len(windows), world_size, batch)
+    windows = windows[first:last]
+    if shuffle:
+        windows = _mixed(windows, np.random.default_rng([seed, epoch, rank]))
+    bounds = [len(windows) * step // steps for step in range(steps + 1)]
+    return [windows[begin:end] for begin, end in itertools.pairwise(bounds)]
+
+
+def steps_per_epoch(windows, world_size, batch):
+    """Returns the steps in which world_size ranks see all windows once, `batch` at most each."""
+    return -(-windows // (world_size * batch))
+
+
+def _mixed(windows, rng):
+    mixed, block, events = [], [], set()
+    for event, start in windows:
+        if event not in events and len(events) == POOL_EVENTS:
+            mixed += _permuted(block, rng)
+            block, events = [], set()
+        block.append((event, start))
+        events.add(event)
+    return mixed + _permuted(block, rng)
+
+
+def _permuted(block, rng):
+    return [block[i] for i in rng.permutation(len(block))]
+
+
+class WindowPipeline:
+    """The windows of a list of events as batches of one rank.
+
+    Args:
+      events: Events of one split.
+      grid: pixels along a side of the batches; divides each event's size.
+      window_stride: frames between the starts of two windows of an event.
+      batch_per_replica: largest number of windows in a batch.
+      rank, world_size: this process among those that share the windows.
+      seed: decides, with the epoch, the order of the windows.
+      shuffle: True for training, in another order each epoch and without end; False for
+        validation: one pass in the order of the events.
+      max_windows: at most so many windows, of events spread evenly over `events`.
+      threads: threads that read; default: the processors at hand, 4 at most.
+
+    Attributes:
+      windows: windows of an epoch over all ranks.
+      samples: windows of an epoch on this rank.
+      steps: steps of an epoch, the same on all ranks.
+      error: the exception that ended reading. TensorFlow passes on only its text, inside an
+        exception of its own.
+
+    Raises:
+      InputError: the grid does not divide an event's size, or no event is long enough.
+    """
+
+    def __init__(
+        self,
+        events,
+        *,
+        grid,
+        window_stride=sevir.WINDOW_STRIDE,
+        batch_per_replica,
+        rank=0,
+        world_size=1,
+        seed=0,
+        shuffle=True,
+        max_windows=None,
+        threads=None,
+    ):
+        for event in events:
+            sevir.block_factor(event, grid)
+        self.grid = grid
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.batch_per_replica = batch_per_replica
+        self.shuffle = shuffle
+        self.threads = threads or min(_MOST_THREADS, os.cpu_count())
+        self.events, self.starts = _capped(events, window_stride, max_windows)
+        self.windows = sum(map(len, self.starts))
+        if not self.windows:
+            raise InputError(
+                f"`--data` must have events of {sevir.FRAMES_IN + sevir.FRAMES_OUT} frames or "
+                f"more. Received: at most {max(event.frames for event in events)} frames."
+            )
+        self.steps = steps_per_epoch(self.windows, world_size, batch_per_replica)
+        self.samples = sum(map(len, self.plan(0)))
+        self.error = None
+
+    def plan(self, epoch):
+        """Returns this rank's steps of an epoch, as epoch_plan does."""
+        return epoch_plan(
+            self.starts,
+            self.seed,
+            epoch,
+            self.rank,
+            self.world_size,
+            self.batch_per_replica,
+            self.shuffle,
+        )
+
+    def dataset(self, first_epoch=0, first_step=0):
+        """Builds a tf.data.Dataset of batches.
+
+        With shuffle it goes through epoch after epoch without end and reads across their
+        boundaries; each epoch has `steps` elements. Without, it is one pass and begins anew each
+        time it is iterated.
+
+        Args:
+          first_epoch, first_step: where to begin; what lies before is not read.
+
+        Returns:
+          A dataset of (x, y), uint8 codes of shape (b, grid, grid, 13) and (b, grid, grid, 12),
+          where b may differ by one between steps.
+        """
+        import tensorflow as tf
+
+        def signature(frames):
+            return tf.TensorSpec((None, self.grid, self.grid, frames), tf.uint8)
+
+        dataset = tf.data.Dataset.from_generator(
+            lambda: self.batches(first_epoch, first_step),
+            output_signature=(signature(sevir.FRAMES_IN), signature(sevir.FRAMES_OUT)),
+        )
+        return dataset.prefetch(2)
+
+    def batches(self, first_epoch=0, first_step=0):
+        """Yields the batches of `dataset` as NumPy arrays."""
+        executor = concurrent.futures.ThreadPoolExecutor(self.threads, "read-sevir")
+        try:
+            yield from self._read_ahead(self._schedule(first_epoch, first_step), executor)
+        except Exception as error:
+            self.error = error
+            raise
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _schedule(self, first_epoch, first_step):
+        """Yields the epoch and the windows of each step, and what must be read for it.
+
+        The last is {event: starts} of the events that the epoch first needs in this step, with
+        all the windows it needs of them.
+        """
+        epochs = itertools.count(first_epoch) if self.shuffle else [first_epoch]
+        for epoch in epochs:
+            plan = self.plan(epoch)[first_step if epoch == first_epoch else 0 :]
+            starts = collections.defaultdict(list)
+            for event, start in itertools.chain(*plan):
+                starts[event].append(start)
+            for step in plan:
+                first_used = {event: None for event, _ in step if event in starts}
+                yield epoch, step, {event: starts.pop(event) for event in first_used}
+
+    def _read_ahead(self, schedule, executor):
+        """Yields a batch a step, while the executor reads the events of the steps to come.
+
+        An event is read once an epoch and each of its windows is let go with its batch. What is
+        read ahead is bounded, by events where a step needs many and by steps where it needs few.
+        """
+        ahead = collections.deque()  # steps whose events were asked for
+        asked = 0  # events among them
+        reading = {}  # (epoch, event): Future of {start: (x, y)}
+        while True:
+            while len(ahead) < 2 or (asked < 2 * self.threads and len(ahead) < _MOST_STEPS_AHEAD):
+                epoch, step, events = next(schedule, (None, None, None))
+                if step is None:
+                    break
+                for event, starts in events.items():
+                    reading[epoch, event] = executor.submit(self._read_windows, event, starts)
+                ahead.append((epoch, step, len(events)))
+                asked += len(events)
+            if not ahead:
+                return
+            epoch, step, events = ahead.popleft()
+            asked -= events
+            yield self._batch([_take(reading, (epoch, event), start) for event, start in step])
+
+    def _read_windows(self, event, starts):
+        vil = sevir.read_event(self.events[event], self.grid)
+        return {start: sevir.cut_window(vil, start) for start in starts}
+
+    def _batch(self, windows):
+        """Stacks windows; none at all becomes one window without a valid pixel.
+
+        Such a batch adds nothing to a loss over valid pixels, and the rank takes part in the
+        step: the others wait for it in the allreduce.
+        """
+        if not windows:
+            return tuple(
+                np.full((1, self.grid, self.grid, frames), sevir.MISSING, np.uint8)
+                for frames in (sevir.FRAMES_IN, sevir.FRAMES_OUT)
+            )
+        x, y = zip(*windows, strict=True)
+        return np.stack(x), np.stack(y)
+
+
+def _take(reading, key, start):
+    """Returns a window of an event being read; with its last one the event is let go."""
+    windows = reading[key].result()
+    window = windows.pop(start)
+    if not windows:
+        del reading[key]
+    return window
+
+
+def _capped(events, stride, max_windows):
+    """Returns events and the starts of their windows, max_windows at most in all.
+
+    Choice: whole events, spread evenly over the list (thus over time), because a window costs as
+    much to read as its event; the surplus of the last one is dropped.
+    """
+    starts = [sevir.window_starts(event.frames, stride) for event in events]
+    if max_windows is None or sum(map(len, starts)) <= max_windows:
+        return list(events), starts
+    for count in range(1, len(events) + 1):
+        chosen = [len(events) * each // count for each in range(count)]
+        windows = [(i, start) for i in chosen for start in starts[i]]
+        if len(windows) >= max_windows:
+            break
+    kept = collections.defaultdict(list)
+    for i, start in windows[:max_windows]:
+        kept[i].append(start)
+    return [events[i] for i in kept], list(kept.values())

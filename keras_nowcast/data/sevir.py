@@ -1,0 +1,627 @@
+"""The SEVIR data set: its constants, its catalogue, its events and how they are read.
+
+A root holds `CATALOG.csv` and `data/<file_name>`; a file holds `id` and `vil`, uint8 codes of
+shape (event, y, x, time), 1 km and 5 minutes apart. No TensorFlow here.
+
+Source: Veillette et al., NeurIPS 2020, and the catalogue published with the data.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import datetime
+import functools
+import itertools
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_nowcast.errors import InputError
+
+try:
+    from isal import isal_zlib as zlib  # the same bytes in half the time
+except ImportError:  # no wheel for this machine
+    import zlib
+
+FRAMES_IN = 13
+FRAMES_OUT = 12
+FRAME_MINUTES = 5
+WINDOW_STRIDE = 12  # frames; the authors' windows start at 0, 12 and 24
+
+MISSING = 255
+VIL_MEAN = 33.44  # of the codes of the authors' training set
+VIL_SCALE = 47.54
+VIL_THRESHOLDS = (16, 74, 133, 160, 181, 219)
+VIL_LEVELS = (0, 16, 31, 59, 74, 100, 133, 160, 181, 219, 255)  # edges of the ten colors
+
+SPLIT_TIME = datetime.datetime(2019, 6, 1)
+AUTHORS_BATCH = 8  # events; the authors drop what does not fill a batch
+
+CATALOGUE_COLUMNS = (
+    "id", "file_name", "file_index", "img_type", "time_utc", "minute_offsets", "episode_id",
+    "event_id", "event_type", "llcrnrlat", "llcrnrlon", "urcrnrlat", "urcrnrlon", "proj", "size_x",
+    "size_y", "height_m", "width_m", "data_min", "data_max", "pct_missing",
+)  # fmt: skip
+_DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
+
+
+def vil_kg_m2(code):
+    """Vertically integrated liquid of stored codes.
+
+    Args:
+      code: stored codes, any shape, 0 to 255.
+
+    Returns:
+      float32 kg/m2 of the same shape; NaN where the code is 255, missing.
+
+    Source: the SEVIR paper's scaling, linear up to code 18 and exponential above.
+    """
+    code = np.asarray(code, dtype=np.float32)
+    linear = (code - 2) / np.float32(90.66)
+    exponential = np.exp((code - np.float32(83.9)) / np.float32(38.9))
+    vil = np.where(code <= 18, linear, exponential)
+    return np.where(code <= 5, 0, np.where(code == MISSING, np.nan, vil)).astype(np.float32)
+
+
+# ---- the catalogue ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the catalogue: `frames` radar images of `size` x `size` pixels.
+
+    Attributes:
+      id: the catalogue's id; several events may share it, at different times.
+      file: absolute path of the HDF5 file.
+      index: the event's place on the first axis of `vil`.
+      time: time_utc, naive, UTC.
+      missing_share: share of missing pixels over all frames, 0 to 1.
+      frames: number of frames.
+      size: pixels along a side.
+      event_type: "Hail", "Tornado", ...; empty for SEVIR's random events.
+    """
+
+    id: str
+    file: Path
+    index: int
+    time: datetime.datetime
+    missing_share: float
+    frames: int
+    size: int
+    event_type: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and test events, each sorted by time, and one line that says how they were split."""
+
+    train: list
+    test: list
+    note: str
+
+
+def read_catalogue(root, say=print):
+    """Reads the radar (`vil`) events of a SEVIR data set.
+
+    Rows of other image types are passed over. An id with several rows of one time is ambiguous
+    and dropped; the same id at another time is another event. Events whose file is absent are
+    dropped, since SEVIR is often downloaded in part.
+
+    Args:
+      root: the folder with CATALOG.csv and data/.
+      say: called with one line about what was dropped, if anything was.
+
+    Returns:
+      Events sorted by time, then id, file and index.
+
+    Raises:
+      InputError: no folder, no catalogue, no vil rows, a faulty row, or none of the files there.
+
+    Source: pct_missing is a share from 0 to 1 in spite of its name (0.546938 of a published event
+    is a whole number of its 49 x 384 x 384 pixels only so). Choice: a catalogue in which it
+    exceeds 1 is read as percent.
+    """
+    root, events = _read_rows(root)
+    events = _drop_ambiguous(events, lambda event: (event.id, event.time), say)
+    return _drop_absent(root, events, say)
+
+
+def _read_rows(root):
+    """Returns the root as an absolute path and an Event of every vil row, sorted."""
+    root = Path(root).absolute()
+    path = root / "CATALOG.csv"
+    if not root.is_dir():
+        raise InputError(
+            f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, no folder."
+        )
+    if not path.is_file():
+        raise InputError(
+            f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, which has "
+            "no CATALOG.csv."
+        )
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        place = _columns(path, next(rows, []))
+        events = []
+        for row in rows:
+            if len(row) > place["img_type"] and row[place["img_type"]] == "vil":
+                try:
+                    events.append(_parse_row(root, row, place))
+                except (ValueError, IndexError) as error:
+                    raise InputError(
+                        f"`--data` has a faulty row in {path}, line {rows.line_num}: {error}."
+                    ) from None
+    if not events:
+        raise InputError(
+            f"`--data` must have radar events, rows with img_type vil. Received: {path}, which "
+            "has none."
+        )
+    return root, sorted(_shares(path, events), key=_by_time)
+
+
+def _columns(path, header):
+    needed = ("id", "file_name", "file_index", "img_type", "time_utc", "minute_offsets",
+              "event_type", "size_x", "size_y", "pct_missing")  # fmt: skip
+    absent = [name for name in needed if name not in header]
+    if absent:
+        raise InputError(
+            f"`--data` must have SEVIR's catalogue. Received: {path} without the columns "
+            f"{', '.join(absent)}."
+        )
+    return {name: header.index(name) for name in needed}
+
+
+def _parse_row(root, row, place):
+    value = {name: row[column] for name, column in place.items()}
+    if int(value["size_x"]) != int(value["size_y"]):
+        raise ValueError(f"size_x {value['size_x']} and size_y {value['size_y']} differ")
+    index, size, share = int(value["file_index"]), int(value["size_x"]), float(value["pct_missing"])
+    if index < 0 or size < 1 or not 0 <= share <= 100:
+        raise ValueError(f"file_index {index}, size_x {size} or pct_missing {share} out of range")
+    return Event(
+        id=value["id"],
+        file=root / "data" / value["file_name"],
+        index=index,
+        time=_parse_time(value["time_utc"]),
+        missing_share=share,
+        frames=len([int(minutes) for minutes in value["minute_offsets"].split(":")]),
+        size=size,
+        event_type=value["event_type"],
+    )
+
+
+def _parse_time(text):
+    """Reads SEVIR's own form, or that of copies which went through a spreadsheet (6/1/19 0:00)."""
+    with contextlib.suppress(ValueError):
+        time = datetime.datetime.fromisoformat(text)
+        return time.astimezone(datetime.timezone.utc).replace(tzinfo=None) if time.tzinfo else time
+    for form in _DATE_FORMS:
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(text, form)
+    raise ValueError(f"time_utc {text!r} is no time")
+
+
+def _shares(path, events):
+    """Returns the events with missing_share from 0 to 1, also where the catalogue has percent."""
+    if max(event.missing_share for event in events) <= 1:
+        return events
+    return [dataclasses.replace(event, missing_share=event.missing_share / 100) for event in events]
+
+
+def _by_time(event):
+    return event.time, event.id, str(event.file), event.index
+
+
+def _drop_ambiguous(events, key, say):
+    rows = Counter(map(key, events))
+    kept = [event for event in events if rows[key(event)] == 1]
+    if len(kept) < len(events):
+        say(f"dropped {len(events) - len(kept)} catalogue rows whose id is repeated")
+    return kept
+
+
+def _drop_absent(root, events, say):
+    there = {file for file in {event.file for event in events} if file.is_file()}
+    kept = [event for event in events if event.file in there]
+    if not kept:
+        raise InputError(
+            f"`--data` must hold the catalogue's files under data/. Received: {root}, where none "
+            f"of them is; the first would be {events[0].file}."
+        )
+    if len(kept) < len(events):
+        absent = sorted({event.file for event in events} - there)
+        say(
+            f"dropped {len(events) - len(kept)} of {len(events)} events whose file is absent "
+            f"({len(absent)} files, {absent[0].name} the first)"
+        )
+    return kept
+
+
+def select_events(events, max_missing):
+    """Returns the events of which at most a share `max_missing` (0 to 1) of pixels is missing.
+
+    Raises:
+      InputError: none is left.
+    """
+    kept = [event for event in events if event.missing_share <= max_missing]
+    if not kept:
+        least = min(event.missing_share for event in events)
+        raise InputError(
+            f"`--max-missing` leaves none of {len(events)} events; the most complete one lacks "
+            f"{least:.6f} of its pixels. Received: {max_missing}."
+        )
+    return kept
+
+
+def split_events(events, train_before=None, test_from=None):
+    """Splits events by time into training and test.
+
+    Args:
+      events: Events.
+      train_before: datetime; events up to it, inclusive, are for training. None: 2019-06-01.
+      test_from: datetime; events strictly later are for the test. None: 2019-06-01.
+
+    Returns:
+      A Split. If neither date is given and all events lie on one side of 2019-06-01, the test set
+      is the last fifth by time: the fewest last times that hold at least a fifth of the events.
+      Events of one time are never divided, because they may be crops of one storm.
+
+    Raises:
+      InputError: one side is empty, or an event would be on both.
+
+    Source: the dates are the authors'. Choice: the last fifth.
+    """
+    events = sorted(events, key=_by_time)
+    by_default = train_before is None and test_from is None
+    train_before, test_from = train_before or SPLIT_TIME, test_from or SPLIT_TIME
+    if test_from < train_before:
+        raise InputError(
+            "`--test-from` must not be before `--train-before`, or events would be in both sets. "
+            f"Received: {test_from} and {train_before}."
+        )
+    train = [event for event in events if event.time <= train_before]
+    test = [event for event in events if event.time > test_from]
+    how = f"up to {train_before:%Y-%m-%d %H:%M} and after {test_from:%Y-%m-%d %H:%M}"
+    if by_default and not (train and test):
+        train, test = _last_fifth(events)
+        how = f"the last fifth by time, since none lies on the other side of {SPLIT_TIME:%Y-%m-%d}"
+    for name, side in (("training", train), ("test", test)):
+        if not side:
+            raise InputError(
+                f"`--train-before` and `--test-from` leave no {name} events of {len(events)} from "
+                f"{events[0].time} to {events[-1].time}. Received: {train_before} and {test_from}."
+            )
+    note = f"{len(train)} events to train and {len(test)} to test ({how})"
+    return Split(train, test, note)
+
+
+def _last_fifth(events):
+    times = sorted({event.time for event in events})
+    for first in reversed(times[1:]):
+        test = [event for event in events if event.time >= first]
+        if 5 * len(test) >= len(events):
+            break
+    else:
+        raise InputError(
+            f"`--data` must have events at two times at least, to train and to test. Received: "
+            f"{len(events)} events at {len(times)} time."
+        )
+    return [event for event in events if event.time < first], test
+
+
+def authors_split(root, say=print):
+    """Splits a SEVIR data set as its authors did.
+
+    Complete events only; an id which then still has several rows is dropped, whatever their
+    times; on each side of 2019-06-01 the events are taken in the order of their ids and what does
+    not fill a batch of 8 is dropped. The published catalogue gives 3 x 8 x 1,865 training and
+    3 x 8 x 506 test windows so.
+
+    Raises:
+      InputError: as read_catalogue, select_events and split_events do.
+
+    Source: the data generator of the SEVIR authors.
+    """
+    root, events = _read_rows(root)
+    events = _drop_ambiguous(select_events(events, 0), lambda event: event.id, say)
+    split = split_events(_drop_absent(root, events, say), SPLIT_TIME, SPLIT_TIME)
+    train, test = (_whole_batches(side) for side in (split.train, split.test))
+    note = f"{len(train)} events to train and {len(test)} to test (the authors' rule)"
+    return Split(train, test, note)
+
+
+def _whole_batches(events):
+    kept = len(events) // AUTHORS_BATCH * AUTHORS_BATCH
+    return sorted(sorted(events, key=lambda event: event.id)[:kept], key=_by_time)
+
+
+def window_starts(frames, stride=WINDOW_STRIDE):
+    """Returns the first frame of each window of 13 + 12 frames: 0, stride, 2 stride, ..."""
+    return range(0, frames - FRAMES_IN - FRAMES_OUT + 1, stride)
+
+
+def cut_window(vil, start):
+    """Cuts one window out of an event.
+
+    Args:
+      vil: (y, x, time) uint8, contiguous.
+      start: the window's first frame.
+
+    Returns:
+      (y, x, 13) input and (y, x, 12) target codes, uint8, each contiguous.
+    """
+    return _frames(vil, start, FRAMES_IN), _frames(vil, start + FRAMES_IN, FRAMES_OUT)
+
+
+def _frames(vil, start, count):
+    """Copies `count` frames of every pixel as one item, in half the time of byte by byte."""
+    items = np.ndarray(vil.shape[:2], f"V{count}", vil, start, vil.strides[:2])
+    return items.copy().view(np.uint8).reshape(*vil.shape[:2], count)
+
+
+# ---- the pixels -------------------------------------------------------------------------------
+
+
+def read_event(event, grid=None):
+    """Reads all frames of an event.
+
+    The file is read once, and what is compressed is decompressed outside of any lock, so that
+    threads can read at the same time.
+
+    Args:
+      event: an Event.
+      grid: pixels along a side of the result, a divisor of the stored size; None for that size.
+
+    Returns:
+      (y, x, time) uint8 codes, contiguous, perhaps read-only. On a coarser grid the block_mean.
+
+    Raises:
+      InputError: a damaged file, or one that does not hold what the catalogue says.
+    """
+    vil = _read_stored(event)
+    if grid is None or grid == event.size:
+        return vil
+    return block_mean(vil, block_factor(event, grid))
+
+
+def block_factor(event, grid):
+    """Returns how many stored pixels make one of the grid's along a side.
+
+    Raises:
+      InputError: the grid does not divide the stored size.
+    """
+    if grid < 1 or event.size % grid:
+        raise InputError(
+            f"`--grid` must divide the stored size, {event.size} pixels in {event.file}. "
+            f"Received: {grid}."
+        )
+    return event.size // grid
+
+
+def block_mean(vil, factor):
+    """Averages blocks of factor x factor pixels over their valid ones.
+
+    Args:
+      vil: (y, x, time) uint8 codes.
+      factor: pixels along a side of a block; divides y and x.
+
+    Returns:
+      (y / factor, x / factor, time) uint8: the mean code, rounded to the nearest, halves up; 255
+      where a block has no valid pixel.
+    """
+    y, x, frames = vil.shape
+    valid = vil != MISSING
+    sums = _block_sums(vil * valid, factor)
+    if valid.all():
+        counts = np.uint32(factor * factor)
+        return ((2 * sums + counts) // (2 * counts)).astype(np.uint8)
+    counts = _block_sums(valid.view(np.uint8), factor)
+    means = (2 * sums + counts) // np.maximum(2 * counts, 1)
+    return np.where(counts > 0, means, MISSING).astype(np.uint8)
+
+
+def _block_sums(values, factor):
+    y, x, frames = values.shape
+    rows = values.reshape(y // factor, factor, x * frames).sum(axis=1, dtype=np.uint32)
+    return rows.reshape(y // factor, x // factor, factor, frames).sum(axis=2, dtype=np.uint32)
+
+
+def check_files(events):
+    """Opens each file of the events once and compares it with the catalogue.
+
+    Raises:
+      InputError: a file cannot be opened, lacks `vil` or `id`, or holds another shape, type,
+        number of events or id than the catalogue says.
+    """
+    for event in events:
+        _check_event(event, _layout(event.file))
+
+
+def _check_event(event, layout):
+    shape = (event.size, event.size, event.frames)
+    if layout.shape[1:] != shape:
+        raise InputError(
+            f"`vil` in {event.file} must have the catalogue's shape, (events, {event.size}, "
+            f"{event.size}, {event.frames}) for {event.id}. Received: {layout.shape}."
+        )
+    if event.index >= layout.shape[0]:
+        raise InputError(
+            f"`vil` in {event.file} must hold event {event.id} at index {event.index}, as the "
+            f"catalogue says. Received: {layout.shape[0]} events."
+        )
+    if layout.ids[event.index] != event.id:
+        raise InputError(
+            f"`id` in {event.file} must be the catalogue's, {event.id}, at index {event.index}. "
+            f"Received: {layout.ids[event.index]}."
+        )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the pixels of one file's `vil` lie.
+
+    Attributes:
+      shape: of the data set.
+      ids: id of each event.
+      offset: first byte of a contiguous data set, else None.
+      chunk: shape of a chunk, else None.
+      chunks: {indices of a chunk's first element: (first byte, bytes, mask of skipped filters)};
+        None when only HDF5 itself can read the data set.
+      deflate: place of zlib's among the filters, None when nothing is compressed.
+      fill: the code of chunks that were never written.
+    """
+
+    shape: tuple
+    ids: list
+    offset: int | None
+    chunk: tuple | None
+    chunks: dict | None
+    deflate: int | None
+    fill: int
+
+
+def _layout(path):
+    try:
+        status = os.stat(path)
+        return _read_layout(path, status.st_size, status.st_mtime_ns)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{path} cannot be read as HDF5; is it whole? Received: {_one_line(error)}."
+        ) from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_layout(path, size, mtime):
+    """Reads a file's layout; size and mtime make a replaced file another one."""
+    import h5py
+
+    # Locks fail on the read-only and network file systems where data sets live.
+    with h5py.File(path, "r", locking=False) as file:
+        for name in ("id", "vil"):
+            if not isinstance(file.get(name), h5py.Dataset):
+                raise InputError(f"{path} must hold the data set `{name}`. Received: {list(file)}.")
+        vil = file["vil"]
+        if vil.ndim != 4 or vil.dtype != np.uint8:
+            raise InputError(
+                f"`vil` in {path} must be uint8 of shape (events, y, x, time). Received: "
+                f"{vil.dtype} of shape {vil.shape}."
+            )
+        ids = [each.decode() if isinstance(each, bytes) else str(each) for each in file["id"][:]]
+        ids += [""] * (vil.shape[0] - len(ids))
+        chunks, deflate = _read_chunks(file, vil)
+        return _Layout(
+            shape=vil.shape,
+            ids=ids,
+            offset=None if vil.chunks or vil.external or file.userblock_size else _offset(vil),
+            chunk=vil.chunks,
+            chunks=chunks,
+            deflate=deflate,
+            fill=int(vil.fillvalue),
+        )
+
+
+def _offset(vil):
+    import h5py
+
+    is_plain = vil.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+    return vil.id.get_offset() if is_plain else None
+
+
+def _read_chunks(file, vil):
+    """Returns the places of the chunks and the number of the deflate filter among the filters."""
+    import h5py
+
+    if not vil.chunks or file.userblock_size:
+        return None, None
+    settings = vil.id.get_create_plist()
+    filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
+    # Shuffling bytes of one-byte elements changes nothing. Other filters are left to HDF5.
+    if not set(filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}:
+        return None, None
+    if filters.count(h5py.h5z.FILTER_DEFLATE) > 1:
+        return None, None
+    chunks = {}
+    vil.id.chunk_iter(
+        lambda info: chunks.__setitem__(
+            info.chunk_offset, (info.byte_offset, info.size, info.filter_mask)
+        )
+    )
+    is_deflated = h5py.h5z.FILTER_DEFLATE in filters
+    return chunks, filters.index(h5py.h5z.FILTER_DEFLATE) if is_deflated else None
+
+
+def _read_stored(event):
+    layout = _layout(event.file)
+    _check_event(event, layout)
+    try:
+        if layout.offset is not None:
+            return _read_contiguous(event, layout)
+        if layout.chunks is not None:
+            return _read_chunked(event, layout)
+        return _read_by_hdf5(event)
+    except (OSError, RuntimeError, zlib.error) as error:
+        raise InputError(
+            f"event {event.id} in {event.file} cannot be read; is the file whole? "
+            f"Received: {_one_line(error)}."
+        ) from None
+
+
+def _read_contiguous(event, layout):
+    shape = layout.shape[1:]
+    count = int(np.prod(shape))
+    with open(event.file, "rb") as file:
+        raw = _read_bytes(file, layout.offset + event.index * count, count)
+    return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _read_bytes(file, offset, count):
+    raw = os.pread(file.fileno(), count, offset)
+    if len(raw) != count:
+        raise OSError(f"{len(raw)} bytes at {offset} where {count} should be")
+    return raw
+
+
+def _read_chunked(event, layout):
+    corners = itertools.product(
+        *(range(0, size, step) for size, step in zip(layout.shape[1:], layout.chunk[1:], strict=True))
+    )
+    first = event.index - event.index % layout.chunk[0]
+    vil = None
+    with open(event.file, "rb") as file:
+        for corner in corners:
+            block = _read_chunk(file, layout, (first, *corner))[event.index - first]
+            if block.shape == layout.shape[1:]:
+                return block
+            if vil is None:
+                vil = np.empty(layout.shape[1:], np.uint8)
+            target = vil[tuple(slice(at, at + n) for at, n in zip(corner, block.shape, strict=True))]
+            target[...] = block[tuple(slice(n) for n in target.shape)]  # the last ones stick out
+    return vil
+
+
+def _read_chunk(file, layout, corner):
+    if corner not in layout.chunks:  # never written
+        return np.full(layout.chunk, layout.fill, np.uint8)
+    offset, count, skipped = layout.chunks[corner]
+    raw = _read_bytes(file, offset, count)
+    size = int(np.prod(layout.chunk))
+    if layout.deflate is not None and not skipped >> layout.deflate & 1:
+        raw = zlib.decompress(raw, bufsize=size)
+    if len(raw) != size:
+        raise OSError(f"a chunk of {len(raw)} bytes where {size} should be")
+    return np.frombuffer(raw, np.uint8).reshape(layout.chunk)
+
+
+def _read_by_hdf5(event):
+    """Reads what has filters or a storage of its own, under h5py's lock."""
+    import h5py
+
+    with h5py.File(event.file, "r", locking=False) as file:
+        return file["vil"][event.index]
+
+
+def _one_line(error):
+    return " ".join(str(error).split())
