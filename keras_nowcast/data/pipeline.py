@@ -38,18 +38,23 @@ def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True):
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(starts)) if shuffle else np.arange(len(starts))
     windows = [(event, start) for event in order.tolist() for start in starts[event]]
-    first, last = (len(windows) * each // world_size for each in (rank, rank + 1))
+    first, last = _bounds(len(windows), world_size)[rank : rank + 2]
     steps = steps_per_epoch(len(windows), world_size, batch)
     windows = windows[first:last]
     if shuffle:
         windows = _mixed(windows, np.random.default_rng([seed, epoch, rank]))
-    bounds = [len(windows) * step // steps for step in range(steps + 1)]
-    return [windows[begin:end] for begin, end in itertools.pairwise(bounds)]
+    bounds = itertools.pairwise(_bounds(len(windows), steps))
+    return [windows[begin:end] for begin, end in bounds]
 
 
 def steps_per_epoch(windows, world_size, batch):
     """Returns the steps in which world_size ranks see all windows once, `batch` at most each."""
     return -(-windows // (world_size * batch))
+
+
+def _bounds(count, parts):
+    """Returns where `count` things are cut into parts whose sizes differ by at most one."""
+    return [count * part // parts for part in range(parts + 1)]
 
 
 def _mixed(windows, rng):
@@ -137,6 +142,14 @@ class WindowPipeline:
             self.world_size,
             self.batch_per_replica,
             self.shuffle,
+        )
+
+    def step_samples(self, step):
+        """Returns how many windows all ranks together have in a step, the same in each epoch."""
+        pieces = _bounds(self.windows, self.world_size)
+        sizes = (last - first for first, last in itertools.pairwise(pieces))
+        return sum(
+            size * (step + 1) // self.steps - size * step // self.steps for size in sizes
         )
 
     def dataset(self, first_epoch=0, first_step=0):

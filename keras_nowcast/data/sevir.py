@@ -585,20 +585,17 @@ def _read_bytes(file, offset, count):
 
 
 def _read_chunked(event, layout):
-    corners = itertools.product(
-        *(range(0, size, step) for size, step in zip(layout.shape[1:], layout.chunk[1:], strict=True))
-    )
     first = event.index - event.index % layout.chunk[0]
-    vil = None
+    sizes = zip(layout.shape[1:], layout.chunk[1:], strict=True)
+    vil = np.empty(layout.shape[1:], np.uint8)
     with open(event.file, "rb") as file:
-        for corner in corners:
-            block = _read_chunk(file, layout, (first, *corner))[event.index - first]
-            if block.shape == layout.shape[1:]:
-                return block
-            if vil is None:
-                vil = np.empty(layout.shape[1:], np.uint8)
-            target = vil[tuple(slice(at, at + n) for at, n in zip(corner, block.shape, strict=True))]
-            target[...] = block[tuple(slice(n) for n in target.shape)]  # the last ones stick out
+        for corner in itertools.product(*(range(0, size, step) for size, step in sizes)):
+            chunk = _read_chunk(file, layout, (first, *corner))[event.index - first]
+            if chunk.shape == vil.shape:  # the whole event: no need to copy it
+                return chunk
+            y, x, time = corner
+            target = vil[y : y + chunk.shape[0], x : x + chunk.shape[1], time : time + chunk.shape[2]]
+            target[...] = chunk[tuple(map(slice, target.shape))]  # the last chunks stick out
     return vil
 
 
