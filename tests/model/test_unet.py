@@ -11,7 +11,8 @@ import keras_nowcast
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.loss import MaskedMeanSquaredError
 from keras_nowcast.model.precision import build_optimizer
-from keras_nowcast.model.unet import build_unet, default_center_filters, write_unet
+from keras_nowcast.model.sizes import default_center_filters
+from keras_nowcast.model.unet import build_unet, write_unet
 
 VIL = {"mean": 50, "scale": 25, "missing": 255}
 
