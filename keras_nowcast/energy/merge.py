@@ -1,0 +1,267 @@
+"""One energy record of what the processes of a job measured."""
+
+import math
+
+_ENOUGH = 0.99  # of the power's coverage: then the counter is the figure
+
+
+def merge_energy(results, *, samples=None, window="epoch"):
+    """Adds up what the processes measured: each device once, all hosts.
+
+    A device that several processes read (two ranks on one GPU, a CPU package) is taken from the
+    first of them that measured it: their windows differ by milliseconds, their joules are the
+    same ones. Joules are those of the measured time alone; `coverage` says how much of the windows
+    that is.
+
+    Args:
+      results: of `Monitor.stop`, in the order of the ranks.
+      samples: trained in those windows by all ranks, for `joules_per_sample`.
+      window: name of the windows that are added up; those of one index become one entry of
+        `joules_per_epoch`.
+
+    Returns:
+      The `energy` part of record.json; None where not measured, with `*_reason` beside it.
+    """
+    devices = _distinct_devices(results)
+    chosen = [_device_record(host, device, window) for host, device in devices]
+    measured = [each for each in chosen if each["joules"] is not None]
+    record = {
+        "source": _job_source(measured),
+        "source_reason": _join(result["reason"] for result in results),
+        "joules": _sum(each["joules"] for each in measured),
+        "mean_watts": _sum(each["mean_watts"] for each in measured),
+        "idle_watts": _idle_watts(measured),
+        "joules_per_epoch": _per_index(devices, chosen, window),
+        "joules_per_sample": None,
+        "joules_above_idle": _sum_all(each["joules_above_idle"] for each in measured),
+        "coverage": _coverage(chosen),
+        "crosscheck_joules": _sum_all(each["crosscheck_joules"] for each in measured),
+        "uncertainty_percent": _uncertainty(measured, "uncertainty_percent", together=True),
+        "repeatability_percent": _uncertainty(measured, "repeatability_percent", together=False),
+        "devices": chosen,
+        "windows": _windows(devices),
+    }
+    if record["joules"] is not None and samples:
+        record["joules_per_sample"] = record["joules"] / samples
+    record.update(_reasons(record, results))
+    return record
+
+
+def _distinct_devices(results):
+    """Returns [(host, device)], each device once: from the first that measured it."""
+    found = {}
+    for result in results:
+        for device in result["devices"]:
+            key = (result["host"], device["uuid"])
+            if key not in found or not _moved(found[key]):
+                found[key] = device
+    return [(host, device) for (host, _), device in found.items()]
+
+
+def _moved(device):
+    return any(
+        part is not None and part["seconds"] > 0
+        for window in device["windows"]
+        for part in (window["counter"], window["power"])
+    )
+
+
+def _device_record(host, device, name):
+    windows = [each for each in device["windows"] if each["name"] == name]
+    kind = _figure_kind(device, windows)
+    total = _total(windows, kind)
+    other = _total(windows, "power") if kind == "counter" else None
+    length_s = sum(each["end_s"] - each["start_s"] for each in windows)
+    idle = _total([each for each in device["windows"] if each["name"] == "idle"], kind)
+    idle_watts = idle["joules"] / idle["seconds"] if idle and idle["seconds"] > 0 else None
+    measured = total is not None and total["seconds"] > 0
+    record = {
+        "uuid": device["uuid"],
+        "name": device["name"],
+        "host": host,
+        "source": device[f"{kind}_source"] if measured else "none",
+        "joules": total["joules"] if measured else None,
+        "mean_watts": total["joules"] / total["seconds"] if measured else None,
+        "peak_watts": max((w["peak_w"] for w in windows if w["peak_w"] is not None), default=None),
+        "idle_watts": idle_watts,
+        "joules_above_idle": None,
+        "coverage": min(total["seconds"] / length_s, 1.0) if measured and length_s else 0.0,
+        "crosscheck_joules": None,
+        "uncertainty_percent": None,
+        "repeatability_percent": None,
+        "counter_period_s": device["counter_period_s"],
+        "power_period_s": device["power_period_s"],
+        "power_window_s": device["power_window_s"],
+        "note": device["note"],
+        "problems": device["problems"],
+        "seconds": length_s,
+    }
+    if measured and idle_watts is not None:
+        record["joules_above_idle"] = total["joules"] - idle_watts * total["seconds"]
+    if measured and other is not None and other["seconds"] > 0:
+        record["crosscheck_joules"] = other["joules"]
+    if measured and total["joules"] > 0 and device["calibration_percent"] is not None:
+        record.update(_device_uncertainty(device, total, other))
+    return record
+
+
+def _device_uncertainty(device, total, other):
+    """Returns the two uncertainties of a device, percent of its joules, at two sigma.
+
+    docs/energy.md derives them.
+    """
+    own = 200 * math.sqrt(total["variance_j2"]) / total["joules"]
+    disagreement = 0.0
+    if other is not None and other["seconds"] > 0 and total["seconds"] > 0:
+        # The two may cover different shares of the time: compare their mean powers.
+        here, there = total["joules"] / total["seconds"], other["joules"] / other["seconds"]
+        explained = 200 * math.sqrt(other["variance_j2"]) / max(other["joules"], 1e-9)
+        disagreement = max(0.0, 100 * abs(there - here) / here - explained)
+    repeatability = math.hypot(own, disagreement)
+    return {
+        "repeatability_percent": repeatability,
+        "uncertainty_percent": math.hypot(device["calibration_percent"], repeatability),
+    }
+
+
+def _figure_kind(device, windows):
+    """The counter is the figure unless it covers less of the time than the power readings."""
+    if device["counter_source"] is None:
+        return "power"
+    if device["power_source"] is None:
+        return "counter"
+    counter, power = _total(windows, "counter"), _total(windows, "power")
+    if counter is None or not counter["seconds"]:
+        return "power"
+    if power is not None and counter["seconds"] < _ENOUGH * power["seconds"]:
+        return "power"
+    return "counter"
+
+
+def _total(windows, kind):
+    parts = [each[kind] for each in windows if each[kind] is not None]
+    if not parts:
+        return None
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def _per_index(devices, chosen, name):
+    """Returns the joules of each index of the windows, None where no device measured any."""
+    indices = sorted(
+        {
+            each["index"]
+            for _, device in devices
+            for each in device["windows"]
+            if each["name"] == name and each["index"] is not None
+        }
+    )
+    figures = []
+    for index in indices:
+        known = []
+        for (_, device), record in zip(devices, chosen, strict=True):
+            kind = "power" if record["source"] == device["power_source"] else "counter"
+            part = _total(
+                [w for w in device["windows"] if (w["name"], w["index"]) == (name, index)], kind
+            )
+            if part is not None and part["seconds"] > 0 and record["joules"] is not None:
+                known.append(part["joules"])
+        figures.append(sum(known) if known else None)
+    return figures
+
+
+def _windows(devices):
+    """Returns when the windows of the first device were: those of its process."""
+    if not devices:
+        return []
+    return [
+        {name: each[name] for name in ("name", "index", "start_s", "end_s")}
+        for each in devices[0][1]["windows"]
+    ]
+
+
+def _job_source(measured):
+    """The weakest of the devices' sources names the sum."""
+    kinds = {each["source"] for each in measured}
+    for kind in ("estimate", "nvml_power", "nvml_counter", "rapl"):
+        if kind in kinds:
+            return kind
+    return "none"
+
+
+def _coverage(chosen):
+    """Share of the windows of all devices that was measured; None where there was none."""
+    length_s = sum(each["seconds"] for each in chosen)
+    if not length_s:
+        return None
+    return sum(each["coverage"] * each["seconds"] for each in chosen) / length_s
+
+
+def _idle_watts(measured):
+    return _sum_all(each["idle_watts"] for each in measured)
+
+
+def _uncertainty(measured, name, together):
+    """Weighs the devices' percentages by their joules.
+
+    Sensors of one make are off in the same direction (`together`); what comes of looking at
+    particular moments is not, and adds in squares.
+    """
+    joules = _sum(each["joules"] for each in measured)
+    if not joules or any(each[name] is None for each in measured):
+        return None
+    shares = [each[name] * each["joules"] / joules for each in measured]
+    return sum(shares) if together else math.sqrt(sum(share**2 for share in shares))
+
+
+def _reasons(record, results):
+    """Returns a `*_reason` for every figure that is missing or partial."""
+    reasons = {}
+    why = _join(_problem_lines(record["devices"])) or record["source_reason"]
+    if record["joules"] is None:
+        for name in ("joules", "mean_watts", "idle_watts", "joules_per_sample", "coverage"):
+            reasons[f"{name}_reason"] = why
+        reasons["crosscheck_joules_reason"] = reasons["uncertainty_percent_reason"] = why
+        if record["source"] == "none" and record["devices"]:
+            reasons["source_reason"] = f"{record['source_reason']}; but {why}"
+        return reasons
+    if record["coverage"] is not None and record["coverage"] < 0.995:
+        reasons["coverage_reason"] = why
+    if record["idle_watts"] is None:
+        reasons["idle_watts_reason"] = "no idle baseline was measured before the work"
+    if record["joules_per_sample"] is None:
+        reasons["joules_per_sample_reason"] = "the number of samples was not given"
+    if record["crosscheck_joules"] is None:
+        reasons["crosscheck_joules_reason"] = "there is one meter only, nothing to check it by"
+    if record["uncertainty_percent"] is None:
+        reasons["uncertainty_percent_reason"] = "an estimate: no sensor was read"
+    problems = _join(
+        [*_problem_lines(record["devices"]), *(r["trace_problem"] or "" for r in results)]
+    )
+    if problems:
+        reasons["problems_reason"] = problems
+    return reasons
+
+
+def _problem_lines(devices):
+    for device in devices:
+        for what, known in device["problems"].items():
+            times = "" if known["count"] == 1 else f", {known['count']} times"
+            yield (
+                f"{device['uuid']}: {what} (from {known['first_s']:.1f} s to "
+                f"{known['last_s']:.1f} s{times})"
+            )
+
+
+def _sum(values):
+    values = list(values)
+    return sum(values) if values else None
+
+
+def _sum_all(values):
+    """The sum, or None where any part is missing."""
+    values = list(values)
+    return sum(values) if values and None not in values else None
+
+
+def _join(lines):
+    return "; ".join(dict.fromkeys(line for line in lines if line))

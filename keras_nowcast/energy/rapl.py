@@ -1,0 +1,104 @@
+"""The energy counters of CPU packages and their memory, as Linux's powercap tree shows them.
+
+Source: the kernel's powercap documentation: `energy_uj` counts microjoules and starts again from 0
+after `max_energy_range_uj`. Readable by root only since Linux 5.10 (CVE-2020-8694).
+"""
+
+from pathlib import Path
+
+from keras_nowcast.energy.reading import MeterError, Reading
+
+ROOT = Path("/sys/class/powercap")
+SOURCE = "rapl"
+
+
+class RaplUnavailable(Exception):
+    """RAPL cannot be used; the message is the reason."""
+
+
+def list_zones(root=ROOT):
+    """Returns {name: folder} of the zones to add up: each package, and its DRAM where it has any.
+
+    Zones inside a package (core, uncore) are parts of it and are left out. A package that is
+    shown by two drivers (intel-rapl and intel-rapl-mmio) is counted once.
+
+    Raises:
+      RaplUnavailable: no zone, or none that may be read.
+    """
+    zones = {}
+    for folder in sorted(Path(root).glob("intel-rapl*:*")):
+        name = _zone_name(folder)
+        if name is not None and name not in zones:
+            zones[name] = folder
+    if not zones:
+        raise RaplUnavailable(f"no RAPL zones under {root} (a virtual machine, or another CPU)")
+    for folder in zones.values():
+        try:
+            _read_number(folder / "energy_uj")
+        except PermissionError:
+            raise RaplUnavailable(
+                f"{folder / 'energy_uj'} may be read by root only; give this user the right to "
+                f"(chmod a+r)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RaplUnavailable(f"{folder / 'energy_uj'} cannot be read ({error})") from None
+    return zones
+
+
+class RaplMeter:
+    """Reads one zone: the energy of a CPU package or of its memory, of all processes on it.
+
+    The counter moves about every millisecond. Two readings must lie less than one wrap-around
+    apart, which is minutes even at the highest power.
+    """
+
+    kind = "rapl"
+    counter_source, power_source = SOURCE, None
+    calibration_percent = 5.0  # as for NVML: no external meter here
+    power_window_s, counter_step_s = None, 0.001
+    note = None
+
+    def __init__(self, name, folder):
+        self.key, self.name = name, name
+        self._file = Path(folder) / "energy_uj"
+        self._range_uj = _read_number(Path(folder) / "max_energy_range_uj")
+        self._last_uj = None
+        self._wrapped_uj = 0
+
+    def read_counter(self):
+        """Returns joules since some time in the past; wrap-arounds are taken out.
+
+        Raises:
+          MeterError: no figure this time.
+        """
+        try:
+            now_uj = _read_number(self._file)
+        except (OSError, ValueError) as error:
+            raise MeterError(f"{self.name}: {error}") from None
+        if self._last_uj is not None and now_uj < self._last_uj:
+            self._wrapped_uj += self._range_uj
+        self._last_uj = now_uj
+        return (self._wrapped_uj + now_uj) / 1e6
+
+    def read_state(self):
+        """Returns an empty Reading: RAPL tells energy only."""
+        return Reading()
+
+
+def _zone_name(folder):
+    """`package-0`, or `package-0 dram` for the memory below it; None for what is part of one."""
+    try:
+        name = (folder / "name").read_text().strip()
+        if name.startswith("package"):
+            return name
+        if name == "dram":
+            # `:0:1` lies below `:0`; in sysfs the two are links in one folder.
+            above = folder.parent / folder.name.rsplit(":", 1)[0]
+            return f"{(above / 'name').read_text().strip()} {name}"
+    except OSError:
+        return None
+    return None
+
+
+def _read_number(path):
+    return int(path.read_text())

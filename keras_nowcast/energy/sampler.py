@@ -1,0 +1,380 @@
+"""Looks at meters at the right moments and keeps what they say; no thread, no training.
+
+`Sampler.poll` is called again and again and tells how long to wait before the next call. The
+monitor calls it from a thread; a test may call it by a clock of its own.
+"""
+
+import threading
+from collections import deque
+
+from keras_nowcast.energy.integral import (
+    Amount,
+    CounterCurve,
+    PowerCurve,
+    counter_variance_j2,
+)
+from keras_nowcast.energy.reading import MeterError, Reading
+
+_CLOSE_LOOK_S = 0.004  # between two looks while waiting for a counter's step
+_CLOSE_LOOK_FOR_S = 0.15  # at most: counters step every 20 to 100 ms
+_LEARN_FOR_S = 1.0  # close looks at the beginning, which show how often the sensors move
+_CLOSEST_POWER_LOOK_S = 0.01
+_FAILING_LOOK_S = 1.0  # between two looks at a device that keeps failing
+_KEPT_PROBLEMS = 50
+
+
+class Mark:
+    """A moment, and what each device's curves amounted to then, as soon as they reach it."""
+
+    def __init__(self, time_s):
+        self.time_s = time_s
+        self.counter = {}  # device key -> Amount
+        self.power = {}
+
+
+class Window:
+    """A named stretch of time between two marks.
+
+    Attributes:
+      name, index: as given ("epoch", 3).
+      start, end: Marks; end is None while it is open.
+      peak_w: device key -> highest reading inside.
+    """
+
+    def __init__(self, name, index, start):
+        self.name, self.index, self.start, self.end = name, index, start, None
+        self.peak_w = {}
+
+
+class Track:
+    """One meter's curves and troubles.
+
+    Attributes:
+      meter: what is read.
+      counter, power: its CounterCurve and PowerCurve, or None.
+      problems: {what: {"count", "first_s", "last_s"}}.
+      state: the newest Reading.
+    """
+
+    def __init__(self, meter, interval_s, lock):
+        self.meter = meter
+        self._lock = lock  # held while a curve changes, never while the meter is read
+        self.counter = self.power = None
+        if meter.counter_source:
+            self.counter = CounterCurve(meter.counter_step_s)
+        if meter.power_source:
+            self.power = PowerCurve(meter.power_window_s, longest_gap_s=max(1.0, 5 * interval_s))
+        self.problems = {}
+        self.state = Reading()
+        self.watts = None  # newest, for show
+        self.highest_w = None  # of the newest look
+        self._failures = 0
+        self._row_counter = None
+
+    @property
+    def failing(self):
+        """True when nothing has answered for a while."""
+        return self._failures >= 10
+
+    def look_at_counter(self, clock):
+        """Reads the counter; returns True when it answered."""
+        if self.counter is None:
+            return False
+        before_s = clock()
+        try:
+            joules = self.meter.read_counter()
+        except MeterError as error:
+            with self._lock:
+                self.counter.failed(before_s)
+                self._note(before_s, str(error))
+            return False
+        now_s = (before_s + clock()) / 2
+        with self._lock:
+            self.counter.add(now_s, joules, self.power)
+            self._take_problems(self.counter)
+        return True
+
+    def look_at_power(self, clock, wall_offset_s=None):
+        """Reads power; returns True when it answered.
+
+        Args:
+          clock: the monotonic clock.
+          wall_offset_s: what to add to it for the time of the driver's sample buffer; None leaves
+            the buffer alone.
+        """
+        if self.power is None:
+            return False
+        before_s = clock()
+        try:
+            watts = self.meter.read_watts()
+        except MeterError as error:
+            with self._lock:
+                self._note(before_s, str(error))
+            self.watts = self.highest_w = None
+            return False
+        now_s = (before_s + clock()) / 2
+        self.watts = self.highest_w = watts
+        samples = self._buffered(now_s, wall_offset_s)
+        with self._lock:
+            for time_s, sampled in samples or [(now_s, watts)]:
+                self.power.add(time_s, sampled)
+            self._take_problems(self.power)
+        return True
+
+    def look_at_state(self):
+        """Reads utilization, memory, clocks, temperature, and the instantaneous power."""
+        self.state = self.meter.read_state()
+        if self.power is not None:
+            instant = self.meter.read_instant_watts()
+            known = [watts for watts in (self.highest_w, instant) if watts is not None]
+            self.highest_w = max(known, default=None)
+
+    def answered(self, any_answer):
+        """Counts the looks in a row that nothing answered."""
+        self._failures = 0 if any_answer else self._failures + 1
+
+    def row_watts(self):
+        """Returns the watts for the trace: the reading, or the counter's rate since the last row.
+
+        None where neither is known.
+        """
+        if self.power is not None:
+            return self.watts
+        reached_s = self.counter.reaches_s
+        if reached_s is None:
+            return None
+        newest, last = (reached_s, self.counter.at(reached_s)), self._row_counter
+        self._row_counter = newest
+        if last is None or newest[0] <= last[0] or newest[1].seconds <= last[1].seconds:
+            return None
+        self.watts = (newest[1].joules - last[1].joules) / (newest[1].seconds - last[1].seconds)
+        self.highest_w = self.watts
+        return self.watts
+
+    def _buffered(self, now_s, wall_offset_s):
+        """Returns the driver's own new samples, [] to go by the reading just taken.
+
+        They are worth having where power is all there is and its window is not known to be long:
+        the buffer then holds updates between two looks. Readings and samples are not mixed, for
+        the samples come late; a buffer that fell silent is given up.
+        """
+        if wall_offset_s is None or self.meter.power_window_s is not None:
+            return []
+        newest_s = self.power.newest_s or now_s - 2
+        fresh = [
+            (time_s - wall_offset_s, watts)
+            for time_s, watts in self.meter.read_samples()
+            if newest_s < time_s - wall_offset_s <= now_s
+        ]
+        return fresh
+
+    def _take_problems(self, curve):
+        for time_s, what in curve.problems:
+            self._note(time_s, what)
+        curve.problems.clear()
+
+    def _note(self, time_s, what):
+        if what not in self.problems and len(self.problems) >= _KEPT_PROBLEMS:
+            what = "further problems"
+        known = self.problems.setdefault(what, {"count": 0, "first_s": time_s, "last_s": time_s})
+        known["count"] += 1
+        known["last_s"] = time_s
+
+
+class Sampler:
+    """Reads meters, and tells the energy of windows.
+
+    Its methods may be called from two threads: `poll` from one, the rest from the other. No lock
+    is held while a meter is read, so a driver that hangs holds up `poll` only.
+
+    Args:
+      meters: what to read.
+      interval_s: between two rows of the trace and two ordinary looks.
+      clock: the monotonic clock.
+      wall_offset_s: unix time minus that clock.
+      on_row: called with (time_s, track) for each device at each ordinary look, or None.
+    """
+
+    def __init__(self, meters, interval_s, clock, wall_offset_s, on_row=None):
+        self._lock = threading.Lock()
+        self.tracks = {meter.key: Track(meter, interval_s, self._lock) for meter in meters}
+        self.interval_s = interval_s
+        self._clock, self._wall_offset_s, self._on_row = clock, wall_offset_s, on_row
+        self._marks = deque()  # not yet looked at closely
+        self._waiting = {key: (deque(), deque()) for key in self.tracks}  # counter, power
+        self._open = []
+        self._began_s = None
+        self._next_row_s = self._next_power_s = -float("inf")
+        self.polled_s = None
+
+    def mark(self):
+        """Marks this moment; the devices are looked at closely right after it."""
+        mark = Mark(self._clock())
+        with self._lock:
+            self._marks.append(mark)
+            for key in self.tracks:
+                for waiting in self._waiting[key]:
+                    waiting.append(mark)
+        return mark
+
+    def open_window(self, name, index=None):
+        """Returns a new Window that begins now."""
+        window = Window(name, index, self.mark())
+        with self._lock:
+            self._open.append(window)
+        return window
+
+    def close_window(self, window):
+        """Ends a window now."""
+        with self._lock:
+            if window in self._open:
+                self._open.remove(window)
+        window.end = self.mark()
+
+    def poll(self):
+        """Looks at what is due; returns the seconds to wait before the next call."""
+        now_s = self._clock()
+        if self._began_s is None:
+            self._began_s = now_s
+        learning = now_s - self._began_s < _LEARN_FOR_S
+        row_due, power_due = now_s >= self._next_row_s, now_s >= self._next_power_s
+        closely = self._look_closely(now_s) or learning
+        if closely or row_due or power_due:
+            for track in self.tracks.values():
+                self._look(track, row_due, power_due or learning or closely)
+        if row_due:
+            self._next_row_s = _next(self._next_row_s, now_s, self.interval_s)
+        if power_due:
+            self._next_power_s = _next(self._next_power_s, now_s, self._power_interval_s())
+        self._settle()
+        self.polled_s = self._clock()
+        if closely:
+            return _CLOSE_LOOK_S
+        if all(track.failing for track in self.tracks.values()):
+            return _FAILING_LOOK_S
+        return max(min(self._next_row_s, self._next_power_s) - self.polled_s, 0.001)
+
+    def settled(self, mark):
+        """True when every device's figure for a mark is known, or will not come soon."""
+        if mark.time_s + _CLOSE_LOOK_FOR_S < (self.polled_s or -float("inf")):
+            return True
+        return all(
+            key in mark.counter or not track.counter or not track.counter.ever_moved
+            for key, track in self.tracks.items()
+        )
+
+    def reached(self, mark):
+        """True when every device's curves have passed a mark."""
+        return all(
+            (track.counter is None or key in mark.counter)
+            and (track.power is None or key in mark.power)
+            for key, track in self.tracks.items()
+        )
+
+    def amounts(self, key, mark):
+        """Returns (counter Amount, power Amount) of a device at a mark; None where it has none."""
+        track = self.tracks[key]
+        with self._lock:
+            counter, power = mark.counter.get(key), mark.power.get(key)
+            if counter is None and track.counter is not None:
+                counter = track.counter.at(mark.time_s)
+            if power is None and track.power is not None:
+                power = track.power.at(mark.time_s)
+        return counter, power
+
+    def measure(self, key, window):
+        """Returns what one device used in a window that has ended.
+
+        Returns:
+          {"counter": part, "power": part}, each None where the device has no such meter, else
+          {"joules", "seconds", "variance_j2"}: joules of the `seconds` that were measured.
+        """
+        start_counter, start_power = self.amounts(key, window.start)
+        end_counter, end_power = self.amounts(key, window.end)
+        power = counter = None
+        if end_power is not None:
+            variance = self.tracks[key].power.variance_j2(start_power, end_power)
+            power = _part(start_power, end_power, variance)
+        if end_counter is not None:
+            spreads = (None, None)
+            if end_power is not None and power["seconds"]:
+                spreads = (start_power.spread_w, end_power.spread_w)
+            variance = counter_variance_j2(start_counter, end_counter, *spreads)
+            counter = _part(start_counter, end_counter, variance)
+        return {"counter": counter, "power": power}
+
+    def _look(self, track, row_due, power_due):
+        if track.failing and not row_due:
+            return
+        answered = track.look_at_counter(self._clock)
+        if power_due or row_due:
+            offset = self._wall_offset_s if not answered else None
+            answered = track.look_at_power(self._clock, offset) or answered
+        track.answered(answered)
+        if row_due:
+            track.look_at_state()
+            if self._on_row is not None:
+                self._on_row(self._clock(), track)
+        if track.highest_w is not None:
+            with self._lock:
+                for window in self._open:
+                    peaks = window.peak_w
+                    peaks[track.meter.key] = max(peaks.get(track.meter.key, 0.0), track.highest_w)
+
+    def _look_closely(self, now_s):
+        """True while a counter's step after a mark is awaited."""
+        with self._lock:
+            while self._marks:
+                mark = self._marks[0]
+                awaited = any(
+                    track.counter is not None and not track.counter.moved_by(mark.time_s)
+                    for track in self.tracks.values()
+                )
+                if awaited and now_s - mark.time_s < _CLOSE_LOOK_FOR_S:
+                    return True
+                self._marks.popleft()
+        return False
+
+    def _power_interval_s(self):
+        """Twice an update where power is all there is; a counter needs no more than the trace."""
+        periods = [
+            track.power.period_s / 2
+            for track in self.tracks.values()
+            if track.power is not None and not (track.counter and track.counter.ever_moved)
+        ]
+        return min([self.interval_s, *(max(each, _CLOSEST_POWER_LOOK_S) for each in periods)])
+
+    def _settle(self):
+        """Reads off the curves at the marks they have passed."""
+        with self._lock:
+            for key, track in self.tracks.items():
+                counters, powers = self._waiting[key]
+                if track.counter is not None:
+                    _read_off(track.counter, key, counters, "counter")
+                if track.power is not None:
+                    _read_off(track.power, key, powers, "power")
+
+
+def _read_off(curve, key, waiting, kind):
+    reached_s = curve.reaches_s
+    while waiting and reached_s is not None and reached_s >= waiting[0].time_s:
+        mark = waiting.popleft()
+        getattr(mark, kind)[key] = curve.at(mark.time_s)
+
+
+def _part(start: Amount, end: Amount, variance_j2):
+    return {
+        "joules": end.joules - start.joules,
+        "seconds": end.seconds - start.seconds,
+        "variance_j2": variance_j2,
+    }
+
+
+def _next(due_s, now_s, interval_s):
+    """The next multiple after now, so that looks do not drift; skipped where one was late."""
+    if due_s == -float("inf"):
+        return now_s + interval_s
+    missed = max(0, int((now_s - due_s) / interval_s))
+    return due_s + (missed + 1) * interval_s
+
+

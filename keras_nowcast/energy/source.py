@@ -1,0 +1,189 @@
+"""Which meters a process reads, and why."""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass, replace
+
+from keras_nowcast.energy import estimate, nvml, rapl
+from keras_nowcast.energy.devices import gpus_of_rank, order_is_certain, visible_gpus
+from keras_nowcast.errors import InputError
+
+SOURCES = ("auto", "nvml", "rapl", "estimate", "none")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The meters of one process.
+
+    Attributes:
+      kind: "nvml", "rapl", "estimate" or "none".
+      reason: why this one; for "none" why there is no measurement.
+      meters: what is read, one a device.
+      host: name of this host.
+    """
+
+    kind: str
+    reason: str
+    meters: tuple = ()
+    host: str = ""
+
+    @property
+    def devices(self):
+        """(host, device) of each meter: what tells a job's devices apart."""
+        return [(self.host, meter.key) for meter in self.meters]
+
+    def only(self, devices):
+        """Returns this source with the meters of `devices` alone."""
+        kept = {tuple(device) for device in devices}
+        return replace(
+            self, meters=tuple(m for m in self.meters if (self.host, m.key) in kept)
+        )
+
+
+def choose_source(
+    asked="auto",
+    *,
+    tensorflow_uses_gpu=None,
+    local_rank=None,
+    watts_per_core=None,
+    environ=os.environ,
+    host=None,
+    rapl_root=rapl.ROOT,
+):
+    """Chooses what to measure and opens its meters.
+
+    auto is NVML when TensorFlow really uses a GPU, else RAPL where it may be read, else none. GPUs
+    that NVML shows and TensorFlow does not use are named in the reason, and their idle power is not
+    booked. `nvml` reads the GPUs visible to this process whether TensorFlow uses them or not.
+
+    Args:
+      asked: "auto", "nvml", "rapl", "estimate" or "none".
+      tensorflow_uses_gpu: whether TensorFlow runs on a GPU; None asks TensorFlow where it is
+        loaded, and takes any visible GPU for used where it is not.
+      local_rank: of this process among those of a training job on this host, which use one GPU
+        each; None for a process by itself, which is given every GPU that CUDA shows it.
+      watts_per_core: stated power for `estimate`; None looks the processor up in a table.
+      environ: where CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
+      host: name of this host; None asks the system.
+      rapl_root: the powercap tree.
+
+    Raises:
+      InputError: a source that was asked for by name cannot be used.
+    """
+    if asked not in SOURCES:
+        raise InputError(f"`source` must be one of {', '.join(SOURCES)}. Received: {asked}.")
+    host = host or socket.gethostname()
+    if asked == "none":
+        return Source("none", "no measurement was asked for", host=host)
+    if asked == "estimate":
+        return _estimate(watts_per_core, host)
+    if asked == "rapl":
+        return _rapl_or_refuse(rapl_root, host)
+    if asked == "nvml":
+        return _nvml_or_refuse(local_rank, environ, host)
+    if tensorflow_uses_gpu is None:
+        tensorflow_uses_gpu = _loaded_tensorflow_uses_gpu()
+    return _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root)
+
+
+def first_users(devices_by_rank):
+    """Decides which rank reads which device, so that each is read once.
+
+    Args:
+      devices_by_rank: `Source.devices` of every rank, in the order of the ranks.
+
+    Returns:
+      For each rank the list of devices it is the first to name.
+    """
+    taken, shares = set(), []
+    for devices in devices_by_rank:
+        share = [tuple(device) for device in devices if tuple(device) not in taken]
+        taken.update(share)
+        shares.append(share)
+    return shares
+
+
+def _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root):
+    reasons = []
+    try:
+        meters, reason = _gpu_meters(local_rank, environ)
+        if tensorflow_uses_gpu is not False:
+            return Source("nvml", reason, meters, host)
+        reasons.append(
+            f"TensorFlow does not use the {len(meters)} GPU(s) that NVML shows, so their power is "
+            f"not counted"
+        )
+    except nvml.NvmlUnavailable as unavailable:
+        reasons.append(f"NVML: {unavailable}")
+    try:
+        meters = _rapl_meters(rapl_root)
+        return Source("rapl", "; ".join([*reasons, "RAPL may be read"]), meters, host)
+    except rapl.RaplUnavailable as unavailable:
+        reasons.append(f"RAPL: {unavailable}")
+    return Source("none", "; ".join(reasons), host=host)
+
+
+def _nvml_or_refuse(local_rank, environ, host):
+    try:
+        meters, reason = _gpu_meters(local_rank, environ)
+    except nvml.NvmlUnavailable as unavailable:
+        raise InputError(
+            f"`--power-source` nvml cannot be used: {unavailable}. Received: nvml. Use auto, "
+            f"which takes what there is."
+        ) from None
+    return Source("nvml", reason, meters, host)
+
+
+def _rapl_or_refuse(root, host):
+    try:
+        return Source("rapl", "RAPL was asked for", _rapl_meters(root), host)
+    except rapl.RaplUnavailable as unavailable:
+        raise InputError(
+            f"`--power-source` rapl cannot be used: {unavailable}. Received: rapl. Use auto, "
+            f"which takes what there is."
+        ) from None
+
+
+def _estimate(watts_per_core, host):
+    if watts_per_core is None:
+        watts_per_core = estimate.stated_watts_per_core()
+        origin = f"design power of this {estimate.cpu_model()}"
+    elif 0 < watts_per_core < 1000:
+        origin = "stated by the user"
+    else:
+        raise InputError(
+            f"`--watts-per-core` must be above 0 and below 1000. Received: {watts_per_core}."
+        )
+    reason = f"an estimate was asked for: {watts_per_core:g} W a core ({origin}) times CPU time"
+    return Source("estimate", reason, (estimate.CpuTimeMeter(watts_per_core),), host)
+
+
+def _gpu_meters(local_rank, environ):
+    gpus = nvml.list_gpus()
+    used = gpus_of_rank(visible_gpus(gpus, environ), local_rank)
+    if not used:
+        raise nvml.NvmlUnavailable(
+            f"CUDA_VISIBLE_DEVICES={environ.get('CUDA_VISIBLE_DEVICES')!r} names none of the "
+            f"{len(gpus)} GPU(s) that NVML shows"
+        )
+    reason = f"NVML shows {len(gpus)} GPU(s), of which this process uses {len(used)}"
+    if not order_is_certain(gpus, environ):
+        reason += (
+            "; they are of several kinds and CUDA numbers them by a rule it does not publish: set "
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID to be sure that these are the right ones"
+        )
+    return tuple(nvml.GpuMeter(gpu) for gpu in used), reason
+
+
+def _rapl_meters(root):
+    return tuple(rapl.RaplMeter(name, folder) for name, folder in rapl.list_zones(root).items())
+
+
+def _loaded_tensorflow_uses_gpu():
+    """True or False where TensorFlow is loaded, None where it is not."""
+    if "tensorflow" not in sys.modules:
+        return None
+    import tensorflow
+
+    return bool(tensorflow.config.get_visible_devices("GPU"))
