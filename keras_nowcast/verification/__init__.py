@@ -1,0 +1,1 @@
+"""Forecast verification: additive statistics, the scores made from them, and the baselines."""

@@ -1,0 +1,457 @@
+"""Scores of radar forecasts: statistics that add up, and ratios made from them once.
+
+A *statistic* (a count, a sum of errors) is additive: that of two batches, ranks or files is the
+sum of theirs, exactly. A *score* (CSI, FSS, MAE) is a ratio of statistics and is not additive, so
+nothing here ever averages a score unless a convention that does is asked for by name.
+
+Axis letters: b batch, y and x space, l lead time, t threshold.
+
+Values are VIL codes, 0 to 254, or a float forecast of them. An event is `value >= threshold`
+(Source: SEVIR's own scores and pysteps' fractions skill score; pysteps' contingency tables take
+`>`). Float forecasts are compared as they are, not rounded: the thresholds are whole numbers, so
+`forecast >= threshold` equals `floor(forecast) >= threshold`, and the floor fits in a byte.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_nowcast.errors import InputError
+
+# Rows of pixels counted at a time: few enough for the processor's cache.
+_BLOCK_BYTES = 1 << 18
+
+# What a score is when its denominator is 0; docs/scores.md names who takes which.
+EMPTY = {"undefined": np.nan, "one": 1.0, "zero": 0.0}
+POOLING = ("pooled", "leads", "batches")
+
+
+class Contingency(NamedTuple):
+    """The four counts of a contingency table, arrays of one shape."""
+
+    hits: np.ndarray
+    misses: np.ndarray
+    false_alarms: np.ndarray
+    correct_negatives: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Everything the scores are made of. Additive; leading axes (events, resamples) are free.
+
+    Attributes:
+        thresholds: Codes, ascending.
+        pools: Sides in pixels of the max-pooling blocks; the first is 1, the pixels themselves.
+        scales: Sides in pixels of the windows of the fractions skill score.
+        counts: (..., pool, l, t, 4) int64: hits, misses, false alarms, correct negatives.
+        errors: (..., l, 3) float64: sums of forecast - observation, of its absolute value (codes)
+            and of its square (codes squared). Exact for forecasts in whole codes.
+        fractions: (..., scale, l, t, 2) float64 of whole numbers: numerator and denominator of
+            1 - FSS, in pixels to the fourth power.
+    """
+
+    thresholds: tuple
+    pools: tuple
+    scales: tuple
+    counts: np.ndarray
+    errors: np.ndarray
+    fractions: np.ndarray
+
+    def __add__(self, other):
+        return self._with(
+            *(mine + its for mine, its in zip(self._sums(), self._matched(other), strict=True))
+        )
+
+    def total(self):
+        """Returns the sum over the leading axes: of all events, for example."""
+        axes = tuple(range(self.counts.ndim - 4))
+        return self._with(*(array.sum(axes) for array in self._sums()))
+
+    def contingency(self, pool=1):
+        """Returns the Contingency of blocks of `pool` pixels, each array (..., l, t) int64."""
+        counts = self.counts[..., self.pools.index(pool), :, :, :]
+        return Contingency(*np.moveaxis(counts, -1, 0))
+
+    def n(self):
+        """Returns (..., l) int64: the pixels that were scored, those observed."""
+        return self.counts[..., 0, :, 0, :].sum(-1)
+
+    def _sums(self):
+        return self.counts, self.errors, self.fractions
+
+    def _with(self, counts, errors, fractions):
+        return Statistics(self.thresholds, self.pools, self.scales, counts, errors, fractions)
+
+    def _matched(self, other):
+        mine = (self.thresholds, self.pools, self.scales)
+        its = (other.thresholds, other.pools, other.scales)
+        if mine != its:
+            raise InputError(
+                "`other` must have the same thresholds, pools and scales to be added. "
+                f"Received: {its}, expected {mine}"
+            )
+        return other._sums()
+
+
+def stacked(parts):
+    """Returns the Statistics of `parts` (a sequence of Statistics) with a first axis over them."""
+    first = parts[0]
+    sums = zip(first._sums(), *(first._matched(part) for part in parts[1:]), strict=True)
+    return first._with(*(np.stack(arrays) for arrays in sums))
+
+
+def weighted(statistics, weights):
+    """Returns Statistics (resample, ...) summed over the first axis with `weights`.
+
+    Args:
+        statistics: Statistics with one leading axis of events.
+        weights: (resample, event), how often each event is drawn.
+    """
+
+    def drawn(array):
+        flat = array.reshape(array.shape[0], -1).astype(np.float64)
+        return (weights @ flat).reshape(len(weights), *array.shape[1:])
+
+    return statistics._with(*(drawn(array) for array in statistics._sums()))
+
+
+def statistics(forecast, observation, thresholds, missing, pools=(1,), scales=()):
+    """Returns the Statistics of a batch of forecasts.
+
+    A pixel missing from the observation counts nowhere. A pixel missing from the forecast (NaN,
+    as an extrapolation leaves where air flows in) counts as code 0, no echo, so that all methods
+    are scored on the same pixels.
+
+    Args:
+        forecast: (b, y, x, l), uint8 or any float, in codes.
+        observation: (b, y, x, l) uint8 codes.
+        thresholds: Whole codes from 1 to 254, ascending.
+        missing: The code of a missing pixel, 255.
+        pools: Sides of the max-pooling blocks, pixels; 1 comes first.
+        scales: Sides of the windows of the fractions skill score, pixels.
+
+    Raises:
+        InputError: A threshold outside 1 to 254 or out of order; shapes that differ; an
+            observation that is not uint8.
+
+    Source: max-pooling before the threshold as "CSI-pool" in PreDiff (arXiv 2307.10422); FSS of
+    Roberts and Lean (2008), with zeros beyond the edge as pysteps has it.
+    Choice: before pooling and before the windows, a missing pixel is no event in both fields; a
+    block with no observed pixel, and a window whose centre is missing, do not count. Blocks cut
+    off by the edge of the grid are left out.
+    """
+    thresholds, pools, scales = _checked(thresholds, pools, scales)
+    forecast, observation = _checked_fields(forecast, observation)
+    floored = _floored(forecast)
+    leads = observation.shape[-1]
+    counts = [_counts(_joint_histogram(floored, observation, thresholds, missing))]
+    if len(pools) > 1 or scales:
+        valid = observation != missing
+        # Zero where missing, in both: neither an event nor a maximum comes from there.
+        seen_forecast, seen = floored * valid, observation * valid
+    for pool in pools[1:]:
+        blocks = [_block_maximum(field, pool) for field in (seen_forecast, seen, valid)]
+        observed = np.where(blocks[2], blocks[1], missing).astype(np.uint8)
+        counts.append(_counts(_joint_histogram(blocks[0], observed, thresholds, missing)))
+    fractions = np.zeros((len(scales), leads, len(thresholds), 2))
+    if scales:
+        for t, threshold in enumerate(thresholds):
+            events = [field >= threshold for field in (seen_forecast, seen)]
+            fractions[:, :, t] = _fraction_sums(*events, valid, scales)
+    errors = _error_sums(forecast, observation, missing)
+    return Statistics(thresholds, pools, scales, np.stack(counts), errors, fractions)
+
+
+def _checked(thresholds, pools, scales):
+    thresholds = tuple(thresholds)
+    whole = all(float(value).is_integer() and 1 <= value <= 254 for value in thresholds)
+    if not thresholds or not whole or list(thresholds) != sorted(set(thresholds)):
+        raise InputError(
+            "`thresholds` must be whole VIL codes from 1 to 254 in ascending order, each once. "
+            f"Received: {list(thresholds)}"
+        )
+    pools, scales = tuple(pools), tuple(scales)
+    for name, sides in (("pools", pools), ("scales", scales)):
+        if any(side != int(side) or side < 1 for side in sides):
+            raise InputError(f"`{name}` must be whole numbers of pixels. Received: {list(sides)}")
+    if pools[:1] != (1,):
+        raise InputError(f"`pools` must begin with 1, the pixels. Received: {list(pools)}")
+    return tuple(int(value) for value in thresholds), pools, scales
+
+
+def _checked_fields(forecast, observation):
+    forecast, observation = np.asarray(forecast), np.asarray(observation)
+    if forecast.shape != observation.shape or observation.ndim != 4:
+        raise InputError(
+            "`forecast` and `observation` must have one shape (batch, y, x, lead). "
+            f"Received: {forecast.shape} and {observation.shape}"
+        )
+    if observation.dtype != np.uint8:
+        raise InputError(f"`observation` must be uint8 codes. Received: {observation.dtype}")
+    return np.ascontiguousarray(forecast), np.ascontiguousarray(observation)
+
+
+def _floored(forecast):
+    """Returns `forecast` as uint8, rounded down, NaN as 0, cut to 0 to 254."""
+    if forecast.dtype == np.uint8:
+        return np.minimum(forecast, 254)
+    # fmax drops NaN. Above 254 there is no threshold, so the cut changes no event.
+    return np.fmin(np.fmax(forecast, 0), 254).astype(np.uint8)
+
+
+def _row_blocks(*fields):
+    """Yields the fields, (b, y, x, l), as pieces of (row, x * l) that fit in the cache.
+
+    A row of many leads side by side keeps every inner loop long although the lead comes last.
+    """
+    width = fields[0].shape[2] * fields[0].shape[3]
+    flat = [field.reshape(-1, width) for field in fields]
+    rows = max(1, _BLOCK_BYTES // width)
+    for start in range(0, len(flat[0]), rows):
+        yield [field[start : start + rows] for field in flat]
+
+
+def _joint_histogram(forecast, observation, thresholds, missing):
+    """Returns (l, bin, bin) int64: pixels by forecast's and observation's threshold bin.
+
+    Bin k holds the codes from threshold k - 1 up to threshold k. One pass over the pixels; every
+    threshold's table follows by sums over corners.
+    """
+    x, leads = observation.shape[2:]
+    side = len(thresholds) + 1
+    cells = side * (side + 1)  # one column more, for the missing
+    offsets = np.tile(np.arange(leads, dtype=np.intp) * cells, x)
+    # Two bytes an index are half the memory traffic of eight.
+    offsets = offsets.astype(np.uint16 if leads * cells <= 1 << 16 else np.intp)
+    counts = np.zeros(leads * cells, np.int64)
+    for f, o in _row_blocks(forecast, observation):
+        column = _bins(o, thresholds)
+        np.putmask(column, o == missing, side)
+        index = np.multiply(_bins(f, thresholds), side + 1, dtype=offsets.dtype)
+        index += column
+        index += offsets
+        counts += np.bincount(index.ravel(), minlength=leads * cells)
+    return counts.reshape(leads, side, side + 1)[..., :side]
+
+
+def _bins(codes, thresholds):
+    """Returns, as uint8, how many thresholds each code reaches."""
+    reached = (codes >= thresholds[0]).view(np.uint8)
+    for threshold in thresholds[1:]:
+        reached += (codes >= threshold).view(np.uint8)
+    return reached
+
+
+def _counts(histogram):
+    """Returns (l, t, 4): the contingency tables within a joint histogram (l, bin, bin)."""
+    # corner[l, i, j]: pixels with forecast in bin i or higher and observation in bin j or higher.
+    corner = histogram[:, ::-1, ::-1].cumsum(1).cumsum(2)[:, ::-1, ::-1]
+    every = corner[:, :1, 0]
+    hits = np.diagonal(corner, axis1=1, axis2=2)[:, 1:]
+    forecast, observed = corner[:, 1:, 0], corner[:, 0, 1:]
+    negatives = every - forecast - observed + hits
+    return np.stack([hits, observed - hits, forecast - hits, negatives], axis=-1)
+
+
+def _error_sums(forecast, observation, missing):
+    """Returns (l, 3) float64: sums of error, absolute error and squared error."""
+    leads = observation.shape[-1]
+
+    def by_lead(values):
+        return values.sum(0).reshape(-1, leads).sum(0)
+
+    sums = np.zeros((leads, 3))
+    for f, o in _row_blocks(forecast, observation):
+        error = np.nan_to_num(f) if np.isnan(f).any() else f
+        error = np.subtract(error, o, dtype=np.float64)
+        error *= o != missing
+        sums[:, 0] += by_lead(error)
+        sums[:, 1] += by_lead(np.abs(error))
+        sums[:, 2] += by_lead(np.square(error, out=error))
+    return sums
+
+
+def _block_maximum(field, side):
+    """Returns the maximum of each `side` x `side` block of (b, y, x, l); (b, y', x', l)."""
+    b, y, x, leads = field.shape
+    rows, columns = y // side, x // side
+    # Rows first: that pass runs along whole rows, and leaves the other a `side`-th of the work.
+    field = field[:, : rows * side].reshape(b, rows, side, -1).max(2).reshape(b, rows, x, leads)
+    return field[:, :, : columns * side].reshape(b, rows, columns, side, leads).max(3)
+
+
+def _fraction_sums(forecast, observed, valid, scales):
+    """Returns (scale, l, 2): sums of (f - o)**2 and of f**2 + o**2 over window counts f and o.
+
+    Counts in place of fractions: the area of the window cancels in the score, and whole numbers
+    add up exactly.
+    """
+    batch, *_, leads = forecast.shape
+    sums = np.zeros((len(scales), leads, 2))
+    # A plane at a time: it fits in the processor's cache, and many have no event at all.
+    for b, lead in np.ndindex(batch, leads):
+        planes = [field[b, :, :, lead] for field in (forecast, observed)]
+        if not any(plane.any() for plane in planes):
+            continue
+        integrals = [_integral(plane) for plane in planes]
+        mask = valid[b, :, :, lead].astype(np.float64)
+        for s, side in enumerate(scales):
+            f, o = (_window_counts(integral, side) * mask for integral in integrals)
+            squares = _sum_of_products(f, f) + _sum_of_products(o, o)
+            sums[s, lead] += squares - 2 * _sum_of_products(f, o), squares
+    return sums
+
+
+def _sum_of_products(a, b):
+    # Not a dot product: BLAS would start threads for it, slower at this size.
+    return np.einsum("yx,yx", a, b)
+
+
+def _integral(events):
+    """Returns (y + 1, x + 1) int32: events above and left of each pixel corner."""
+    integral = np.zeros([side + 1 for side in events.shape], np.int32)
+    events.cumsum(0, dtype=np.int32).cumsum(1, out=integral[1:, 1:])
+    return integral
+
+
+def _window_counts(integral, side):
+    """Returns (y, x) int32: events in the `side` x `side` window about each pixel."""
+    for axis in (0, 1):
+        pixel = np.arange(integral.shape[axis] - 1)
+        first = np.maximum(pixel - side // 2, 0)
+        last = np.minimum(pixel + (side - 1) // 2 + 1, len(pixel))
+        integral = integral.take(last, axis) - integral.take(first, axis)
+    return integral
+
+
+# Scores. Each is a function of a Contingency and of what 0/0 is; arrays in, float64 arrays out.
+
+
+def csi(counts, empty="undefined"):
+    """Critical success index H / (H + M + F); 0 to 1, perfect 1. Source: Schaefer (1990)."""
+    return _ratio(counts.hits, counts.hits + counts.misses + counts.false_alarms, empty)
+
+
+def pod(counts, empty="undefined"):
+    """Probability of detection H / (H + M); 0 to 1, perfect 1."""
+    return _ratio(counts.hits, counts.hits + counts.misses, empty)
+
+
+def sucr(counts, empty="undefined"):
+    """Success ratio H / (H + F); 0 to 1, perfect 1."""
+    return _ratio(counts.hits, counts.hits + counts.false_alarms, empty)
+
+
+def far(counts, empty="undefined"):
+    """False alarm ratio 1 - SUCR = F / (H + F); 0 to 1, perfect 0. An empty case follows SUCR's."""
+    return 1.0 - sucr(counts, empty)
+
+
+def bias(counts, empty="undefined"):
+    """Frequency bias (H + F) / (H + M); 0 upwards, perfect 1.
+
+    Choice: with nothing observed it is `empty`, whatever was forecast.
+    """
+    return _ratio(counts.hits + counts.false_alarms, counts.hits + counts.misses, empty)
+
+
+def hss(counts, empty="undefined"):
+    """Heidke skill score, against chance with the same margins; -1 to 1, perfect 1.
+
+    2 (H C - F M) / ((H + M)(M + C) + (H + F)(F + C)). Source: Heidke (1926), form of Wilks.
+    """
+    # Products of counts of a whole test set pass 2**63.
+    h, m, f, c = (np.asarray(count, dtype=np.float64) for count in counts)
+    return _ratio(2 * (h * c - f * m), (h + m) * (m + c) + (h + f) * (f + c), empty)
+
+
+CATEGORICAL = (csi, pod, sucr, far, bias, hss)
+
+
+def mean_error(statistics):
+    """Returns (..., l): mean of forecast - observation, codes."""
+    return _ratio(statistics.errors[..., 0], statistics.n())
+
+
+def mae(statistics):
+    """Returns (..., l): mean absolute error, codes."""
+    return _ratio(statistics.errors[..., 1], statistics.n())
+
+
+def mse(statistics):
+    """Returns (..., l): mean squared error, codes squared."""
+    return _ratio(statistics.errors[..., 2], statistics.n())
+
+
+def fss(statistics, empty="undefined"):
+    """Returns (..., scale, l, t): fractions skill score; 0 to 1, perfect 1.
+
+    Numerators and denominators are summed over everything before the one division.
+    Source: Roberts and Lean (2008).
+    """
+    numerator, denominator = statistics.fractions[..., 0], statistics.fractions[..., 1]
+    return _ratio(denominator - numerator, denominator, empty)
+
+
+def all_leads(statistics):
+    """Returns Statistics with the lead axis summed to one: every lead counts by its pixels."""
+    return statistics._with(
+        statistics.counts.sum(-3, keepdims=True),
+        statistics.errors.sum(-2, keepdims=True),
+        statistics.fractions.sum(-3, keepdims=True),
+    )
+
+
+def score_by_threshold(score, statistics, pooling="pooled", empty="undefined", pool=1):
+    """Returns (t,) float64: one number a threshold under a named convention.
+
+    Args:
+        score: A function of CATEGORICAL.
+        statistics: Statistics with at most one leading axis, of batches (or events).
+        pooling: "pooled" (default): counts summed over batches and leads, one ratio. "leads":
+            counts summed over batches, one ratio a lead, their mean. "batches": a ratio for each
+            batch and lead, their mean.
+        empty: What 0/0 is: "undefined" (default; NaN, left out of means), "one" or "zero".
+        pool: Side of the max-pooling blocks, pixels.
+
+    Source: "pooled" with "zero" is mode "0" of Earthformer's SEVIRSkillScore, "leads" with "zero"
+    its mode "2"; "batches" with "one" is the SEVIR authors' metrics.py (neurips-2020-sevir).
+    """
+    if pooling not in POOLING:
+        raise InputError(f"`pooling` must be one of {', '.join(POOLING)}. Received: {pooling}")
+    if pooling != "batches":
+        statistics = statistics.total()
+    if pooling == "pooled":
+        statistics = all_leads(statistics)
+    values = score(statistics.contingency(pool), empty)
+    return _mean_of_defined(values.reshape(-1, values.shape[-1]))
+
+
+def mean_over_thresholds(values, thresholds, chosen):
+    """Returns the mean over the `chosen` thresholds of `values` (..., t): CSI-M, for example.
+
+    Raises:
+        InputError: A chosen threshold was not counted.
+    """
+    absent = sorted(set(chosen) - set(thresholds))
+    if absent:
+        raise InputError(
+            f"`chosen` must be among the thresholds counted, {list(thresholds)}. Received: {absent}"
+        )
+    values = np.asarray(values)[..., [thresholds.index(threshold) for threshold in chosen]]
+    return _mean_of_defined(np.moveaxis(values, -1, 0))
+
+
+def _ratio(numerator, denominator, empty="undefined"):
+    if empty not in EMPTY:
+        raise InputError(f"`empty` must be one of {', '.join(EMPTY)}. Received: {empty}")
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    ratio = np.full(numerator.shape, EMPTY[empty])
+    return np.divide(numerator, denominator, out=ratio, where=denominator != 0)
+
+
+def _mean_of_defined(values):
+    """Returns the mean over the first axis of what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0))
