@@ -1,0 +1,307 @@
+"""What the network costs, counted layer by layer before it is built. No TensorFlow here.
+
+Conventions. A multiply-add is two FLOPs; an addition, comparison, division or square root is one.
+Convolutions count every tap, those on the zero padding too, as profilers do. Everything counted
+per sample is exactly proportional to the batch; what happens once a step (the optimizer, the
+gradients' allreduce) is counted per step.
+
+Bytes moved are those of an ideal memory: each operation reads its operands and writes its results
+once, whatever the caches hold (normalization reads its input twice, for the statistics and to
+apply them; activation is fused into the normalization before it).
+"""
+
+from dataclasses import dataclass
+
+from keras_nowcast.model.sizes import check_sizes, default_center_filters, level_filters
+
+BYTES = {"float32": 4, "mixed_float16": 2, "mixed_bfloat16": 2}  # of an activation
+FLOAT32_BYTES = 4  # variables, gradients, head and loss, under every policy
+
+# FLOPs an element of the layer's output (of its input for pooling's backward pass).
+SCALING = 3  # compare with missing, subtract, divide
+POOLING = 3  # three comparisons find the largest of four
+NORMALIZATION = 2  # times one, plus one, per channel
+STATISTICS = 4  # mean: add; variance: subtract, multiply, add
+NORMALIZATION_BACKWARD = 9  # beta: add; gamma: 4; input: 4
+LOSS = 6  # scale the target: 2; compare, subtract, multiply, add
+LOSS_BACKWARD = 1
+ADAM = 12  # a parameter: first moment 3, second 4, update 5
+UNSCALE = 2  # a parameter, under a loss scale: divide, test for infinity
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer of the network, and what it costs.
+
+    Attributes:
+        name: As in the built network.
+        kind: scaling, convolution, transposed convolution, pooling, normalization, activation,
+            concatenation or loss.
+        side, channels: Of its output, (side, side, channels).
+        input_side, input_channels: Of its input.
+        kernel: Side of the kernel; 0 for a layer without.
+        passes_gradient: Whether the gradient by its input is needed.
+        is_float32: Whether it computes in float32 under every policy.
+    """
+
+    name: str
+    kind: str
+    side: int
+    channels: int
+    input_side: int
+    input_channels: int
+    kernel: int = 0
+    passes_gradient: bool = True
+    is_float32: bool = False
+
+    @property
+    def outputs(self):
+        """Numbers in the output for one sample."""
+        return self.side**2 * self.channels
+
+    @property
+    def inputs(self):
+        """Numbers in the input for one sample."""
+        return self.input_side**2 * self.input_channels
+
+    @property
+    def kernel_parameters(self):
+        return self.kernel**2 * self.input_channels * self.channels
+
+    @property
+    def trainable_parameters(self):
+        if self.kind == "normalization":
+            return 2 * self.channels  # gamma and beta
+        return self.kernel_parameters + self.channels if self.kernel else 0
+
+    @property
+    def parameters(self):
+        """All parameters, with the moving mean and variance of a normalization."""
+        return self.trainable_parameters * (2 if self.kind == "normalization" else 1)
+
+    @property
+    def kernel_flops(self):
+        """FLOPs of one pass of the kernel over a sample: forward, or backward by either operand."""
+        if self.kind == "convolution":
+            return 2 * self.side**2 * self.kernel_parameters
+        if self.kind == "transposed convolution":
+            return 2 * self.input_side**2 * self.kernel_parameters
+        return 0
+
+    @property
+    def forward_flops(self):
+        """FLOPs of one sample in a forecast, where a normalization's statistics are known."""
+        each = {
+            "scaling": SCALING,
+            "pooling": POOLING,
+            "normalization": NORMALIZATION,
+            "activation": 1,
+            "convolution": 1,  # the bias
+            "transposed convolution": 1,
+        }
+        return self.kernel_flops + each.get(self.kind, 0) * self.outputs
+
+    @property
+    def training_flops(self):
+        """FLOPs of one sample in a training step, forward and backward."""
+        if self.kind == "loss":
+            return (LOSS + LOSS_BACKWARD) * self.outputs
+        backward = {
+            "convolution": self.outputs,  # the bias' gradient
+            "transposed convolution": self.outputs,
+            "pooling": self.inputs,
+            "normalization": (STATISTICS + NORMALIZATION_BACKWARD) * self.outputs,
+            "activation": self.outputs,
+            "concatenation": self.outputs // 2,  # adds the skip's gradient to that of the pooling
+        }
+        by_operands = self.kernel_flops * (2 if self.passes_gradient else 1)
+        return self.forward_flops + by_operands + backward.get(self.kind, 0)
+
+    def training_bytes_moved(self, policy):
+        """Bytes one sample moves in a training step, forward and backward, without parameters."""
+        size = FLOAT32_BYTES if self.is_float32 else BYTES[policy]
+        both = self.inputs + self.outputs
+        if self.kernel:  # forward; by weights; by input
+            return size * both * (3 if self.passes_gradient else 2)
+        return {
+            "scaling": self.inputs + size * self.outputs,  # from uint8
+            "pooling": size * 2 * both,
+            "normalization": size * 8 * self.outputs,  # forward 2 in, 1 out; backward 4 in, 1 out
+            "activation": 0,
+            "concatenation": size * (4 * self.outputs + 3 * self.outputs // 2),
+            "loss": FLOAT32_BYTES * 4 * self.outputs + self.outputs,
+        }[self.kind]
+
+    def kept_bytes(self, policy):
+        """Bytes one sample keeps of this layer from the forward to the backward pass."""
+        size = BYTES[policy]
+        if self.kind == "loss":
+            return self.outputs * (FLOAT32_BYTES + 1)  # the error, and which pixels are valid
+        if self.is_float32:  # the head: its input is cast, its output becomes the error
+            return self.inputs * FLOAT32_BYTES if size != FLOAT32_BYTES else 0
+        if self.kind in ("normalization", "transposed convolution"):
+            return 0  # what follows, activation or concatenation, keeps its own copy
+        if self.kind == "activation":
+            # Source: measured; oneDNN's fused normalization keeps half a byte a number beside the
+            # output, from which it knows where the activation was off.
+            return self.outputs * size + self.outputs // 2
+        return self.outputs * size
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The counted cost of a network. Per sample, if not said otherwise."""
+
+    layers: tuple
+
+    @property
+    def parameters(self):
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def trainable_parameters(self):
+        return sum(layer.trainable_parameters for layer in self.layers)
+
+    @property
+    def kernel_parameters(self):
+        return sum(layer.kernel_parameters for layer in self.layers)
+
+    @property
+    def forward_flops(self):
+        """FLOPs of one forecast."""
+        return sum(layer.forward_flops for layer in self.layers)
+
+    def optimizer_flops(self, policy):
+        """FLOPs of one update by Adam; once a step, whatever the batch."""
+        each = ADAM + (UNSCALE if policy == "mixed_float16" else 0)
+        return each * self.trainable_parameters
+
+    def training_flops(self, policy, batch_per_replica):
+        """FLOPs of a training step, a sample: forward, backward, and its share of the update."""
+        both_ways = sum(layer.training_flops for layer in self.layers)
+        return both_ways + self.optimizer_flops(policy) / batch_per_replica
+
+    def parameter_bytes_moved(self, policy):
+        """Bytes the parameters move in a step, whatever the batch.
+
+        Kernels are read forward and by the input's gradient, their gradients written; Adam reads
+        the gradient and reads and writes the parameter and its two moments.
+        """
+        return 3 * BYTES[policy] * self.kernel_parameters + (
+            7 * FLOAT32_BYTES * self.trainable_parameters
+        )
+
+    def training_bytes_moved(self, policy, batch_per_replica):
+        """Bytes a training step moves, a sample."""
+        moved = sum(layer.training_bytes_moved(policy) for layer in self.layers)
+        return moved + self.parameter_bytes_moved(policy) / batch_per_replica
+
+    def intensity(self, policy, batch_per_replica):
+        """FLOPs a byte moved in a training step."""
+        return self.training_flops(policy, batch_per_replica) / self.training_bytes_moved(
+            policy, batch_per_replica
+        )
+
+    def activation_bytes(self, policy):
+        """Bytes of activations and their gradients at the fullest moment of a training step."""
+        return max(activations for activations, _ in self._backward_memory(policy))
+
+    def step_bytes(self, policy, batch_per_replica):
+        """Bytes by which memory grows in a training step, at its fullest moment.
+
+        Activations of the batch, gradients computed so far (float32), and the kernels' half
+        precision copies under a mixed policy. Parameters and Adam's moments were there before.
+        """
+        copies = 0 if BYTES[policy] == FLOAT32_BYTES else BYTES[policy] * self.kernel_parameters
+        return copies + max(
+            batch_per_replica * activations + FLOAT32_BYTES * gradients
+            for activations, gradients in self._backward_memory(policy)
+        )
+
+    def _backward_memory(self, policy):
+        """Goes back through the layers; yields (bytes of activations, gradients computed)."""
+        kept = sum(layer.kept_bytes(policy) for layer in self.layers)
+        gradients = 0
+        skips = 0  # gradients that wait for the encoder level of their skip connection
+        for layer in reversed(self.layers):
+            size = FLOAT32_BYTES if layer.is_float32 else BYTES[policy]
+            by_output = size * layer.outputs
+            by_input = size * layer.inputs if layer.passes_gradient else 0
+            if layer.kind == "activation":
+                by_input = 0  # one operation with the normalization, which comes next
+            gradients += layer.trainable_parameters
+            yield kept + skips + by_output + by_input, gradients
+            if layer.kind == "concatenation":
+                skips += by_input // 2
+            if layer.kind == "pooling":
+                skips -= by_input
+            kept -= layer.kept_bytes(policy)
+
+    def allreduce_bytes(self, fp16=False):
+        """Bytes of gradients each rank gives to the allreduce in a step.
+
+        Variables are float32 under every policy, and so are their gradients; only compression to
+        float16 halves them. What the network carries follows from the algorithm: a ring moves
+        2 (n - 1) / n times this out of each of n ranks.
+        """
+        return (2 if fp16 else FLOAT32_BYTES) * self.trainable_parameters
+
+    def record(self, policy, batch_per_replica, fp16_allreduce=False):
+        """Returns the `model` part of record.json."""
+        return {
+            "parameters": self.parameters,
+            "trainable_parameters": self.trainable_parameters,
+            "forward_flops_per_sample": self.forward_flops,
+            "training_flops_per_sample": self.training_flops(policy, batch_per_replica),
+            "activation_bytes_per_sample": self.activation_bytes(policy),
+            "allreduce_bytes_per_step": self.allreduce_bytes(fp16_allreduce),
+        }
+
+
+def count_unet(grid, frames_in, frames_out, depth=4, filters=16, center_filters=None):
+    """Returns the Cost of the network `unet.build_unet` would build from the same sizes.
+
+    Raises:
+        InputError: As `build_unet`.
+    """
+    check_sizes(grid, depth, filters, center_filters)
+    if center_filters is None:
+        center_filters = default_center_filters(depth, filters)
+    layers = [LayerCost("scale_vil", "scaling", grid, frames_in, grid, frames_in)]
+
+    def add(name, kind, side, channels, **more):
+        before = layers[-1]
+        layers.append(LayerCost(name, kind, side, channels, before.side, before.channels, **more))
+
+    def add_double_conv(prefix, channels):
+        side = layers[-1].side
+        for number in (1, 2):
+            # Nothing below the first convolution learns, so it passes no gradient on.
+            learns_below = layers[-1].kind != "scaling"
+            add(
+                f"{prefix}_conv_{number}", "convolution", side, channels,
+                kernel=3, passes_gradient=learns_below,
+            )  # fmt: skip
+            add(f"{prefix}_norm_{number}", "normalization", side, channels)
+            add(f"{prefix}_relu_{number}", "activation", side, channels)
+
+    for level in range(1, depth + 1):
+        channels = level_filters(level, filters)
+        add_double_conv(f"encoder_{level}", channels)
+        add(f"encoder_{level}_pool", "pooling", grid // 2**level, channels)
+    add_double_conv("center", center_filters)
+    for level in range(depth, 0, -1):
+        channels, side = level_filters(level, filters), grid // 2 ** (level - 1)
+        add(f"decoder_{level}_upsample", "transposed convolution", side, channels, kernel=2)
+        layers.append(
+            LayerCost(
+                f"decoder_{level}_concatenate", "concatenation",
+                side, 2 * channels, side, 2 * channels,
+            )
+        )  # fmt: skip
+        add(f"decoder_{level}_norm", "normalization", side, 2 * channels)
+        add(f"decoder_{level}_relu", "activation", side, 2 * channels)
+        add_double_conv(f"decoder_{level}", channels)
+    add("head", "convolution", grid, frames_out, kernel=1, is_float32=True)
+    add("loss", "loss", grid, frames_out, is_float32=True)
+    return Cost(tuple(layers))

@@ -1,0 +1,197 @@
+import keras
+import pytest
+import tensorflow as tf
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.model.cost import count_unet
+from keras_nowcast.model.layers import FusedBatchNormalization
+from keras_nowcast.model.unet import build_unet
+
+VIL = {"mean": 50, "scale": 25, "missing": 255}
+POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
+def _layers(cost):
+    return {layer.name: layer for layer in cost.layers}
+
+
+@pytest.mark.parametrize(
+    ("filters", "trainable", "parameters"), [(16, 4143628, 4148556), (32, 16556044, 16565900)]
+)
+def test_parameters_of_the_authors_network(filters, trainable, parameters):
+    cost = count_unet(384, 13, 12, 4, filters)
+    assert (cost.trainable_parameters, cost.parameters) == (trainable, parameters)
+
+
+@pytest.mark.parametrize("center_filters", [None, 5])
+@pytest.mark.parametrize(("depth", "filters"), [(1, 1), (2, 3), (3, 4), (4, 2), (5, 1), (6, 1)])
+def test_layers_are_those_of_the_built_network(depth, filters, center_filters):
+    sizes = (64, 13, 12, depth, filters, center_filters)
+    model, cost = build_unet(*sizes, **VIL), count_unet(*sizes)
+    counted = [
+        (layer.name, (layer.side, layer.side, layer.channels), layer.parameters)
+        for layer in cost.layers
+        if layer.kind != "loss"
+    ]
+    assert counted == [
+        (layer.name, layer.output.shape[1:], layer.count_params()) for layer in model.layers[1:]
+    ]
+    trainable = sum(v.shape.num_elements() for v in (w.value for w in model.trainable_variables))
+    assert cost.trainable_parameters == trainable
+
+
+def test_flops_by_hand():
+    # 4x4 pixels, 2 frames in, 3 out, one filter, two in the centre.
+    layers = _layers(count_unet(4, 2, 3, 1, 1, center_filters=2))
+    assert {name: layer.forward_flops for name, layer in layers.items()} == {
+        "scale_vil": 16 * 2 * 3,
+        "encoder_1_conv_1": 16 * (2 * 9 * 2) + 16,
+        "encoder_1_norm_1": 16 * 2,
+        "encoder_1_relu_1": 16,
+        "encoder_1_conv_2": 16 * (2 * 9) + 16,
+        "encoder_1_norm_2": 16 * 2,
+        "encoder_1_relu_2": 16,
+        "encoder_1_pool": 4 * 3,
+        "center_conv_1": 4 * 2 * (2 * 9) + 8,
+        "center_norm_1": 8 * 2,
+        "center_relu_1": 8,
+        "center_conv_2": 4 * 2 * (2 * 9 * 2) + 8,
+        "center_norm_2": 8 * 2,
+        "center_relu_2": 8,
+        "decoder_1_upsample": 16 * (2 * 2) + 16,  # each output pixel sees one input pixel
+        "decoder_1_concatenate": 0,
+        "decoder_1_norm": 32 * 2,
+        "decoder_1_relu": 32,
+        "decoder_1_conv_1": 16 * (2 * 9 * 2) + 16,
+        "decoder_1_norm_1": 16 * 2,
+        "decoder_1_relu_1": 16,
+        "decoder_1_conv_2": 16 * (2 * 9) + 16,
+        "decoder_1_norm_2": 16 * 2,
+        "decoder_1_relu_2": 16,
+        "head": 16 * 3 * 2 + 48,
+        "loss": 0,
+    }
+    # Forward, by weights (with the bias), by input; the first convolution passes nothing on.
+    assert layers["encoder_1_conv_1"].training_flops == 2 * (16 * 36 + 16)
+    assert layers["decoder_1_conv_1"].training_flops == 3 * 16 * 36 + 2 * 16
+    assert layers["decoder_1_upsample"].training_flops == 3 * 16 * 4 + 2 * 16
+    assert layers["encoder_1_norm_1"].training_flops == 16 * (2 + 4 + 9)
+    assert layers["encoder_1_relu_1"].training_flops == 16 * 2
+    assert layers["encoder_1_pool"].training_flops == 4 * 3 + 16
+    assert layers["decoder_1_concatenate"].training_flops == 16
+    assert layers["loss"].training_flops == 48 * 7
+
+
+def test_the_update_is_shared_by_the_batch():
+    cost = count_unet(4, 2, 3, 1, 1, center_filters=2)
+    both_ways = sum(layer.training_flops for layer in cost.layers)
+    assert cost.training_flops("float32", 1) == both_ways + 12 * cost.trainable_parameters
+    assert cost.training_flops("float32", 4) == both_ways + 3 * cost.trainable_parameters
+    assert cost.optimizer_flops("mixed_float16") == 14 * cost.trainable_parameters
+
+
+def test_bytes_by_hand():
+    cost = count_unet(4, 2, 3, 1, 1, center_filters=2)
+    layers = _layers(cost)
+
+    def moved(name, policy):
+        return layers[name].training_bytes_moved(policy)
+
+    assert moved("scale_vil", "float32") == 32 + 4 * 32
+    assert moved("encoder_1_conv_1", "float32") == 2 * 4 * (32 + 16)
+    assert moved("encoder_1_conv_2", "mixed_float16") == 3 * 2 * (16 + 16)
+    assert moved("head", "mixed_float16") == 3 * 4 * (16 + 48)  # float32 under every policy
+    assert moved("encoder_1_pool", "mixed_bfloat16") == 2 * 2 * (16 + 4)
+    assert moved("encoder_1_norm_1", "float32") == 4 * 8 * 16
+    assert moved("decoder_1_concatenate", "float32") == 4 * (4 * 32 + 3 * 16)
+    assert cost.allreduce_bytes() == 4 * cost.trainable_parameters
+    assert cost.allreduce_bytes(fp16=True) == 2 * cost.trainable_parameters
+    assert cost.intensity("mixed_bfloat16", 4) > cost.intensity("float32", 4) > 0
+
+
+def test_memory_by_hand():
+    # 2x2 pixels, depth 1, one filter and one in the centre; numbers of one frame in and out.
+    cost = count_unet(2, 1, 1, 1, 1, center_filters=1)
+    layers = _layers(cost)
+    # Kept in float32: the scaled input; each convolution and its activation (4.5 bytes).
+    kept = 4 * 4 + 2 * (4 * 4 + 18) + 4 * 1 + 2 * (4 + 4) + (32 + 36) + 2 * (16 + 18) + 4 * 5
+    assert sum(layer.kept_bytes("float32") for layer in cost.layers) == kept
+    assert layers["head"].kept_bytes("mixed_float16") == 4 * 4  # its input, cast
+    # Fullest at the loss (two gradients of 4 numbers) or on the way back: here the concatenation's
+    # normalization, whose gradients are 8 numbers each, the two convolutions after it gone.
+    at_loss = kept + 32
+    at_concatenation = kept - 20 - 2 * (16 + 18) + 2 * 32
+    assert cost.activation_bytes("float32") == max(at_loss, at_concatenation)
+
+
+def test_step_memory_adds_gradients_and_copies():
+    cost = count_unet(64, 13, 12, 4, 8)
+    for policy in POLICIES:
+        one, two = (cost.step_bytes(policy, batch) for batch in (1000, 2000))
+        # At a large batch the fullest moment is that of the activations.
+        assert (two - one) / 1000 == pytest.approx(cost.activation_bytes(policy))
+    # At a small one, that with all gradients.
+    assert count_unet(16, 13, 12, 4, 8).step_bytes("float32", 1) > 4 * cost.trainable_parameters
+    halves = cost.activation_bytes("mixed_float16"), cost.activation_bytes("mixed_bfloat16")
+    assert halves[0] == halves[1] < cost.activation_bytes("float32")
+
+
+def test_record_has_the_fields_of_the_contract():
+    record = count_unet(64, 13, 12, 2, 4).record("mixed_bfloat16", 4)
+    assert list(record) == [
+        "parameters",
+        "trainable_parameters",
+        "forward_flops_per_sample",
+        "training_flops_per_sample",
+        "activation_bytes_per_sample",
+        "allreduce_bytes_per_step",
+    ]
+    assert all(value > 0 for value in record.values())
+
+
+def test_sizes_that_make_no_network():
+    with pytest.raises(InputError, match="`--grid`"):
+        count_unet(100, 13, 12, 3, 4)
+
+
+def _profiled_flops(model, grid, frames_in):
+    """FLOPs of a forecast by TensorFlow's profiler, normalization spelled out.
+
+    The profiler knows no fused normalization, so a clone with Keras' own is profiled. It counts
+    nothing for ReLU, and four comparisons a pooled number where three do.
+    """
+
+    def stock(layer):
+        kind = type(layer)
+        if kind is FusedBatchNormalization:
+            kind = keras.layers.BatchNormalization
+        return kind.from_config(layer.get_config())
+
+    clone = keras.models.clone_model(model, clone_function=stock)
+    forecast = tf.function(lambda vil: clone(vil, training=False))
+    graph = forecast.get_concrete_function(tf.TensorSpec((1, grid, grid, frames_in), "uint8")).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops
+
+
+@pytest.mark.parametrize(
+    ("grid", "depth", "filters", "center_filters"),
+    [
+        (16, 1, 1, None),
+        (16, 1, 16, None),
+        (32, 2, 4, None),
+        (32, 2, 8, 3),
+        (48, 3, 8, None),
+        (64, 3, 16, 512),
+        (64, 4, 16, None),
+        (32, 4, 32, 64),
+        (64, 5, 4, None),
+        (64, 6, 2, None),
+    ],
+)
+def test_flops_are_the_profilers(grid, depth, filters, center_filters):
+    model = build_unet(grid, 13, 12, depth, filters, center_filters, **VIL)
+    cost = count_unet(grid, 13, 12, depth, filters, center_filters)
+    counted = sum(layer.forward_flops for layer in cost.layers if layer.kind != "activation")
+    assert counted == pytest.approx(_profiled_flops(model, grid, 13), rel=0.01)
