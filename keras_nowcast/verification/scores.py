@@ -68,6 +68,10 @@ class Statistics:
         axes = tuple(range(self.counts.ndim - 4))
         return self._with(*(array.sum(axes) for array in self._sums()))
 
+    def event(self, index):
+        """Returns the Statistics at `index` of the first axis."""
+        return self._with(*(array[index] for array in self._sums()))
+
     def contingency(self, pool=1):
         """Returns the Contingency of blocks of `pool` pixels, each array (..., l, t) int64."""
         counts = self.counts[..., self.pools.index(pool), :, :, :]

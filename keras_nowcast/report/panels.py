@@ -1,0 +1,321 @@
+"""Pictures of forecasts and of their scores, from arrays and from rows of scores.csv."""
+
+import csv
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import written_whole
+
+# Source: the SEVIR authors' display code, a colour from each level up to the next. Theirs has one
+# more, for codes above the last level, of which there are none.
+VIL_COLORS = (
+    "#000000", "#4d4d4d", "#28be28", "#199619", "#0a690a", "#0a4b0a", "#f5f500", "#edac00",
+    "#f06e00", "#a00000",
+)  # fmt: skip
+MISSING_COLOR = "#c8c8d2"
+
+# Source: Okabe and Ito (2008), distinct to the colour-blind. A method keeps its colour in every
+# picture.
+METHOD_COLORS = {"model": "#0072B2", "persistence": "#D55E00", "extrapolation": "#009E73"}
+_OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = "osD^vP*X"
+_STYLE = {"font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "pdf.fonttype": 42}
+
+
+def read_scores(path):
+    """Returns the rows of a scores.csv as dictionaries, numbers as float, empty cells as NaN.
+
+    `method` stays text; `lead_minutes` is a float or "all".
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            {name: _number(name, cell) for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _number(name, cell):
+    if name == "method" or cell == "all":
+        return cell
+    return float(cell) if cell else np.nan
+
+
+def save(figure, path):
+    """Writes the figure, whole, in the format of the path's suffix, and closes it."""
+    with written_whole(path) as beside:
+        figure.savefig(beside, dpi=150)
+    plt.close(figure)
+
+
+def vil_colors(levels):
+    """Returns (colour map, norm) of the SEVIR colours between `levels`; masked is missing.
+
+    Raises:
+        InputError: Not eleven levels, or not ascending.
+    """
+    levels = list(levels)
+    if len(levels) != len(VIL_COLORS) + 1 or any(np.diff(levels) <= 0):
+        raise InputError(
+            f"`levels` must be {len(VIL_COLORS) + 1} ascending VIL codes. Received: {levels}"
+        )
+    colors = ListedColormap(VIL_COLORS).with_extremes(bad=MISSING_COLOR)
+    return colors, BoundaryNorm(levels, colors.N)
+
+
+def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, missing, title, scores=None):
+    """Draws a row for the truth and one for each method, a column for each lead.
+
+    The first row begins with the last input frame, at 0 minutes.
+
+    Args:
+        inputs: (y, x) uint8 codes, the last input frame.
+        truth: (y, x, column) uint8 codes.
+        forecasts: Dictionary of method -> (y, x, column) codes; NaN is missing.
+        lead_minutes: Of each column.
+        levels: Eleven VIL codes, edges of the ten colours.
+        missing: The code of a missing pixel.
+        title: Of the figure.
+        scores: Dictionary of method -> one line of text a column, shown beneath; or None.
+
+    Returns a Figure.
+    """
+    colors, norm = vil_colors(levels)
+    rows = {"observed": truth} | forecasts
+    columns = len(lead_minutes)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            len(rows),
+            columns + 1,
+            figsize=(1.9 * (columns + 1) + 1.3, 2.05 * len(rows) + 0.7),
+            layout="constrained",
+            squeeze=False,
+        )
+        for row, (name, fields) in enumerate(rows.items()):
+            for column, minutes in enumerate(lead_minutes):
+                cell = axes[row, column + 1]
+                _draw(cell, fields[..., column], colors, norm, missing)
+                if row == 0:
+                    cell.set_title(f"+{minutes:g} min")
+                elif scores is not None and name in scores:
+                    cell.set_xlabel(scores[name][column], fontsize=7.5, labelpad=2)
+            axes[row, 1].set_ylabel(name, fontsize=10)
+        _draw(axes[0, 0], inputs, colors, norm, missing)
+        axes[0, 0].set_title("last input, 0 min")
+        for cell in axes[1:, 0]:
+            cell.axis("off")
+        _color_bar(figure, axes, colors, norm)
+        # Beside the colour bar's foot, in the column that is empty below the input.
+        axes[-1, 0].legend(
+            handles=[Patch(facecolor=MISSING_COLOR, edgecolor="black", label="missing")],
+            loc="lower left",
+        )
+        figure.suptitle(title)
+    return figure
+
+
+def _draw(axes, field, colors, norm, missing):
+    """Draws one field of codes, row 0 at the bottom as in SEVIR (y grows to the north)."""
+    field = np.ma.masked_invalid(np.asarray(field, dtype=np.float32))
+    field = np.ma.masked_equal(field, missing)
+    # A forecast may leave the range of codes a little.
+    image = axes.imshow(
+        field.clip(norm.boundaries[0], norm.boundaries[-1] - 1),
+        cmap=colors,
+        norm=norm,
+        origin="lower",
+        interpolation="nearest",
+    )
+    axes.set(xticks=[], yticks=[])
+    return image
+
+
+def _color_bar(figure, axes, colors, norm):
+    from keras_nowcast.data.sevir import vil_kg_m2
+
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, spacing="uniform", aspect=30)
+    levels = np.asarray(norm.boundaries)
+    kg_m2 = vil_kg_m2(np.minimum(levels, 254))
+    labels = [f"{level:g}  ({mass:.2g})" for level, mass in zip(levels, kg_m2, strict=True)]
+    bar.set_ticks(levels, labels=labels)
+    bar.set_label("VIL code (kg/m²)")
+
+
+def scores_by_lead(rows, thresholds):
+    """Draws CSI at each threshold, and MSE and MAE, against lead time, with confidence bands.
+
+    Args:
+        rows: Of scores.csv, see `read_scores`.
+        thresholds: Codes to draw the CSI of, a panel each.
+
+    Returns a Figure.
+    """
+    rows = [row for row in rows if row["lead_minutes"] != "all"]
+    panels = [("csi", t, f"CSI at VIL ≥ {t:g}", "CSI (1 is perfect)") for t in thresholds]
+    panels += [
+        ("mse", None, "mean squared error", "MSE (VIL code²)"),
+        ("mae", None, "mean absolute error", "MAE (VIL code)"),
+    ]
+    columns = 3
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            -(-len(panels) // columns), columns, figsize=(10.5, 3.1 * -(-len(panels) // columns)),
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for cell, (score, threshold, title, label) in zip(axes.flat, panels, strict=False):
+            for method, look in _looks(rows).items():
+                _curve(cell, _of(rows, method, threshold), score, look)
+            cell.set(title=title, xlabel="lead time (min)", ylabel=label)
+            cell.set_ylim(bottom=0)
+            cell.set_xlim(left=0)
+            cell.grid(alpha=0.3)
+        for cell in axes.flat[len(panels) :]:
+            cell.axis("off")
+        handles = [Line2D([], [], **look, label=name) for name, look in _looks(rows).items()]
+        handles.append(Patch(color="0.5", alpha=0.25, label="95 % over events"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def _curve(axes, rows, score, look):
+    minutes = [row["lead_minutes"] for row in rows]
+    axes.plot(minutes, [row[score] for row in rows], **look)
+    if f"{score}_low" in rows[0]:
+        bounds = ([row[f"{score}_{end}"] for row in rows] for end in ("low", "high"))
+        axes.fill_between(minutes, *bounds, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def performance_diagram(rows, thresholds):
+    """Draws POD against success ratio of all leads pooled, with lines of CSI and of bias.
+
+    Args:
+        rows: Of scores.csv, see `read_scores`.
+        thresholds: Codes, a marker each.
+
+    Returns a Figure. Source: Roebber (2009).
+    """
+    rows = [row for row in rows if row["lead_minutes"] == "all"]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7.4, 5.6), layout="constrained")
+        _performance_lines(axes)
+        looks = _looks(rows)
+        markers = dict(zip(thresholds, _MARKERS * len(thresholds), strict=False))
+        for method, look in looks.items():
+            drawn = [row for row in _of(rows, method) if row["threshold"] in markers]
+            axes.plot(
+                [row["sucr"] for row in drawn], [row["pod"] for row in drawn],
+                color=look["color"], linewidth=1, alpha=0.6, zorder=3,
+            )  # fmt: skip
+            for row in drawn:
+                axes.plot(
+                    row["sucr"], row["pod"], marker=markers[row["threshold"]], markersize=8,
+                    color=look["color"], markeredgecolor="white", clip_on=False, zorder=4,
+                )  # fmt: skip
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1), aspect="equal", title="all lead times pooled",
+            xlabel="success ratio, 1 − FAR", ylabel="probability of detection",
+        )  # fmt: skip
+        handles = [
+            Line2D([], [], color=look["color"], linewidth=3, label=method)
+            for method, look in looks.items()
+        ]
+        handles += [
+            Line2D([], [], color="0.3", linestyle="", marker=marker, label=f"VIL ≥ {threshold:g}")
+            for threshold, marker in markers.items()
+        ]
+        handles += [
+            Line2D([], [], color="0.6", linewidth=0.8, label="CSI"),
+            Line2D([], [], color="0.6", linewidth=0.8, linestyle="--", label="bias"),
+        ]
+        figure.legend(handles=handles, loc="outside right center")
+    return figure
+
+
+def _performance_lines(axes):
+    ratio = np.linspace(0.005, 1, 400)
+    sucr, pod = np.meshgrid(ratio, ratio)
+    lines = axes.contour(
+        sucr, pod, 1 / (1 / sucr + 1 / pod - 1), np.arange(0.1, 1, 0.1), colors="0.6",
+        linewidths=0.8,
+    )  # fmt: skip
+    # Labels along the diagonal, where no line of bias but 1 passes.
+    places = [(2 * csi / (1 + csi),) * 2 for csi in np.arange(0.1, 1, 0.1)]
+    axes.clabel(lines, fontsize=7, fmt="%.1f", manual=places)
+    for bias in (0.25, 0.5, 0.75, 1, 1.5, 2, 4):
+        axes.plot([0, min(1, 1 / bias)], [0, min(1, bias)], "--", color="0.6", linewidth=0.8)
+        end = (1.01, bias) if bias <= 1 else (1 / bias, 1.01)
+        axes.text(
+            *end, f"{bias:g}", fontsize=7, color="0.35",
+            ha="left" if bias <= 1 else "center", va="center" if bias <= 1 else "bottom",
+        )  # fmt: skip
+
+
+def write_animation(path, truth, forecasts, minutes, levels, missing, title, frames_per_s=4):
+    """Writes one event as an animated GIF: observed and each method side by side.
+
+    Args:
+        path: Ends in .gif.
+        truth: (y, x, frame) uint8 codes.
+        forecasts: Dictionary of method -> (y, x, frame) codes; NaN is missing.
+        minutes: Of each frame since the last input; 0 and below are input, shown in all panels.
+        levels, missing: See `forecast_panel`.
+        title: Of the figure.
+        frames_per_s: Speed.
+    """
+    colors, norm = vil_colors(levels)
+    fields = {"observed": truth} | forecasts
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            1, len(fields), figsize=(2.7 * len(fields) + 1.2, 3.5), layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        images = []
+        for cell, (name, field) in zip(axes.flat, fields.items(), strict=True):
+            images.append(_draw(cell, field[..., 0], colors, norm, missing))
+            cell.set_title(name)
+        _color_bar(figure, axes, colors, norm)
+
+        def show(frame):
+            for image, field in zip(images, fields.values(), strict=True):
+                codes = np.ma.masked_invalid(np.asarray(field[..., frame], dtype=np.float32))
+                codes = np.ma.masked_equal(codes, missing)
+                image.set_data(codes.clip(norm.boundaries[0], norm.boundaries[-1] - 1))
+            kind = "input" if minutes[frame] <= 0 else "forecast"
+            figure.suptitle(f"{title}\n{kind}, {minutes[frame]:+g} min", family="monospace")
+
+        animation = FuncAnimation(figure, show, frames=len(minutes))
+        with written_whole(path) as beside:
+            animation.save(beside, writer=PillowWriter(fps=frames_per_s), dpi=80)
+    plt.close(figure)
+
+
+def _looks(rows):
+    """Returns a dictionary of method -> colour and marker, in the order of the rows."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    others = iter(_OTHER_COLORS * len(methods))
+    return {
+        method: {
+            "color": METHOD_COLORS.get(method) or next(others),
+            "marker": _MARKERS[i % len(_MARKERS)],
+            "markersize": 4,
+        }
+        for i, method in enumerate(methods)
+    }
+
+
+def _of(rows, method, threshold=None):
+    """Returns the rows of a method at `threshold`, or at the first one for None."""
+    mine = [row for row in rows if row["method"] == method]
+    if threshold is None and mine and mine[0]["lead_minutes"] != "all":
+        threshold = mine[0]["threshold"]
+    return [row for row in mine if threshold is None or row["threshold"] == threshold]

@@ -1,0 +1,102 @@
+"""Forecasts on disk, in the layout of SEVIR: CATALOG.csv and an HDF5 file of `id` and `vil`."""
+
+import contextlib
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from keras_nowcast.errors import InputError
+
+
+@contextlib.contextmanager
+def saved_forecasts(root, method, columns, grid, leads, frame_minutes, missing):
+    """Gives a function that appends forecasts to a new folder `root`.
+
+    The function takes (id, time, forecast): the id of the forecast, unique; the time of the last
+    input frame (naive, UTC); and (y, x, l) codes. They are stored as the nearest code of 0 to
+    254, NaN as `missing`, so a count made from the file can differ a little from one made from
+    the float forecast. Memory does not grow with their number.
+
+    On leaving without an exception the folder is there, whole; otherwise nothing is. It holds
+    `CATALOG.csv` and `data/vil/FORECAST_<method>.h5` with `id` (bytes) and `vil`, (forecast, y,
+    x, l) uint8. time_utc is the time of the last input frame and minute_offsets the leads.
+
+    Args:
+        root: A folder that does not exist yet.
+        method: Name of the method, part of the file's name and the catalogue's event_type.
+        columns: The columns of SEVIR's catalogue.
+        grid: Pixels along a side.
+        leads: Forecast frames.
+        frame_minutes: Minutes between frames.
+        missing: The code of a missing pixel.
+
+    Raises:
+        InputError: `root` exists.
+    """
+    import h5py
+
+    root = Path(root).absolute()
+    if root.exists():
+        raise InputError(
+            f"`--save-forecasts` must name a folder that does not exist. Received: {root}"
+        )
+    beside = root.with_name(f".{root.name}.{os.getpid()}")
+    file_name = f"vil/FORECAST_{method}.h5"
+    try:
+        (beside / "data" / "vil").mkdir(parents=True)
+        with (
+            h5py.File(beside / "data" / file_name, "w") as file,
+            open(beside / "CATALOG.csv", "w", newline="", encoding="utf-8") as catalogue,
+        ):
+            rows = csv.DictWriter(catalogue, columns, restval="", lineterminator="\n")
+            rows.writeheader()
+            shape = (grid, grid, leads)
+            ids = file.create_dataset(
+                "id", (0,), h5py.string_dtype("utf-8", 64), maxshape=(None,), chunks=(1024,)
+            )
+            vil = file.create_dataset(
+                "vil",
+                (0, *shape),
+                np.uint8,
+                maxshape=(None, *shape),
+                chunks=(1, *shape),
+                compression="gzip",
+                compression_opts=1,
+            )
+            offsets = ":".join(str(frame_minutes * (lead + 1)) for lead in range(leads))
+
+            def append(id_, time, forecast):
+                n = len(vil)
+                codes = _codes(forecast, missing)
+                for dataset in (ids, vil):
+                    dataset.resize(n + 1, axis=0)
+                ids[n], vil[n] = id_.encode(), codes
+                rows.writerow(
+                    {
+                        "id": id_,
+                        "file_name": file_name,
+                        "file_index": n,
+                        "img_type": "vil",
+                        "time_utc": time.isoformat(" ", "seconds"),
+                        "minute_offsets": offsets,
+                        "event_type": method,
+                        "size_x": grid,
+                        "size_y": grid,
+                        "data_min": codes.min(),
+                        "data_max": codes.max(),
+                        "pct_missing": f"{(codes == missing).mean():.6f}",
+                    }
+                )
+
+            yield append
+        os.replace(beside, root)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _codes(forecast, missing):
+    nearest = np.clip(np.rint(np.nan_to_num(forecast)), 0, 254)
+    return np.where(np.isnan(forecast), missing, nearest).astype(np.uint8)

@@ -1,0 +1,157 @@
+import csv
+
+import numpy as np
+import pytest
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.verification import baselines, evaluate, scores
+
+MISSING = 255
+THRESHOLDS = (16, 74)
+SETTINGS = {"pools": (1, 4), "scales": (3,)}
+
+
+def last(x):
+    return baselines.persistence(x, 12, MISSING)
+
+
+def mean(x):
+    return np.repeat(x[..., -3:].mean(-1, keepdims=True), 12, axis=-1) + np.float32(1 / 3)
+
+
+METHODS = {"persistence": last, "mean": mean}
+
+
+def windows(events=("b", "a", "c"), per_event=2):
+    for event in events:
+        rng = np.random.default_rng(ord(event))
+        for _ in range(per_event):
+            vil = rng.integers(0, 200, (8, 8, 25)).astype(np.uint8)
+            vil[rng.random(vil.shape) < 0.1] = MISSING
+            yield event, vil[..., :13], vil[..., 13:]
+
+
+def evaluation_of(events=("b", "a", "c"), **more):
+    return evaluate.accumulate(windows(events), METHODS, THRESHOLDS, MISSING, **(SETTINGS | more))
+
+
+def assert_equal(one, other):
+    assert one.events == other.events and list(one.methods) == list(other.methods)
+    for name, mine in one.methods.items():
+        its = other.methods[name]
+        assert (mine.thresholds, mine.pools) == (its.thresholds, its.pools)
+        for field in ("counts", "errors", "fractions"):
+            np.testing.assert_array_equal(getattr(mine, field), getattr(its, field))
+
+
+def test_every_event_is_scored_as_its_windows_are():
+    evaluation = evaluation_of()
+    assert evaluation.events == ("a", "b", "c")
+    x, y = (np.stack([window[i] for window in windows("b")]) for i in (1, 2))
+    for name, method in METHODS.items():
+        alone = scores.statistics(method(x), y, THRESHOLDS, MISSING, (1, 4), (3,))
+        np.testing.assert_array_equal(evaluation.methods[name].counts[1], alone.counts)
+        np.testing.assert_array_equal(evaluation.methods[name].errors[1], alone.errors)
+
+
+def test_processes_merge_to_the_same_numbers():
+    whole = evaluation_of()
+    parts = [evaluation_of(("c",)), evaluation_of(("b", "a"))]
+    assert_equal(evaluate.merged(parts), whole)
+    assert_equal(evaluate.merged(parts[::-1]), whole)
+
+
+def test_an_event_whose_windows_are_apart_is_one_event():
+    b, a = list(windows("b")), list(windows("a"))
+    whole = evaluation_of(("a", "b"))
+    mixed = [b[0], a[0], a[1], b[1]]
+    one = evaluate.accumulate(mixed, METHODS, THRESHOLDS, MISSING, **SETTINGS)
+    two = evaluate.merged(
+        [
+            evaluate.accumulate(part, METHODS, THRESHOLDS, MISSING, **SETTINGS)
+            for part in ([b[0]], [a[0], a[1], b[1]])
+        ]
+    )
+    for result in (one, two):
+        assert result.events == whole.events
+        for name in METHODS:
+            np.testing.assert_array_equal(result.methods[name].counts, whole.methods[name].counts)
+            np.testing.assert_allclose(result.methods[name].errors, whole.methods[name].errors)
+
+
+def test_statistics_survive_the_disk(tmp_path):
+    evaluation = evaluation_of()
+    evaluate.write_evaluation(tmp_path / "statistics.npz", evaluation)
+    assert_equal(evaluate.read_evaluation(tmp_path / "statistics.npz"), evaluation)
+
+
+def test_forecasts_are_handed_out():
+    seen = []
+    evaluation_of(on_forecast=lambda event, x, y, forecasts: seen.append((event, forecasts)))
+    assert [event for event, _ in seen] == ["b", "a", "c"]
+    assert seen[0][1]["persistence"].shape == (2, 8, 8, 12)
+
+
+def test_no_windows():
+    with pytest.raises(InputError, match="`windows`"):
+        evaluate.accumulate(iter(()), METHODS, THRESHOLDS, MISSING)
+
+
+def test_a_forecast_of_another_length():
+    with pytest.raises(InputError, match="one shape"):
+        evaluate.accumulate(windows(), {"short": lambda x: last(x)[..., :6]}, THRESHOLDS, MISSING)
+
+
+def test_rows_hold_the_scores_of_each_lead_and_of_all():
+    evaluation = evaluation_of()
+    rows = evaluate.score_rows(evaluation, 5, resamples=20)
+    assert len(rows) == 2 * 13 * 2
+    assert [row["lead_minutes"] for row in rows[:26:2]] == [*range(5, 65, 5), "all"]
+    total = evaluation.totals()["mean"]
+    row = next(r for r in rows if (r["method"], r["threshold"], r["lead_minutes"])
+               == ("mean", 74, 30))  # fmt: skip
+    table = total.contingency()
+    assert (
+        row["hits"] == table.hits[5, 1]
+        and row["correct_negatives"] == (table.correct_negatives[5, 1])
+    )
+    assert row["csi"] == scores.csi(table)[5, 1] and row["mse"] == scores.mse(total)[5]
+    assert row["fss_3"] == scores.fss(total)[0, 5, 1]
+    assert row["csi_pool4"] == scores.csi(total.contingency(4))[5, 1]
+    assert row["n"] == total.n()[5] and row["csi_low"] <= row["csi"] <= row["csi_high"]
+    pooled = next(r for r in rows if r["method"] == "mean" and r["lead_minutes"] == "all")
+    assert pooled["n"] == total.n().sum() and pooled["hits"] == table.hits[:, 0].sum()
+    assert pooled["csi"] == scores.score_by_threshold(scores.csi, total)[0]
+
+
+def test_the_file_begins_with_the_contract(tmp_path):
+    evaluation = evaluate.accumulate(windows(), METHODS, (16, 254), MISSING)
+    rows = evaluate.score_rows(evaluation, 5, resamples=20)
+    evaluate.write_rows(tmp_path / "scores.csv", rows, evaluate.COLUMNS)
+    with open(tmp_path / "scores.csv", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert ",".join(read[0]).startswith(
+        "method,threshold,lead_minutes,hits,misses,false_alarms,csi,pod,sucr,far,bias,mae,mse,n"
+    )
+    assert float(read[0]["mse"]) == rows[0]["mse"] and int(read[0]["hits"]) == rows[0]["hits"]
+    # Nothing reaches 254: undefined is an empty cell, not 0.
+    assert read[1]["threshold"] == "254" and read[1]["csi"] == read[1]["csi_low"] == ""
+
+
+def test_differences_are_between_methods_on_the_same_events():
+    evaluation = evaluation_of()
+    rows = evaluate.difference_rows(evaluation, "mean", 5, resamples=50)
+    assert {row["reference"] for row in rows} == {"persistence"} and len(rows) == 13 * 2
+    totals = evaluation.totals()
+    mse = scores.mse(totals["mean"]) - scores.mse(totals["persistence"])
+    assert [row["mse_difference"] for row in rows[:24:2]] == list(mse)
+    assert all(row["mse_low"] <= row["mse_difference"] <= row["mse_high"] for row in rows)
+    assert rows[-1]["lead_minutes"] == "all" and rows[-1]["mse_high"] < 0 < rows[-1]["csi_low"]
+    assert rows[0]["events"] == 3
+
+
+def test_the_console_table_has_a_line_a_method():
+    rows = evaluate.score_rows(evaluation_of(), 5, resamples=20)
+    lines = evaluate.console_table(rows).splitlines()
+    assert [line.split()[0] for line in lines] == ["CSI", "persistence", "mean"]
+    assert len({len(line) for line in lines}) == 1
