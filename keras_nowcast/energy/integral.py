@@ -12,6 +12,7 @@ from dataclasses import dataclass
 _KEPT_POINTS = 4096  # some minutes at 100 ms: moments are read off long before these run out
 _LONGEST_COUNTER_STEP_S = 0.1  # NVML counters move every 20 to 100 ms
 _LONGEST_AVERAGE_S = 1.0  # no NVML sensor is known to average over more
+_LONGEST_LAG_S = _LONGEST_AVERAGE_S / 2 + 0.1
 _STANDSTILL_S = 1.0  # a counter unmoved for longer than this is compared with the power readings
 _FROZEN_S = 10.0  # a power sensor that used to move and has not for so long is taken for frozen
 _HIGHEST_WATTS = 10_000.0
@@ -27,6 +28,7 @@ class Amount:
       seconds: of time whose energy is among these joules.
       roughness_w2: sum of squared differences of neighboring power readings (power curves).
       width_s: how far apart the curve's points on both sides of the moment are.
+      blur_s: how exactly the time of those points is known.
       watts: power at the moment, or None.
       spread_w: range of the power readings around the moment.
     """
@@ -35,6 +37,7 @@ class Amount:
     seconds: float
     roughness_w2: float = 0.0
     width_s: float = 0.0
+    blur_s: float = 0.0
     watts: float | None = None
     spread_w: float = 0.0
 
@@ -164,14 +167,14 @@ class CounterCurve:
         looked_s = time_s - self._seen_s
         step_s = self.step_s
         earliest_s = max(self._seen_s, time_s - step_s) if not failed_for_s else time_s - step_s
-        point = _Point((earliest_s + time_s) / 2, earliest_s, time_s, last.joules, last.seconds)
-        # One step before: the value that has just gone began then, within what is known of it.
-        if looked_s <= step_s / 2:
-            began_s = point.time_s - step_s
-            last.time_s = min(max(last.time_s, last.earliest_s), last.latest_s)
-            if last.earliest_s <= began_s <= last.latest_s:
-                last.time_s = began_s
-        point.time_s = max(point.time_s, last.time_s)
+        moment_s = (earliest_s + time_s) / 2
+        # The value that has just gone began one step before, within what is known of it.
+        began_s = moment_s - step_s
+        if looked_s <= step_s / 2 and last.earliest_s <= began_s <= last.latest_s:
+            last.seconds += began_s - last.time_s
+            last.time_s = began_s
+        moment_s = max(moment_s, last.time_s)
+        point = _Point(moment_s, earliest_s, time_s, last.joules, last.seconds)
         gained, took_s = joules - self._value, point.time_s - last.time_s
         trouble = self._trouble(gained, took_s, last, power, failed_for_s)
         if trouble:
@@ -273,21 +276,24 @@ class PowerCurve:
     @property
     def lag_s(self):
         """How long before its update the middle of a reading's average lies."""
-        window_s = self.window_s
-        return window_s / 2 if window_s > 1.5 * self.period_s else self.period_s / 4
+        return self._lag_and_doubt_s()[0]
 
-    @property
-    def lag_uncertainty_s(self):
-        """How far `lag_s` may be off."""
+    def _lag_and_doubt_s(self):
+        """Returns the lag, and how far it may be off."""
         if self._known_window_s is not None:
-            return 0.0
-        sharp = self.window_s <= 2.5 * self.period_s
-        return self.period_s / 4 if sharp else self.window_s / 2
+            return self._known_window_s / 2, 0.0
+        longest_s = self.window_s
+        if longest_s <= 2.5 * self.period_s:  # it steps at once: averages over an update at most
+            return self.period_s / 4, self.period_s / 4
+        if longest_s < _LONGEST_AVERAGE_S:
+            return longest_s / 2, longest_s / 2
+        # Power rose and fell slowly: the window may be anything from none to the longest.
+        return _LONGEST_AVERAGE_S / 4, _LONGEST_AVERAGE_S / 4
 
     @property
     def reaches_s(self):
-        """The latest moment that can be read off, or None."""
-        return self._points[-1][0] - self.lag_s if self._points else None
+        """The latest moment an `excerpt` for which is complete, or None."""
+        return self._points[-1][0] - _LONGEST_LAG_S if self._points else None
 
     @property
     def watts(self):
@@ -299,16 +305,28 @@ class PowerCurve:
         """When the newest reading was taken, or None."""
         return self._seen_s
 
-    def at(self, time_s):
-        """Returns the Amount up to `time_s`; past the last reading, the last one's."""
-        if not self._points:
+    def excerpt(self, time_s):
+        """Returns the points around a moment: enough to read it off later, by any lag."""
+        near = []
+        for point in reversed(self._points):
+            near.append(point)
+            if point[0] < time_s - _LONGEST_LAG_S:
+                break
+        return near[::-1]
+
+    def at(self, time_s, points=None):
+        """Returns the Amount up to `time_s`; past the last reading, the last one's.
+
+        Args:
+          time_s: the moment.
+          points: an `excerpt` for it; None for what is still kept.
+        """
+        points = list(self._points) if points is None else points
+        if not points:
             return Amount(0.0, 0.0)
-        wanted_s, points = time_s + self.lag_s, self._points
-        low, high = self._neighbors(wanted_s)
-        start, end = points[low], points[high]
-        spread = self._spread_around(wanted_s)
-        if low == high:
-            return Amount(start[2], start[3], start[4], 0.0, start[1], spread)
+        wanted_s = time_s + self.lag_s
+        start, end = _neighbors(points, wanted_s)
+        spread = self._spread_around(wanted_s, points)
         span_s = end[0] - start[0]
         share = (wanted_s - start[0]) / span_s if span_s else 0.0
         watts = start[1] + share * (end[1] - start[1])
@@ -316,7 +334,7 @@ class PowerCurve:
         if end[3] > start[3]:  # not a gap
             joules += (start[1] + watts) / 2 * share * span_s
             seconds += share * span_s
-        return Amount(joules, seconds, start[4], span_s, watts, spread)
+        return Amount(joules, seconds, start[4], span_s, 0.0, watts, spread)
 
     def between(self, start_s, end_s):
         """Returns the joules from start to end, or None where a tenth or more was not measured."""
@@ -358,55 +376,54 @@ class PowerCurve:
             self.problems.append((time_s, f"the power reading has not moved for {limit_s:.0f} s"))
         return True
 
-    def _neighbors(self, wanted_s):
-        """Indices of the points on both sides of a moment; the same twice outside."""
-        points = self._points
-        if wanted_s >= points[-1][0]:
-            return len(points) - 1, len(points) - 1
-        for index in range(len(points) - 1, 0, -1):
-            if points[index - 1][0] <= wanted_s:
-                return index - 1, index
-        return 0, 0
-
-    def _spread_around(self, wanted_s):
+    def _spread_around(self, wanted_s, points):
         """Range of the readings that a moment's power may have gone into."""
-        reach_s = self.window_s + 2 * self.period_s
-        near = []
-        for point in reversed(self._points):
-            if point[0] < wanted_s - reach_s:
-                break
-            if point[0] <= wanted_s + reach_s:
-                near.append(point[1])
+        reach_s = self.window_s / 2 + 2 * self.period_s
+        near = [watts for time_s, watts, *_ in points if abs(time_s - wanted_s) <= reach_s]
         return max(near) - min(near) if near else 0.0
 
     def variance_j2(self, start, end):
         """Returns the variance of the joules between two Amounts of this curve (one sigma).
 
         The parts, in docs/energy.md: what the sensor does not see between two readings; where
-        exactly within the averaging window a boundary lies; how far the lag may be off.
+        within the averaging window, and within an update, the boundaries lie; how far the lag may
+        be off.
         """
         period_s = self.period_s
         unseen = period_s**2 * max(end.roughness_w2 - start.roughness_w2, 0.0) / 2
         blur_s = self.window_s / 8 + (period_s + self._looked_s) / 4
-        edges = sum((blur_s * amount.spread_w) ** 2 for amount in (start, end))
+        edges = sum(
+            (blur_s * amount.spread_w) ** 2 + (period_s * (amount.watts or 0.0) / 6) ** 2
+            for amount in (start, end)
+        )
         drift = 0.0
         if start.watts is not None and end.watts is not None:
-            drift = (self.lag_uncertainty_s * (end.watts - start.watts)) ** 2
+            doubt_s = self._lag_and_doubt_s()[1] / math.sqrt(3)  # even odds up to the doubt
+            drift = (doubt_s * (end.watts - start.watts)) ** 2
         return unseen + edges + drift
 
 
-def counter_variance_j2(start, end, start_spread_w, end_spread_w):
+def counter_variance_j2(start, end):
     """Returns the variance of the joules between two Amounts of a CounterCurve (one sigma).
 
-    Within the step that holds a boundary the power is taken for even; it may have been all at
-    one end.
+    Within the step that holds a boundary the power is not known: at worst, three sigma, half of
+    the step's joules are on the wrong side. When the step was is known to within two looks.
     """
     variance = 0.0
-    for amount, spread_w in ((start, start_spread_w), (end, end_spread_w)):
-        watts = abs(amount.watts or 0.0)
-        uneven_w = min(spread_w, watts) if spread_w is not None else watts
-        variance += (amount.width_s * uneven_w / 4) ** 2
+    for amount in (start, end):
+        watts = amount.watts or 0.0
+        variance += (amount.width_s * watts / 6) ** 2 + (amount.blur_s * watts) ** 2 / 12
     return variance
+
+
+def _neighbors(points, wanted_s):
+    """The points on both sides of a moment; the first or last one twice outside."""
+    if wanted_s >= points[-1][0]:
+        return points[-1], points[-1]
+    for index in range(len(points) - 1, 0, -1):
+        if points[index - 1][0] <= wanted_s:
+            return points[index - 1], points[index]
+    return points[0], points[0]
 
 
 def _between(before, after, time_s):
@@ -421,5 +438,6 @@ def _between(before, after, time_s):
         before.joules + share * (after.joules - before.joules),
         before.seconds + share * (after.seconds - before.seconds),
         width_s=span_s,
+        blur_s=after.latest_s - after.earliest_s,
         watts=watts,
     )

@@ -120,6 +120,10 @@ class Monitor:
         self.record = merge_energy([self._result], window=self._total_window())
         return self._result
 
+    def results(self):
+        """Returns what `stop` would, of the windows that have ended; measuring goes on."""
+        return self._result if self._sampler is None else self._collect()
+
     def begin(self, name, index=None):
         """Begins a window, after waiting for the device."""
         self._wait_for_device()
@@ -255,7 +259,11 @@ class Monitor:
             "power_period_s": power.updates.period_s if power else None,
             "power_window_s": power.window_s if power and power.newest_s else None,
             "problems": problems,
-            "windows": [self._collect_window(meter.key, each) for each in self._windows],
+            "windows": [
+                self._collect_window(meter.key, each)
+                for each in self._windows
+                if each.end is not None
+            ],
         }
 
     def _collect_window(self, key, window):

@@ -29,7 +29,7 @@ class Mark:
     def __init__(self, time_s):
         self.time_s = time_s
         self.counter = {}  # device key -> Amount
-        self.power = {}
+        self.power = {}  # device key -> excerpt of its curve, to be read off at the end
 
 
 class Window:
@@ -274,12 +274,12 @@ class Sampler:
     def amounts(self, key, mark):
         """Returns (counter Amount, power Amount) of a device at a mark; None where it has none."""
         track = self.tracks[key]
+        counter = power = None
         with self._lock:
-            counter, power = mark.counter.get(key), mark.power.get(key)
-            if counter is None and track.counter is not None:
-                counter = track.counter.at(mark.time_s)
-            if power is None and track.power is not None:
-                power = track.power.at(mark.time_s)
+            if track.counter is not None:
+                counter = mark.counter.get(key) or track.counter.at(mark.time_s)
+            if track.power is not None:
+                power = track.power.at(mark.time_s, mark.power.get(key))
         return counter, power
 
     def measure(self, key, window):
@@ -296,10 +296,7 @@ class Sampler:
             variance = self.tracks[key].power.variance_j2(start_power, end_power)
             power = _part(start_power, end_power, variance)
         if end_counter is not None:
-            spreads = (None, None)
-            if end_power is not None and power["seconds"]:
-                spreads = (start_power.spread_w, end_power.spread_w)
-            variance = counter_variance_j2(start_counter, end_counter, *spreads)
+            variance = counter_variance_j2(start_counter, end_counter)
             counter = _part(start_counter, end_counter, variance)
         return {"counter": counter, "power": power}
 
@@ -350,16 +347,18 @@ class Sampler:
             for key, track in self.tracks.items():
                 counters, powers = self._waiting[key]
                 if track.counter is not None:
-                    _read_off(track.counter, key, counters, "counter")
+                    for mark in _passed(track.counter, counters):
+                        mark.counter[key] = track.counter.at(mark.time_s)
                 if track.power is not None:
-                    _read_off(track.power, key, powers, "power")
+                    for mark in _passed(track.power, powers):
+                        mark.power[key] = track.power.excerpt(mark.time_s)
 
 
-def _read_off(curve, key, waiting, kind):
+def _passed(curve, waiting):
+    """Takes the marks that a curve has passed off the queue."""
     reached_s = curve.reaches_s
     while waiting and reached_s is not None and reached_s >= waiting[0].time_s:
-        mark = waiting.popleft()
-        getattr(mark, kind)[key] = curve.at(mark.time_s)
+        yield waiting.popleft()
 
 
 def _part(start: Amount, end: Amount, variance_j2):

@@ -1,0 +1,259 @@
+"""A stand-in for NVIDIA's driver whose true power is known: builds it, scripts it, integrates it.
+
+The library (stub_nvml.c) is loaded by the real pynvml. Other processes meet it through
+`StubDriver.environment`; this process through `StubDriver.loaded_here`.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import struct
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+SOURCE = Path(__file__).with_suffix(".c")
+
+
+@dataclass(frozen=True)
+class Wave:
+    """True power: straight lines between (second, watts) points, repeated every `period_s`.
+
+    With period 0 it happens once, and stays at its first and last power before and after.
+    """
+
+    points: tuple
+    period_s: float = 0.0
+
+    def joules(self, start_s, end_s):
+        """Returns its exact integral."""
+        return self._since_zero(end_s) - self._since_zero(start_s)
+
+    def _since_zero(self, time_s):
+        if self.period_s <= 0:
+            return self._within(time_s)
+        turns = time_s // self.period_s
+        whole = self._within(self.period_s) - self._within(0)
+        return turns * whole + self._within(time_s - turns * self.period_s)
+
+    def _within(self, time_s):
+        first_s, first_w = self.points[0]
+        if time_s <= first_s:
+            return first_w * (time_s - first_s)
+        joules, (last_s, last_w) = 0.0, self.points[0]
+        for next_s, next_w in self.points[1:]:
+            if time_s <= next_s:
+                watts = last_w + (next_w - last_w) * (time_s - last_s) / (next_s - last_s)
+                return joules + (last_w + watts) / 2 * (time_s - last_s)
+            joules += (last_w + next_w) / 2 * (next_s - last_s)
+            last_s, last_w = next_s, next_w
+        return joules + last_w * (time_s - last_s)
+
+
+def constant(watts):
+    """Returns a Wave that never changes."""
+    return Wave(((0.0, watts),))
+
+
+def ramp(start_w, end_w, duration_s):
+    """Returns a Wave from one power to another."""
+    return Wave(((0.0, start_w), (duration_s, end_w)))
+
+
+def square(low_w, high_w, period_s, duty=0.5, rise_s=0.0005):
+    """Returns a Wave that is high for `duty` of each period, with steep edges."""
+    high_s = duty * period_s
+    points = (
+        (0.0, high_w), (high_s - rise_s, high_w), (high_s, low_w),
+        (period_s - rise_s, low_w), (period_s, high_w),
+    )  # fmt: skip
+    return Wave(points, period_s)
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """A power sensor: every `period_s` it shows the mean over the last `window_s`."""
+
+    period_s: float
+    window_s: float
+    phase_s: float = 0.0
+    noise_w: float = 0.2
+
+
+V100 = Sensor(0.020, 0.010)
+A100 = Sensor(0.100, 0.025)
+AVERAGING = Sensor(0.100, 1.0)
+TURING = Sensor(0.100, 0.100)
+
+
+@dataclass
+class Device:
+    """A GPU of the stub; `faults` are (function, kind, from_s, to_s), see stub_nvml.c."""
+
+    uuid: str = "GPU-00000000-0000-0000-0000-000000000001"
+    bus: str = "00000000:65:00.0"
+    name: str = "Stub V100"
+    wave: Wave = constant(200.0)
+    usage: Sensor | None = V100
+    average: Sensor | None = None
+    instant: Sensor | None = None
+    counter_period_s: float = 0.020  # 0: not supported
+    counter_phase_s: float = 0.0
+    counter_offset_j: float = 5000.0
+    gain: float = 1.0
+    buffer: bool = False
+    cores: int = 5120
+    clock_mhz: int = 1530
+    limits_w: tuple = (100.0, 300.0, 300.0)  # lowest, highest, now
+    mig: tuple = ()
+    hidden: bool = False
+    faults: tuple = field(default_factory=tuple)
+
+    def lines(self):
+        """Returns its part of the configuration file."""
+        yield f"device {self.uuid} {self.bus} {self.name}"
+        points = " ".join(f"{time_s!r}:{watts!r}" for time_s, watts in self.wave.points)
+        yield f"wave {self.wave.period_s!r} {points}"
+        for kind in ("usage", "average", "instant"):
+            sensor = getattr(self, kind)
+            if sensor is not None:
+                yield (
+                    f"sensor {kind} {sensor.period_s!r} {sensor.window_s!r} {sensor.phase_s!r} "
+                    f"{sensor.noise_w!r}"
+                )
+        yield f"counter {self.counter_period_s} {self.counter_phase_s} {self.counter_offset_j}"
+        yield f"gain {self.gain}"
+        yield f"cores {self.cores}"
+        yield f"clock_mhz {self.clock_mhz}"
+        yield "limit {} {} {}".format(*self.limits_w)
+        if self.buffer:
+            yield "buffer"
+        if self.hidden:
+            yield "hidden"
+        for uuid in self.mig:
+            yield f"mig {uuid}"
+        for fault in self.faults:
+            yield "fault {} {} {} {}".format(*fault)
+
+
+class StubDriver:
+    """A scripted driver.
+
+    Args:
+      folder: for its configuration, log and clock.
+      devices: of the host, in NVML's order.
+      simulated: its time is what `set_time` says, else seconds since this object was made.
+      without: names of symbols the library lacks; only "counter" is known.
+
+    Attributes:
+      environment: variables under which another process meets this driver.
+      log: file of what was set, "set_power_limit <uuid> <milliwatts> <pid>" a line.
+      zero_s: second 0 of the waves on time.monotonic().
+    """
+
+    def __init__(self, folder, devices, simulated=False, without=(), init_fails=False):
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.devices = list(devices)
+        self.log = folder / "setters.log"
+        self._clock = folder / "clock"
+        self.zero_s = time.monotonic()
+        unix_s = 0.0 if simulated else time.time()
+        self.set_time(0.0)
+        clock = f"file {self._clock}" if simulated else f"real {self.zero_s!r}"
+        lines = [f"clock {clock}", f"unix {unix_s!r}", f"log {self.log}"]
+        if init_fails:
+            lines.append("init_fails yes")
+        for device in self.devices:
+            lines += device.lines()
+        config = folder / "config"
+        config.write_text("\n".join(lines) + "\n")
+        self.library = build_library("counter" in without)
+        self.environment = {
+            "LD_LIBRARY_PATH": f"{self.library.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+            "STUB_NVML_CONFIG": str(config),
+        }
+
+    def set_time(self, seconds):
+        """Sets the clock of a simulated driver."""
+        mode = "r+b" if self._clock.exists() else "wb"
+        with open(self._clock, mode) as file:
+            file.write(struct.pack("d", seconds))
+
+    @contextlib.contextmanager
+    def loaded_here(self):
+        """Lets this process's pynvml use the stub inside the block."""
+        import pynvml
+
+        library = ctypes.CDLL(str(self.library))
+        patches = [
+            mock.patch.object(pynvml, "nvmlLib", library),
+            mock.patch.object(pynvml, "_nvmlGetFunctionPointer_cache", {}),
+        ]
+        os.environ["STUB_NVML_CONFIG"] = self.environment["STUB_NVML_CONFIG"]
+        library.nvmlShutdown()
+        with patches[0], patches[1]:
+            try:
+                yield self
+            finally:
+                library.nvmlShutdown()
+                del os.environ["STUB_NVML_CONFIG"]
+
+
+def build_library(without_counter=False):
+    """Builds libnvidia-ml.so.1 with gcc, once for each state of its source, and returns its path."""
+    flags = ["-DNO_COUNTER"] if without_counter else []
+    key = hashlib.sha256(SOURCE.read_bytes() + str(flags).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"stub-nvml-{os.getuid()}-{key}"
+    library = folder / "libnvidia-ml.so.1"
+    if not library.exists():
+        folder.mkdir(exist_ok=True)
+        beside = folder / f"building.{os.getpid()}"
+        command = ["gcc", "-O2", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1", *flags]
+        subprocess.run([*command, "-o", str(beside), str(SOURCE), "-lm"], check=True)
+        os.replace(beside, library)
+    return library
+
+
+class Simulation:
+    """A sampler on a clock of its own, in step with a simulated stub driver.
+
+    Args:
+      stub: a StubDriver with `simulated=True`, loaded here.
+      meters: what to sample.
+    """
+
+    def __init__(self, stub, meters, interval_s=0.1):
+        from keras_nowcast.energy.sampler import Sampler
+
+        self.now_s = 0.0
+        self._stub = stub
+        self._file = open(stub._clock, "r+b", buffering=0)  # noqa: SIM115
+        self.sampler = Sampler(meters, interval_s, lambda: self.now_s, 0.0)
+        self._due_s = 0.0
+
+    def run_until(self, end_s):
+        """Lets time pass."""
+        while self._due_s <= end_s:
+            self._set(max(self._due_s, self.now_s))
+            self._due_s = self.now_s + self.sampler.poll()
+        self._set(end_s)
+
+    def boundary(self, change):
+        """Opens or closes a window now; the sampler looks at once, as when a thread is woken."""
+        result = change()
+        self._due_s = self.now_s
+        return result
+
+    def close(self):
+        """Closes the clock."""
+        self._file.close()
+
+    def _set(self, now_s):
+        self.now_s = now_s
+        self._file.seek(0)
+        self._file.write(struct.pack("d", now_s))
