@@ -148,9 +148,7 @@ class WindowPipeline:
         """Returns how many windows all ranks together have in a step, the same in each epoch."""
         pieces = _bounds(self.windows, self.world_size)
         sizes = (last - first for first, last in itertools.pairwise(pieces))
-        return sum(
-            size * (step + 1) // self.steps - size * step // self.steps for size in sizes
-        )
+        return sum(size * (step + 1) // self.steps - size * step // self.steps for size in sizes)
 
     def dataset(self, first_epoch=0, first_step=0):
         """Builds a tf.data.Dataset of batches.

@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import datetime
 import functools
-import itertools
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -19,12 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_nowcast.data import hdf5
 from keras_nowcast.errors import InputError
-
-try:
-    from isal import isal_zlib as zlib  # the same bytes in half the time
-except ImportError:  # no wheel for this machine
-    import zlib
 
 FRAMES_IN = 13
 FRAMES_OUT = 12
@@ -142,7 +137,7 @@ def _read_rows(root):
             f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, which has "
             "no CATALOG.csv."
         )
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = csv.reader(file)
         place = _columns(path, next(rows, []))
         events = []
@@ -218,6 +213,10 @@ def _by_time(event):
 def _drop_ambiguous(events, key, say):
     rows = Counter(map(key, events))
     kept = [event for event in events if rows[key(event)] == 1]
+    if not kept:
+        raise InputError(
+            f"`--data` must have events of unique id. Received: {len(events)} rows, all repeated."
+        )
     if len(kept) < len(events):
         say(f"dropped {len(events) - len(kept)} catalogue rows whose id is repeated")
     return kept
@@ -235,7 +234,7 @@ def _drop_absent(root, events, say):
         absent = sorted({event.file for event in events} - there)
         say(
             f"dropped {len(events) - len(kept)} of {len(events)} events whose file is absent "
-            f"({len(absent)} files, {absent[0].name} the first)"
+            f"({len(absent)} file{'s' * (len(absent) > 1)}, {absent[0].name} the first)"
         )
     return kept
 
@@ -381,7 +380,15 @@ def read_event(event, grid=None):
     Raises:
       InputError: a damaged file, or one that does not hold what the catalogue says.
     """
-    vil = _read_stored(event)
+    contents = _contents(event.file)
+    _check_event(event, contents)
+    try:
+        vil = hdf5.read_item(event.file, contents.layout, event.index)
+    except hdf5.READ_ERRORS as error:
+        raise InputError(
+            f"event {event.id} in {event.file} cannot be read; is the file whole? "
+            f"Received: {_one_line(error)}."
+        ) from None
     if grid is None or grid == event.size:
         return vil
     return block_mean(vil, block_factor(event, grid))
@@ -437,187 +444,68 @@ def check_files(events):
         number of events or id than the catalogue says.
     """
     for event in events:
-        _check_event(event, _layout(event.file))
+        _check_event(event, _contents(event.file))
 
 
-def _check_event(event, layout):
-    shape = (event.size, event.size, event.frames)
-    if layout.shape[1:] != shape:
+def _check_event(event, contents):
+    size, frames, stored = event.size, event.frames, contents.layout.shape
+    if stored[1:] != (size, size, frames):
         raise InputError(
-            f"`vil` in {event.file} must have the catalogue's shape, (events, {event.size}, "
-            f"{event.size}, {event.frames}) for {event.id}. Received: {layout.shape}."
+            f"`vil` in {event.file} must have the catalogue's shape, (events, {size}, {size}, "
+            f"{frames}) for {event.id}. Received: {stored}."
         )
-    if event.index >= layout.shape[0]:
+    if event.index >= min(stored[0], len(contents.ids)):
         raise InputError(
             f"`vil` in {event.file} must hold event {event.id} at index {event.index}, as the "
-            f"catalogue says. Received: {layout.shape[0]} events."
+            f"catalogue says. Received: {stored[0]} events and {len(contents.ids)} ids."
         )
-    if layout.ids[event.index] != event.id:
+    id_ = contents.ids[event.index]
+    if id_ != event.id.encode()[: contents.id_bytes]:
         raise InputError(
             f"`id` in {event.file} must be the catalogue's, {event.id}, at index {event.index}. "
-            f"Received: {layout.ids[event.index]}."
+            f"Received: {id_.decode()}."
         )
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where the pixels of one file's `vil` lie.
+class _Contents:
+    """What a file holds: the ids (bytes) of its events and where their pixels lie."""
 
-    Attributes:
-      shape: of the data set.
-      ids: id of each event.
-      offset: first byte of a contiguous data set, else None.
-      chunk: shape of a chunk, else None.
-      chunks: {indices of a chunk's first element: (first byte, bytes, mask of skipped filters)};
-        None when only HDF5 itself can read the data set.
-      deflate: place of zlib's among the filters, None when nothing is compressed.
-      fill: the code of chunks that were never written.
-    """
-
-    shape: tuple
     ids: list
-    offset: int | None
-    chunk: tuple | None
-    chunks: dict | None
-    deflate: int | None
-    fill: int
+    id_bytes: int | None  # ids of a fixed length were cut to it
+    layout: hdf5.Layout
 
 
-def _layout(path):
+def _contents(path):
     try:
         status = os.stat(path)
-        return _read_layout(path, status.st_size, status.st_mtime_ns)
-    except (OSError, RuntimeError) as error:
+        return _read_contents(path, status.st_size, status.st_mtime_ns)
+    except hdf5.READ_ERRORS as error:
         raise InputError(
             f"{path} cannot be read as HDF5; is it whole? Received: {_one_line(error)}."
         ) from None
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_layout(path, size, mtime):
-    """Reads a file's layout; size and mtime make a replaced file another one."""
+def _read_contents(path, size, mtime_ns):
+    """Size and time are there so that a file that was replaced is read anew."""
     import h5py
 
-    # Locks fail on the read-only and network file systems where data sets live.
-    with h5py.File(path, "r", locking=False) as file:
+    with hdf5.open_file(path) as file:
         for name in ("id", "vil"):
             if not isinstance(file.get(name), h5py.Dataset):
                 raise InputError(f"{path} must hold the data set `{name}`. Received: {list(file)}.")
-        vil = file["vil"]
+        ids, vil = file["id"], file["vil"]
         if vil.ndim != 4 or vil.dtype != np.uint8:
             raise InputError(
                 f"`vil` in {path} must be uint8 of shape (events, y, x, time). Received: "
                 f"{vil.dtype} of shape {vil.shape}."
             )
-        ids = [each.decode() if isinstance(each, bytes) else str(each) for each in file["id"][:]]
-        ids += [""] * (vil.shape[0] - len(ids))
-        chunks, deflate = _read_chunks(file, vil)
-        return _Layout(
-            shape=vil.shape,
-            ids=ids,
-            offset=None if vil.chunks or vil.external or file.userblock_size else _offset(vil),
-            chunk=vil.chunks,
-            chunks=chunks,
-            deflate=deflate,
-            fill=int(vil.fillvalue),
+        return _Contents(
+            ids=[id_ if isinstance(id_, bytes) else str(id_).encode() for id_ in ids[:]],
+            id_bytes=ids.dtype.itemsize if ids.dtype.kind == "S" else None,
+            layout=hdf5.read_layout(vil),
         )
-
-
-def _offset(vil):
-    import h5py
-
-    is_plain = vil.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
-    return vil.id.get_offset() if is_plain else None
-
-
-def _read_chunks(file, vil):
-    """Returns the places of the chunks and the number of the deflate filter among the filters."""
-    import h5py
-
-    if not vil.chunks or file.userblock_size:
-        return None, None
-    settings = vil.id.get_create_plist()
-    filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
-    # Shuffling bytes of one-byte elements changes nothing. Other filters are left to HDF5.
-    if not set(filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}:
-        return None, None
-    if filters.count(h5py.h5z.FILTER_DEFLATE) > 1:
-        return None, None
-    chunks = {}
-    vil.id.chunk_iter(
-        lambda info: chunks.__setitem__(
-            info.chunk_offset, (info.byte_offset, info.size, info.filter_mask)
-        )
-    )
-    is_deflated = h5py.h5z.FILTER_DEFLATE in filters
-    return chunks, filters.index(h5py.h5z.FILTER_DEFLATE) if is_deflated else None
-
-
-def _read_stored(event):
-    layout = _layout(event.file)
-    _check_event(event, layout)
-    try:
-        if layout.offset is not None:
-            return _read_contiguous(event, layout)
-        if layout.chunks is not None:
-            return _read_chunked(event, layout)
-        return _read_by_hdf5(event)
-    except (OSError, RuntimeError, zlib.error) as error:
-        raise InputError(
-            f"event {event.id} in {event.file} cannot be read; is the file whole? "
-            f"Received: {_one_line(error)}."
-        ) from None
-
-
-def _read_contiguous(event, layout):
-    shape = layout.shape[1:]
-    count = int(np.prod(shape))
-    with open(event.file, "rb") as file:
-        raw = _read_bytes(file, layout.offset + event.index * count, count)
-    return np.frombuffer(raw, np.uint8).reshape(shape)
-
-
-def _read_bytes(file, offset, count):
-    raw = os.pread(file.fileno(), count, offset)
-    if len(raw) != count:
-        raise OSError(f"{len(raw)} bytes at {offset} where {count} should be")
-    return raw
-
-
-def _read_chunked(event, layout):
-    first = event.index - event.index % layout.chunk[0]
-    sizes = zip(layout.shape[1:], layout.chunk[1:], strict=True)
-    vil = np.empty(layout.shape[1:], np.uint8)
-    with open(event.file, "rb") as file:
-        for corner in itertools.product(*(range(0, size, step) for size, step in sizes)):
-            chunk = _read_chunk(file, layout, (first, *corner))[event.index - first]
-            if chunk.shape == vil.shape:  # the whole event: no need to copy it
-                return chunk
-            y, x, time = corner
-            target = vil[y : y + chunk.shape[0], x : x + chunk.shape[1], time : time + chunk.shape[2]]
-            target[...] = chunk[tuple(map(slice, target.shape))]  # the last chunks stick out
-    return vil
-
-
-def _read_chunk(file, layout, corner):
-    if corner not in layout.chunks:  # never written
-        return np.full(layout.chunk, layout.fill, np.uint8)
-    offset, count, skipped = layout.chunks[corner]
-    raw = _read_bytes(file, offset, count)
-    size = int(np.prod(layout.chunk))
-    if layout.deflate is not None and not skipped >> layout.deflate & 1:
-        raw = zlib.decompress(raw, bufsize=size)
-    if len(raw) != size:
-        raise OSError(f"a chunk of {len(raw)} bytes where {size} should be")
-    return np.frombuffer(raw, np.uint8).reshape(layout.chunk)
-
-
-def _read_by_hdf5(event):
-    """Reads what has filters or a storage of its own, under h5py's lock."""
-    import h5py
-
-    with h5py.File(event.file, "r", locking=False) as file:
-        return file["vil"][event.index]
 
 
 def _one_line(error):

@@ -38,9 +38,7 @@ _FILES = (
 _FILE_OF_EVENT = (0, 1, 0, 1, 2)  # repeated
 
 
-def write_synthetic(
-    root, events=24, size=384, frames=49, seed=0, contiguous=False, progress=True
-):
+def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=False, progress=True):
     """Writes a synthetic SEVIR; it appears at `root` whole or not at all.
 
     Args:
@@ -59,7 +57,12 @@ def write_synthetic(
       InputError: root holds something, or a number is out of range.
     """
     root = Path(root)
-    for name, value, least in (("events", events, 1), ("size", size, 16), ("frames", frames, 1)):
+    for name, value, least in (
+        ("events", events, 1),
+        ("size", size, 16),
+        ("frames", frames, 1),
+        ("seed", seed, 0),
+    ):
         if value < least:
             raise InputError(f"`--{name}` must be at least {least}. Received: {value}.")
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
@@ -136,12 +139,12 @@ def _row(seed, k, name, index, codes):
         "data_max": float(valid.max(initial=0)),
         "pct_missing": f"{1 - valid.size / codes.size:.6f}",
     }
-    row["llcrnrlat"], row["llcrnrlon"] = _latitude_longitude(west, south)
-    row["urcrnrlat"], row["urcrnrlon"] = _latitude_longitude(west + size * 1e3, south + size * 1e3)
+    row["llcrnrlat"], row["llcrnrlon"] = latitude_longitude(west, south)
+    row["urcrnrlat"], row["urcrnrlon"] = latitude_longitude(west + size * 1e3, south + size * 1e3)
     return [row[column] for column in sevir.CATALOGUE_COLUMNS]
 
 
-def _latitude_longitude(x_m, y_m, latitude_0=38.0, longitude_0=-98.0):
+def latitude_longitude(x_m, y_m, latitude_0=38.0, longitude_0=-98.0):
     """Degrees of a point of SEVIR's projection, Lambert's azimuthal equal-area on a sphere."""
     distance = np.hypot(x_m, y_m)
     angle = 2 * np.arcsin(distance / (2 * _EARTH_RADIUS_M))

@@ -1,0 +1,440 @@
+"""The catalogue, the windows and the pixels, as plain h5py gives them."""
+
+import datetime
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import h5py
+import numpy as np
+import pytest
+
+from keras_nowcast.data import sevir
+from keras_nowcast.errors import InputError
+
+
+def _event(time, **values):
+    defaults = {"id": "S0", "file": None, "index": 0, "missing_share": 0.0, "frames": 49, "size": 8}
+    if isinstance(time, str):
+        time = datetime.datetime.fromisoformat(time)
+    return sevir.Event(time=time, **defaults | values)
+
+
+# ---- constants --------------------------------------------------------------------------------
+
+
+def test_thresholds_in_kg_m2():
+    expected = [0.154, 0.775, 3.53, 7.07, 12.1, 32.2]  # as published
+    for code, kg_m2 in zip(sevir.VIL_THRESHOLDS, expected, strict=True):
+        assert float(f"{sevir.vil_kg_m2(code):.3g}") == kg_m2
+
+
+def test_vil_of_no_echo_is_zero_and_of_missing_is_nan():
+    vil = sevir.vil_kg_m2(np.array([[0, 5, 6], [18, 19, 255]], np.uint8))
+    assert vil.dtype == np.float32
+    assert vil[0].tolist() == [0, 0, pytest.approx(4 / 90.66)]
+    assert vil[1, 0] == pytest.approx(16 / 90.66)
+    assert vil[1, 1] == pytest.approx(math.exp((19 - 83.9) / 38.9))
+    assert np.isnan(vil[1, 2])
+
+
+# ---- the catalogue ----------------------------------------------------------------------------
+
+
+def test_events_are_sorted_by_time(tmp_path, catalogue_row, write_catalogue):
+    times = ["2018-05-01 12:00:00", "2017-01-01 00:00:00", "2019-08-01 00:00:00"]
+    rows = [catalogue_row(id=f"S{k}", time_utc=time) for k, time in enumerate(times)]
+    write_catalogue(tmp_path, rows)
+    events = sevir.read_catalogue(tmp_path, say=pytest.fail)
+    assert [event.id for event in events] == ["S1", "S0", "S2"]
+    assert events[0] == sevir.Event(
+        id="S1",
+        file=tmp_path / "data" / "vil/2018/a.h5",
+        index=0,
+        time=datetime.datetime(2017, 1, 1),
+        missing_share=0.0,
+        frames=49,
+        size=16,
+        event_type="Hail",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2019-06-01 00:05:00", "6/1/19 0:05", "06/01/2019 00:05", "2019-06-01 02:05:00+02:00"],
+)
+def test_forms_of_the_date(tmp_path, catalogue_row, write_catalogue, text):
+    write_catalogue(tmp_path, [catalogue_row(time_utc=text)])
+    assert sevir.read_catalogue(tmp_path)[0].time == datetime.datetime(2019, 6, 1, 0, 5)
+
+
+def test_other_image_types_are_passed_over(tmp_path, catalogue_row, write_catalogue):
+    lightning = {"file_name": "lght/2018/a.h5", "minute_offsets": "", "size_x": "48"}
+    rows = [
+        catalogue_row(img_type="lght", **lightning),
+        catalogue_row(),
+        catalogue_row(img_type="vis", file_name="vis/2018/a.h5", size_x=768, size_y=768),
+    ]
+    write_catalogue(tmp_path, rows)
+    assert len(sevir.read_catalogue(tmp_path, say=pytest.fail)) == 1
+
+
+def test_columns_in_another_order(tmp_path, catalogue_row, write_catalogue):
+    write_catalogue(tmp_path, [catalogue_row(id="S7")], sorted(sevir.CATALOGUE_COLUMNS) + ["new"])
+    assert sevir.read_catalogue(tmp_path)[0].id == "S7"
+
+
+def test_an_id_repeated_at_one_time_is_dropped_and_said(tmp_path, catalogue_row, write_catalogue):
+    rows = [catalogue_row(id="S0"), catalogue_row(id="S1"), catalogue_row(id="S1", file_index=1)]
+    write_catalogue(tmp_path, rows)
+    said = []
+    assert [event.id for event in sevir.read_catalogue(tmp_path, said.append)] == ["S0"]
+    assert said == ["dropped 2 catalogue rows whose id is repeated"]
+
+
+def test_an_id_at_two_times_is_two_events(tmp_path, catalogue_row, write_catalogue):
+    rows = [catalogue_row(), catalogue_row(time_utc="2018-05-02 12:00:00", file_index=1)]
+    write_catalogue(tmp_path, rows)
+    assert len(sevir.read_catalogue(tmp_path, say=pytest.fail)) == 2
+
+
+def test_nothing_but_repeated_ids(tmp_path, catalogue_row, write_catalogue):
+    write_catalogue(tmp_path, [catalogue_row(), catalogue_row(file_index=1)])
+    with pytest.raises(InputError, match="repeated"):
+        sevir.read_catalogue(tmp_path, say=str)
+
+
+def test_events_without_their_file_are_dropped_and_said(tmp_path, catalogue_row, write_catalogue):
+    rows = [catalogue_row(id=f"S{k}", file_name=f"vil/{k}.h5") for k in range(3)]
+    write_catalogue(tmp_path, rows)
+    (tmp_path / "data/vil/1.h5").unlink()
+    said = []
+    assert [event.id for event in sevir.read_catalogue(tmp_path, said.append)] == ["S0", "S2"]
+    assert said == ["dropped 1 of 3 events whose file is absent (1 file, 1.h5 the first)"]
+
+
+def test_no_file_at_all(tmp_path, catalogue_row, write_catalogue):
+    write_catalogue(tmp_path, [catalogue_row()])
+    (tmp_path / "data/vil/2018/a.h5").unlink()
+    with pytest.raises(InputError, match=r"`--data`.*none of them.*vil/2018/a\.h5"):
+        sevir.read_catalogue(tmp_path)
+
+
+def test_pct_missing_is_a_share_unless_it_exceeds_one(tmp_path, catalogue_row, write_catalogue):
+    rows = [catalogue_row(id="S0", pct_missing=0.5), catalogue_row(id="S1", pct_missing=1)]
+    write_catalogue(tmp_path, rows)
+    assert [event.missing_share for event in sevir.read_catalogue(tmp_path)] == [0.5, 1]
+    rows = [catalogue_row(id="S0", pct_missing=0.5), catalogue_row(id="S1", pct_missing=65)]
+    write_catalogue(tmp_path, rows)
+    assert [event.missing_share for event in sevir.read_catalogue(tmp_path)] == [0.005, 0.65]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"time_utc": "yesterday"}, r"line 3: time_utc 'yesterday'"),
+        ({"file_index": "x"}, "line 3"),
+        ({"file_index": -1}, "line 3: file_index -1"),
+        ({"size_x": ""}, "line 3"),
+        ({"size_y": 8}, "line 3: size_x 16 and size_y 8"),
+        ({"pct_missing": ""}, "line 3"),
+        ({"pct_missing": "nan"}, "line 3"),
+        ({"pct_missing": 101}, "line 3"),
+        ({"minute_offsets": ""}, "line 3"),
+    ],
+)
+def test_a_faulty_row_is_named(tmp_path, catalogue_row, write_catalogue, values, message):
+    write_catalogue(tmp_path, [catalogue_row(id="S0"), catalogue_row(id="S1", **values)])
+    with pytest.raises(InputError, match=message):
+        sevir.read_catalogue(tmp_path)
+
+
+def test_no_folder_no_catalogue_no_columns_no_vil(tmp_path, catalogue_row, write_catalogue):
+    with pytest.raises(InputError, match="no folder"):
+        sevir.read_catalogue(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"no CATALOG\.csv"):
+        sevir.read_catalogue(tmp_path)
+    (tmp_path / "CATALOG.csv").write_text("id,file_name\nS0,a.h5\n")
+    with pytest.raises(InputError, match="without the columns file_index"):
+        sevir.read_catalogue(tmp_path)
+    (tmp_path / "CATALOG.csv").write_text("")
+    with pytest.raises(InputError, match="without the columns id"):
+        sevir.read_catalogue(tmp_path)
+    (tmp_path / "CATALOG.csv").write_bytes(b"\x89HDF\r\n\x1a\n\xff\xfe")
+    with pytest.raises(InputError, match=r"CATALOG\.csv"):
+        sevir.read_catalogue(tmp_path)
+    write_catalogue(tmp_path, [catalogue_row(img_type="vis")])
+    with pytest.raises(InputError, match="has none"):
+        sevir.read_catalogue(tmp_path)
+
+
+# ---- selection and split ----------------------------------------------------------------------
+
+
+def test_selection_by_share_of_missing_pixels():
+    events = [_event("2018-01-01", missing_share=share) for share in (0, 0.1, 0.2)]
+    assert len(sevir.select_events(events, 1)) == 3
+    assert len(sevir.select_events(events, 0.1)) == 2
+    assert len(sevir.select_events(events, 0)) == 1
+    with pytest.raises(InputError, match=r"`--max-missing`.*0\.1"):
+        sevir.select_events(events[1:], 0)
+
+
+def test_split_by_the_authors_dates():
+    times = ["2019-06-01 00:05", "2019-06-01 00:00", "2018-01-01"]
+    split = sevir.split_events([_event(time) for time in times])
+    assert [event.time.year for event in split.train] == [2018, 2019]
+    assert [event.time.minute for event in split.test] == [5]
+    assert "2 events to train and 1 to test" in split.note
+
+
+def test_split_by_given_dates_leaves_what_lies_between():
+    events = [_event(f"2018-01-0{day}") for day in range(1, 7)]
+    day = [datetime.datetime(2018, 1, day) for day in range(1, 7)]
+    split = sevir.split_events(events, day[1], day[3])
+    assert [event.time.day for event in split.train] == [1, 2]
+    assert [event.time.day for event in split.test] == [5, 6]
+
+
+@pytest.mark.parametrize("year", [2010, 2025])
+@pytest.mark.parametrize(("events", "test"), [(2, 1), (5, 1), (6, 2), (10, 2), (11, 3)])
+def test_the_last_fifth_where_all_lie_on_one_side(year, events, test):
+    split = sevir.split_events([_event(f"{year}-01-{k + 1:02d}") for k in range(events)])
+    assert len(split.test) == test
+    assert len(split.train) == events - test
+    assert max(event.time for event in split.train) < min(event.time for event in split.test)
+    assert "last fifth" in split.note
+
+
+def test_events_of_one_time_are_not_divided():
+    days = [1, 2, 3, 3, 3, 3, 3, 3]
+    split = sevir.split_events([_event(f"2010-01-{day:02d}") for day in days])
+    assert [event.time.day for event in split.train] == [1, 2]
+    assert len(split.test) == 6
+
+
+def test_an_empty_side_is_an_error():
+    events = [_event("2010-01-01"), _event("2010-01-02")]
+    date = datetime.datetime(2015, 1, 1)
+    with pytest.raises(InputError, match="leave no test events"):
+        sevir.split_events(events, train_before=date)
+    with pytest.raises(InputError, match=r"must not be before.*2019-06-01"):
+        sevir.split_events(events, test_from=date)
+    early = datetime.datetime(2000, 1, 1)
+    with pytest.raises(InputError, match="leave no training events"):
+        sevir.split_events(events, early, early)
+    with pytest.raises(InputError, match="two times"):
+        sevir.split_events([_event("2010-01-01"), _event("2010-01-01")])
+    with pytest.raises(InputError, match="both sets"):
+        sevir.split_events(events, date, early)
+
+
+def test_the_authors_rule_gives_the_published_numbers(tmp_path, catalogue_row, write_catalogue):
+    """A catalogue of the real one's size: incomplete events, repeated ids, unfilled batches."""
+
+    def rows(prefix, year, complete):
+        for k in range(complete + 5):  # the last five do not fill a batch
+            yield catalogue_row(id=f"{prefix}{k}", time_utc=f"{year}-01-01 00:00:00")
+        for k in range(100):
+            yield catalogue_row(id=f"{prefix}M{k}", pct_missing=0.1)
+        for k in range(100):  # repeated rows, also at other times and with gaps in one
+            yield catalogue_row(id=f"{prefix}R{k}")
+            yield catalogue_row(id=f"{prefix}R{k}", time_utc="2018-06-01 12:00:00")
+        yield catalogue_row(id="S0", time_utc=f"{year}-01-01 00:00:00", pct_missing=0.2)
+
+    write_catalogue(tmp_path, [*rows("S", 2018, 8 * 1865), *rows("T", 2020, 8 * 506)])
+    split = sevir.authors_split(tmp_path, say=str)
+    windows = [
+        sum(len(sevir.window_starts(event.frames)) for event in side)
+        for side in (split.train, split.test)
+    ]
+    assert windows == [44760, 12144]
+
+
+# ---- windows ----------------------------------------------------------------------------------
+
+
+def test_starts_of_windows():
+    assert list(sevir.window_starts(49)) == [0, 12, 24]
+    assert list(sevir.window_starts(48)) == [0, 12]
+    assert list(sevir.window_starts(40)) == [0, 12]
+    assert list(sevir.window_starts(25)) == [0]
+    assert list(sevir.window_starts(24)) == []
+    assert list(sevir.window_starts(27, 1)) == [0, 1, 2]
+    assert list(sevir.window_starts(49, 10)) == [0, 10, 20]
+
+
+def test_a_window_is_13_frames_and_the_12_after_them():
+    vil = np.random.default_rng(0).integers(0, 256, (6, 5, 49), np.uint8)
+    for start in sevir.window_starts(49, 1):
+        x, y = sevir.cut_window(vil, start)
+        np.testing.assert_array_equal(x, vil[:, :, start : start + 13])
+        np.testing.assert_array_equal(y, vil[:, :, start + 13 : start + 25])
+        assert x.flags.c_contiguous and y.flags.c_contiguous
+
+
+def test_windows_of_the_authors():
+    vil = np.arange(49, dtype=np.uint8).reshape(1, 1, 49)
+    windows = [sevir.cut_window(vil, start) for start in sevir.window_starts(49)]
+    first_and_last = [(x[0, 0, 0], x[0, 0, -1], y[0, 0, 0], y[0, 0, -1]) for x, y in windows]
+    assert first_and_last == [(0, 12, 13, 24), (12, 24, 25, 36), (24, 36, 37, 48)]
+
+
+# ---- pixels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", [{}, {"chunks": (1, 16, 16, 49), "compression": "gzip"}])
+def test_events_are_those_of_h5py(tmp_path, write_sevir, storage):
+    codes = write_sevir(tmp_path, events=10, **storage)
+    events = sevir.read_catalogue(tmp_path, say=pytest.fail)
+    sevir.check_files(events)
+    with ThreadPoolExecutor(4) as executor:
+        read = list(executor.map(sevir.read_event, events))
+    for event, vil in zip(events, read, strict=True):
+        with h5py.File(event.file) as file:
+            np.testing.assert_array_equal(vil, file["vil"][event.index])
+        np.testing.assert_array_equal(vil, codes[int(event.id[1:])])
+
+
+def test_radar_windows_are_those_of_h5py(radar):
+    events = sevir.read_catalogue(radar, say=pytest.fail)
+    assert len(events) == 12
+    split = sevir.split_events(events)
+    assert (len(split.train), len(split.test)) == (6, 6)
+    sevir.check_files(events)
+    for event in events:
+        vil = sevir.read_event(event)
+        assert np.mean(vil == sevir.MISSING) == pytest.approx(event.missing_share, abs=1e-6)
+        with h5py.File(event.file) as file:
+            for start in sevir.window_starts(event.frames):
+                x, y = sevir.cut_window(vil, start)
+                stored = file["vil"][event.index, :, :, start : start + 25]
+                np.testing.assert_array_equal(np.concatenate([x, y], axis=-1), stored)
+
+
+def _slow_block_mean(vil, factor):
+    y, x, frames = vil.shape
+    means = np.empty((y // factor, x // factor, frames), np.uint8)
+    for i, j, t in np.ndindex(means.shape):
+        block = vil[i * factor : (i + 1) * factor, j * factor : (j + 1) * factor, t]
+        valid = block[block != 255].astype(float)
+        means[i, j, t] = math.floor(valid.mean() + 0.5) if valid.size else 255
+    return means
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 6])
+@pytest.mark.parametrize("missing", [0, 0.3, 0.9])
+def test_block_mean_over_valid_pixels(factor, missing):
+    rng = np.random.default_rng(factor)
+    vil = rng.integers(0, 255, (12, 6, 5), np.uint8)
+    vil[rng.random(vil.shape) < missing] = 255
+    mean = sevir.block_mean(vil, factor)
+    assert mean.dtype == np.uint8
+    np.testing.assert_array_equal(mean, _slow_block_mean(vil, factor))
+
+
+def test_block_mean_by_hand():
+    def mean(*block):
+        return sevir.block_mean(np.array(block, np.uint8).reshape(2, 2, 1), 2).item()
+
+    assert mean(0, 1, 1, 0) == 1  # a half is rounded up
+    assert mean(0, 1, 0, 0) == 0
+    assert mean(254, 254, 254, 254) == 254
+    assert mean(10, 255, 255, 255) == 10
+    assert mean(255, 255, 255, 255) == 255
+
+
+def test_the_largest_block_does_not_overflow():
+    vil = np.full((384, 384, 1), 254, np.uint8)
+    assert sevir.block_mean(vil, 384).item() == 254
+
+
+def test_a_coarser_grid_is_the_block_mean(tmp_path, write_sevir):
+    codes = write_sevir(tmp_path, events=1)
+    (event,) = sevir.read_catalogue(tmp_path)
+    np.testing.assert_array_equal(sevir.read_event(event, 16), codes[0])
+    np.testing.assert_array_equal(sevir.read_event(event, 4), _slow_block_mean(codes[0], 4))
+    for grid in (5, 32, 0):
+        with pytest.raises(InputError, match=rf"`--grid` must divide.*Received: {grid}\."):
+            sevir.read_event(event, grid)
+
+
+# ---- damaged files ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def event(tmp_path, write_sevir):
+    write_sevir(tmp_path, events=3, chunks=(1, 16, 16, 49), compression="gzip")
+    return sevir.read_catalogue(tmp_path)[1]
+
+
+def _refused(event, match):
+    for look in (lambda: sevir.check_files([event]), lambda: sevir.read_event(event)):
+        with pytest.raises(InputError, match=match) as caught:
+            look()
+        assert str(event.file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file(event):
+    with open(event.file, "r+b") as file:
+        file.truncate(event.file.stat().st_size // 2)
+    _refused(event, "cannot be read as HDF5")
+
+
+def test_an_empty_file(event):
+    event.file.write_bytes(b"")
+    _refused(event, "cannot be read as HDF5")
+
+
+def test_a_file_that_vanished(event):
+    event.file.unlink()
+    _refused(event, "cannot be read as HDF5")
+
+
+def test_a_damaged_event_is_named(event):
+    sevir.check_files([event])
+    raw = event.file.read_bytes()
+    with h5py.File(event.file) as file:
+        place = file["vil"].id.get_chunk_info(event.index).byte_offset
+    event.file.write_bytes(raw[:place] + b"\0" * 64 + raw[place + 64 :])
+    sevir.check_files([event])
+    with pytest.raises(InputError, match=rf"event {event.id} in {event.file} cannot be read"):
+        sevir.read_event(event)
+
+
+def _rewritten(event, vil, ids=(b"S0", b"S1", b"S2")):
+    with h5py.File(event.file, "w") as file:
+        if vil is not None:
+            file["vil"] = vil
+        file["id"] = np.array(ids, "S10")
+
+
+def test_vil_of_another_shape_or_type(event):
+    good = np.zeros((3, 16, 16, 49), np.uint8)
+    _rewritten(event, good)
+    sevir.check_files([event])
+    _rewritten(event, good[..., 0])
+    _refused(event, r"must be uint8 of shape \(events, y, x, time\)")
+    _rewritten(event, good.astype(np.float32))
+    _refused(event, r"must be uint8.*Received: float32")
+    _rewritten(event, good[:, :8])
+    _refused(event, r"must have the catalogue's shape.*Received: \(3, 8, 16, 49\)")
+    _rewritten(event, good[..., :48])
+    _refused(event, "must have the catalogue's shape")
+    _rewritten(event, good[:1])
+    _refused(event, "at index 1, as the catalogue says. Received: 1 events")
+    _rewritten(event, None)
+    _refused(event, "must hold the data set `vil`")
+
+
+def test_another_event_at_the_index(event):
+    _rewritten(event, np.zeros((3, 16, 16, 49), np.uint8), ids=(b"S1", b"S0", b"S2"))
+    _refused(event, r"`id` in .* must be the catalogue's, S1, at index 1. Received: S0\.")
+
+
+def test_ids_cut_to_the_length_of_the_file(tmp_path, catalogue_row, write_catalogue):
+    long = "R18032505027684"
+    write_catalogue(tmp_path, [catalogue_row(id=long)])
+    (event,) = sevir.read_catalogue(tmp_path)
+    _rewritten(event, np.zeros((1, 16, 16, 49), np.uint8), ids=[long.encode()])  # S10
+    sevir.check_files([event])
