@@ -7,11 +7,12 @@ import re
 import sys
 from dataclasses import dataclass, field
 
+from keras_nowcast.energy.source import SOURCES as POWER_SOURCES
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.precision import PRECISIONS
+from keras_nowcast.model.sizes import MAX_DEPTH, check_sizes
 from keras_nowcast.records import RunFolder
 
-POWER_SOURCES = ("auto", "nvml", "rapl", "estimate", "none")
 
 
 def _flag(default, help, **more):
@@ -55,6 +56,10 @@ class RunConfig:
     resume: bool = _flag(False, "go on from the checkpoint in --run-dir")
     power_source: str = _flag("auto", "where power is read", choices=POWER_SOURCES)
     power_interval_s: float = _flag(0.1, "seconds between two readings of power")
+    watts_per_core: float | None = _flag(
+        None, "stated power of a busy core, for --power-source estimate (default: the processor's "
+        "design power, from a small table)"
+    )
     window_stride: int = _flag(12, "frames between the starts of two windows of an event")
     max_windows: int | None = _flag(None, "use at most so many windows of each split")
     max_missing: float = _flag(
@@ -76,9 +81,9 @@ class RunConfig:
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # NaN is no number to train with
                 raise InputError(f"`{_as_flag(name)}` must be at least {least}. Received: {value}.")
-        self._demand(1 <= self.depth <= 6, "depth", "must be from 1 to 6")
+        self._demand(1 <= self.depth <= MAX_DEPTH, "depth", f"must be from 1 to {MAX_DEPTH}")
         self._demand(0 < self.learning_rate < float("inf"), "learning_rate", "must be above 0")
         self._demand(self.power_interval_s >= 0.001, "power_interval_s", "must be at least 0.001")
         self._demand(0 <= self.max_missing <= 1, "max_missing", "must be a share from 0 to 1")
@@ -89,11 +94,8 @@ class RunConfig:
         for name in ("train_before", "test_from"):
             if getattr(self, name) is not None:
                 self._date(name)
-        if self.grid is not None and self.grid % 2**self.depth:
-            raise InputError(
-                f"`--grid` must be divisible by 2**depth = {2**self.depth}, since each level "
-                f"halves it. Received: {self.grid} with `--depth` {self.depth}."
-            )
+        if self.grid is not None:
+            check_sizes(self.grid, self.depth, self.filters, self.center_filters)
         if self.resume and self.run_dir is None:
             raise InputError("`--resume` needs `--run-dir`, the folder of the run to go on with.")
 

@@ -23,8 +23,9 @@ EPOCH_COLUMNS = (
 # What may differ between a run and its continuation: where things are and how they are watched,
 # not what is computed.
 MAY_CHANGE_ON_RESUME = frozenset(
-    {"data", "run_dir", "epochs", "resume", "power_source", "power_interval_s", "tensorboard"}
-)
+    {"data", "run_dir", "epochs", "resume", "power_source", "power_interval_s",
+     "watts_per_core", "tensorboard"}
+)  # fmt: skip
 
 
 class RunFolder:
@@ -52,22 +53,21 @@ class RunFolder:
         """The trace of power readings."""
         return self.path / "power.csv"
 
-    def open(self, config):
-        """Makes the folder for `config`, or checks that it can be gone on with.
+    def check(self, config):
+        """Checks that a run of `config` can be in this folder; writes nothing.
 
         Raises:
-          InputError: it holds a run and `config.resume` is False; there is nothing to resume; the
-            run in it was another one; or the folder cannot be written.
+          InputError: it holds a run and `config.resume` is False; there is nothing to resume; or
+            the run in it was another one.
         """
+        stored = self.stored_config()
         if not config.resume:
-            if (self.path / "config.json").exists():
+            if stored is not None:
                 raise InputError(
                     f"`--run-dir` must not hold a run already. Received: {self.path}, "
                     f"{self._state()}; give another name, or --resume to go on with it."
                 )
-            self._write_first_files(config)
             return
-        stored = self.stored_config()
         if stored is None:
             raise InputError(
                 f"`--resume` needs a run to go on with. Received: `--run-dir` {self.path}, which "
@@ -80,9 +80,13 @@ class RunFolder:
                     f" with, {stored[name]!r}. Received: {value!r}; leave it out, or start another "
                     "run."
                 )
-        self._write_first_files(config)
 
-    def _write_first_files(self, config):
+    def open(self, config):
+        """Makes the folder and writes config.json: from now on it holds a run.
+
+        Raises:
+          InputError: the folder cannot be written.
+        """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "config.json", dataclasses.asdict(config))
@@ -180,7 +184,7 @@ def _not_finite(value):
 def _read_json(path):
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise InputError(f"{path} must be JSON. Received: a file that is not ({error}).") from None

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_nowcast.errors import Interrupted, TrainingFailed
+from keras_nowcast.training.distributed import average_variables
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Sums:
     skipped_steps: int = 0
     seconds: float = 0.0  # of training, after the first compiled step
     samples: int = 0  # trained in those seconds
+    joules: float | None = None  # used in those seconds; None where not measured
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Progress:
       sums: what it has added up.
       rows: one dict for each finished epoch, as epochs.csv has them.
       setup_seconds: from the start of the process to the end of its first step, over all starts.
+      zero_unix_s: unix time of the first start, which power.csv counts from.
+      energy: what the ranks measured in earlier starts, as `merge_energy` takes it.
     """
 
     epoch: int = 0
@@ -41,6 +45,8 @@ class Progress:
     sums: Sums = field(default_factory=Sums)
     rows: list = field(default_factory=list)
     setup_seconds: float = 0.0
+    zero_unix_s: float | None = None
+    energy: list = field(default_factory=list)
 
     def as_dict(self):
         """Returns it as plain JSON-able values."""
@@ -62,20 +68,21 @@ class EpochRecorder(keras.callbacks.Callback):
       world: the World.
       progress: the Progress to keep.
       metric: the MeanSquaredErrorMetric the model was compiled with.
-      batch_samples: function (epoch, step) -> windows of all ranks in that step.
+      step_samples: function of a step of an epoch -> windows of all ranks in it.
       started: time.monotonic() at the start of the process.
       energy: the EnergyRecorder of this run.
     """
 
-    def __init__(self, world, progress, metric, batch_samples, started, energy):
+    def __init__(self, world, progress, metric, step_samples, started, energy):
         super().__init__()
         self._world = world
         self._progress = progress
         self._metric = metric
-        self._batch_samples = batch_samples
+        self._step_samples = step_samples
         self._started = started
         self._energy = energy
         self._compiled = False
+        self._closed = True  # no epoch is under way
         self._since = None  # monotonic time since which the clock runs; None while it stands
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -85,20 +92,19 @@ class EpochRecorder(keras.callbacks.Callback):
         self._first_step = self._progress.step
         self._val_seconds = None
         self._closed = False
-        self._energy.begin_epoch(epoch)
         if self._compiled:
-            self.start_clock()
+            self._start_clock()
 
     def on_train_batch_end(self, batch, logs=None):
         # Keras hands over `logs` as Python numbers: the device has finished this step.
         step = self._progress.step
         self._progress.step += 1
         if self._compiled:
-            self._progress.sums.samples += self._batch_samples(self._progress.epoch, step)
+            self._progress.sums.samples += self._step_samples(step)
         else:
             self._compiled = True
             self._progress.setup_seconds += time.monotonic() - self._started
-            self.start_clock()
+            self._start_clock()
 
     def on_test_begin(self, logs=None):
         self._close_training()
@@ -117,13 +123,14 @@ class EpochRecorder(keras.callbacks.Callback):
             "epoch": epoch,
             "loss": loss,
             "val_loss": self._mean_error(),
-            "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
+            "learning_rate": _scalar(self.model.optimizer.learning_rate),
             "loss_scale": loss_scale(self.model.optimizer),
             "skipped_steps": sums.skipped_steps,
             "seconds": sums.seconds,
             "val_seconds": self._val_seconds,
             "samples_per_second": sums.samples / sums.seconds if sums.seconds else None,
-            "joules": self._energy.end_epoch(epoch),
+            "joules": sums.joules,
+            "samples": sums.samples,
         }
         logs.clear()
         logs.update(row)
@@ -132,19 +139,27 @@ class EpochRecorder(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise TrainingFailed(f"the loss of epoch {epoch} is {loss}")
 
-    def start_clock(self):
-        """Counts time, and energy, as training from now on."""
-        self._since = time.monotonic()
-        self._energy.begin("epoch")
+    def settle(self):
+        """Brings the sums up to this step, so that a checkpoint of it is complete.
 
-    def stop_clock(self):
+        Training does not go on in this epoch after it.
+        """
+        self._close_training()
+
+    def _start_clock(self):
+        """Counts time, and energy, as training from now on."""
+        self._energy.begin("epoch")
+        self._since = time.monotonic()
+
+    def _stop_clock(self):
         """Stops counting; what follows is not training."""
         if self._since is not None:
+            self._energy.synchronize()
             self._progress.sums.seconds += time.monotonic() - self._since
             self._since = None
             self._energy.end("epoch")
 
-    def collect(self):
+    def _collect(self):
         """Adds this process's errors, pixels and skipped steps to the sums; all ranks call it."""
         sums = self._progress.sums
         error, pixels = self._metric_sums()
@@ -159,26 +174,33 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def _close_training(self):
         if not self._closed:
-            self.stop_clock()
-            self.collect()
+            self._stop_clock()
+            self._collect()
             self._closed = True
+            joules = self._energy.epoch_joules()
+            if joules is not None:
+                self._progress.sums.joules = (self._progress.sums.joules or 0.0) + joules
 
     def _mean_error(self):
         error, pixels = self._metric_sums()
         return error / pixels if pixels else None
 
     def _metric_sums(self):
-        sums = np.array([float(self._metric.total.value), float(self._metric.count.value)])
-        return [float(each) for each in np.asarray(self._world.total(sums))]
+        sums = np.array([_scalar(self._metric.total), _scalar(self._metric.count)])
+        return [float(each) for each in self._world.total(sums)]
 
     def _optimizer_steps(self):
-        return int(np.asarray(self.model.optimizer.iterations))
+        return int(_scalar(self.model.optimizer.iterations))
 
 
 def loss_scale(optimizer):
     """Returns the dynamic loss scale of a Keras optimizer, None where there is none."""
     scale = getattr(optimizer, "dynamic_scale", None)
-    return None if scale is None else float(np.asarray(scale))
+    return None if scale is None else _scalar(scale)
+
+
+def _scalar(variable):
+    return float(keras.ops.convert_to_numpy(variable))
 
 
 class StopTogether(keras.callbacks.Callback):
@@ -252,6 +274,21 @@ class Signals:
         self.received = True
 
 
+class AverageStatistics(keras.callbacks.Callback):
+    """Gives all ranks the mean of their batch-norm statistics before each validation.
+
+    In training each rank normalizes with its own batch and moves its own averages. What is
+    validated is what is saved: the network with the mean of the ranks' averages.
+    """
+
+    def __init__(self, world):
+        super().__init__()
+        self._world = world
+
+    def on_test_begin(self, logs=None):
+        average_variables(self.model.non_trainable_variables, self._world)
+
+
 class SaveEachEpoch(keras.callbacks.Callback):
     """Calls `save()` after each epoch. Comes before StopTogether."""
 
@@ -282,16 +319,15 @@ class ProgressLines(keras.callbacks.Callback):
       epochs: how many epochs the run has.
       steps: steps of an epoch.
       progress: the Progress of the run.
-      watts: function without arguments returning the latest power of this process's devices, or
-        None.
+      energy: the EnergyRecorder of this run.
     """
 
-    def __init__(self, epochs, steps, progress, watts):
+    def __init__(self, epochs, steps, progress, energy):
         super().__init__()
         self._epochs = epochs
         self._steps = steps
         self._progress = progress
-        self._watts = watts
+        self._energy = energy
         self._bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -316,14 +352,15 @@ class ProgressLines(keras.callbacks.Callback):
         if self._bar.n > self._bar.initial + 1 and self._bar.format_dict["rate"]:
             rate = self._bar.format_dict["rate"] * sums.samples / max(1, self._bar.n - 1)
             shown["samples/s"] = f"{rate:.1f}"
-        watts = self._watts()
+        watts = self._energy.watts
         if watts is not None:
             shown["W"] = f"{watts:.0f}"
         self._bar.set_postfix(shown)
 
     def on_epoch_end(self, epoch, logs=None):
         self._bar.close()
-        print(epoch_line(logs, self._epochs), flush=True)
+        estimated = self._energy.source.kind == "estimate"
+        print(epoch_line(logs, self._epochs, estimated), flush=True)
 
     def on_train_end(self, logs=None):
         self.close()
@@ -334,8 +371,8 @@ class ProgressLines(keras.callbacks.Callback):
             self._bar.close()
 
 
-def epoch_line(row, epochs):
-    """Returns one epoch's row as the line the console shows."""
+def epoch_line(row, epochs, estimated=False):
+    """Returns one epoch's row as the line the console shows; `estimated` marks its energy so."""
     parts = [f"epoch {row['epoch'] + 1}/{epochs}", f"loss {row['loss']:.5f}"]
     if row["val_loss"] is not None:
         parts.append(f"val_loss {row['val_loss']:.5f}")
@@ -344,7 +381,8 @@ def epoch_line(row, epochs):
         parts.append(f"{row['samples_per_second']:.1f} samples/s")
     parts.append(f"{row['seconds']:.1f} s")
     if row["joules"] is not None:
-        parts.append(f"{row['joules']:.0f} J, {row['joules'] / row['seconds']:.0f} W")
+        mark = " (estimate)" if estimated else ""
+        parts.append(f"{row['joules']:.0f} J, {row['joules'] / row['seconds']:.0f} W{mark}")
     if row["loss_scale"] is not None:
         parts.append(f"loss scale {row['loss_scale']:.0f}, {row['skipped_steps']} steps skipped")
     return "  ".join(parts)

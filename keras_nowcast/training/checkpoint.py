@@ -43,7 +43,7 @@ def read_checkpoint(folder):
     damaged = []
     for file in _newest_first(folder):
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             damaged.append(file.name)
@@ -62,7 +62,12 @@ def _newest_first(folder):
 
 def variable_arrays(prefix, variables):
     """Returns {`<prefix>/<index>`: array} of Keras variables, for write_checkpoint."""
-    return {f"{prefix}/{index}": np.asarray(each) for index, each in enumerate(variables)}
+    import keras
+
+    return {
+        f"{prefix}/{index}": keras.ops.convert_to_numpy(each)
+        for index, each in enumerate(variables)
+    }
 
 
 def assign_variables(prefix, variables, arrays):

@@ -74,6 +74,24 @@ class World:
         if self.size > 1:
             _horovod().broadcast_variables([each.value for each in variables], root_rank=0)
 
+    def on_all(self, function):
+        """Calls `function()` on every rank and returns each its own result.
+
+        Raises:
+          InputError: a rank raised one; every rank raises it, naming that rank.
+        """
+        result, refusal = None, None
+        try:
+            result = function()
+        except InputError as error:
+            if self.size == 1:
+                raise
+            refusal = f"rank {self.rank}: {error}"
+        refusals = [each for each in self.gather(refusal) if each is not None]
+        if refusals:
+            raise InputError(refusals[0])
+        return result
+
     def on_first(self, function):
         """Calls `function()` on rank 0 alone and returns its result on all ranks.
 
@@ -106,6 +124,7 @@ def start():
     Raises:
       InputError: a launcher started several processes and Horovod is not installed.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from 1 on, TensorFlow tells warnings
     launched = launched_as()
     if importlib.util.find_spec("horovod") is None:
         if launched is not None and launched[1] > 1:

@@ -13,6 +13,7 @@ from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model import cost, precision
 from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
+from keras_nowcast.training.energy import EnergyRecorder
 
 SYNTHETIC_ROOT = Path("data/synthetic")
 
@@ -33,13 +34,11 @@ def train(config, started):
     world = distributed.start()
     say = print if world.is_first else _say_nothing
     config = _with_data(config, world, say)
-    split = _read_split(config, say)
+    split = world.on_all(lambda: _read_split(config, say))
     config = _resolved(config, world, split, say)
     world.on_first(lambda: sevir.check_files(split.train + split.test))
     folder = RunFolder(config.run_dir)
-    world.on_first(lambda: folder.open(config))
-    say(f"run folder: {folder.path}")
-
+    world.on_first(lambda: folder.check(config))
     run = Run(config, world, folder, split, started, say)
     try:
         run.fit()
@@ -115,8 +114,6 @@ class Run:
         self.folder = folder
         self.say = say
         self.environment = environment.describe(world)
-        if world.is_first:
-            folder.write_environment(self.environment)
         self.training = self._pipeline(split.train, shuffle=True)
         self.validation = self._pipeline(split.test, shuffle=False)
         keras.utils.set_random_seed(config.seed)
@@ -127,17 +124,34 @@ class Run:
         if config.resume:
             self._restore()
         world.broadcast_variables(self._replicated_variables())
-        self.energy = EnergyRecorder(config, world, folder)
+        self.energy = EnergyRecorder(config, world, folder, self.progress)
+        self.energy.follow(self.model)
+        self.cost = cost.count_unet(
+            config.grid,
+            sevir.FRAMES_IN,
+            sevir.FRAMES_OUT,
+            config.depth,
+            config.filters,
+            config.center_filters,
+        ).record(config.precision, config.batch_per_replica, config.fp16_allreduce)
         self.recorder = callbacks.EpochRecorder(
-            world, self.progress, metric, self.training.samples, started, self.energy
+            world, self.progress, metric, self.training.step_samples, started, self.energy
         )
         self.stopper = None
+        world.on_first(self._open_folder)
         say(
             f"UNet of depth {config.depth} with {config.filters} filters: "
             f"{self.model.count_params():,} parameters; {self.training.windows} windows an epoch "
             f"in {self.training.steps} steps on {world.size} "
-            f"process{'es' if world.size > 1 else ''}; {self.validation.windows} windows held out"
+            f"process{'es' if world.size > 1 else ''}; {self.validation.windows} windows held out\n"
+            f"power source: {self.energy.source.kind} ({self.energy.source.reason})\n"
+            f"run folder: {folder.path}"
         )
+
+    def _open_folder(self):
+        """Claims the run folder: last, so that a refusal leaves none behind."""
+        self.folder.open(self.config)
+        self.folder.write_environment(self.environment)
 
     def _pipeline(self, events, shuffle):
         from keras_nowcast.data.pipeline import WindowPipeline
@@ -184,6 +198,7 @@ class Run:
                 validation_data=self.validation.dataset(),
                 validation_steps=self.validation.steps,
                 callbacks=hooks,
+                shuffle=False,  # the pipeline shuffles
                 verbose=0,
             )
 
@@ -212,7 +227,7 @@ class Run:
             hooks += [
                 callbacks.EpochTable(self.folder, self.progress),
                 callbacks.ProgressLines(
-                    self.config.epochs, self.training.steps, self.progress, self.energy.watts
+                    self.config.epochs, self.training.steps, self.progress, self.energy
                 ),
             ]
             if self.config.tensorboard:
@@ -233,16 +248,20 @@ class Run:
     def save(self):
         """Writes a checkpoint of the run as it stands, in or between epochs."""
         self.recorder.settle()
+        with self.energy.window("checkpoint"):
+            self._write_checkpoint()
+
+    def _write_checkpoint(self):
         statistics = self.world.gather(
             checkpoint.variable_arrays("statistics", self.model.non_trainable_variables)
         )
         arrays = checkpoint.variable_arrays("replicated", self._replicated_variables())
         for name in statistics[0]:
             arrays[name] = np.stack([of_rank[name] for of_rank in statistics])
+        values = self.progress.as_dict()
+        values["energy"] = values["energy"] + self.energy.results()
         self.world.on_first(
-            lambda: checkpoint.write_checkpoint(
-                self.folder.checkpoints, self.progress.as_dict(), arrays
-            )
+            lambda: checkpoint.write_checkpoint(self.folder.checkpoints, values, arrays)
         )
 
     def _restore(self):
@@ -286,8 +305,8 @@ class Run:
 
     def write_record(self, status, reason=None):
         """Writes record.json (DESIGN.md names its keys) and epochs.csv."""
-        memory = self._memory()
-        energy = self.energy.record(self.progress)
+        memory = self._memory_record()
+        energy = self.energy.record(self._timed_samples())
         if not self.world.is_first:
             return
         record = {
@@ -295,38 +314,100 @@ class Run:
             "status_reason": reason,
             "config": dataclasses.asdict(self.config),
             "environment": self.environment,
-            "model": self._model_record(),
+            "model": self.cost,
             "training": self._training_record(),
             "energy": energy,
             "memory": memory,
         }
         self.folder.write_epochs(self.progress.rows)
         self.folder.write_record(record)
-        self.say(summary(record))
 
-    def _model_record(self):
-        counted = cost.counted(
-            grid=self.config.grid,
-            depth=self.config.depth,
-            filters=self.config.filters,
-            center_filters=self.config.center_filters,
-        )
-        return counted
+    def _timed_samples(self):
+        progress = self.progress
+        return sum(row["samples"] for row in progress.rows) + progress.sums.samples
 
     def _training_record(self):
-        rows = self.progress.rows
-        seconds = sum(row["seconds"] for row in rows) + self.progress.sums.seconds
-        timed = sum(
-            row["samples_per_second"] * row["seconds"] for row in rows if row["samples_per_second"]
-        )
+        rows, sums = self.progress.rows, self.progress.sums
+        seconds = sum(row["seconds"] for row in rows) + sums.seconds
+        rate = self._timed_samples() / seconds if seconds else None
         last = rows[-1] if rows else {"loss": None, "val_loss": None}
-        scale = loss_scale(self.model.optimizer)
-        return {
+        from keras_nowcast.training import callbacks
+
+        scale = callbacks.loss_scale(self.model.optimizer)
+        flops = self.cost["training_flops_per_sample"]
+        record = {
             "epochs": len(rows),
             "windows_per_epoch": self.training.windows,
             "steps": len(rows) * self.training.steps + self.progress.step,
-            "skipped_steps": sum(row["skipped_steps"] for row in rows)
-            + self.progress.sums.skipped_steps,
+            "skipped_steps": sum(row["skipped_steps"] for row in rows) + sums.skipped_steps,
             "seconds": seconds,
             "seconds_per_epoch": [row["seconds"] for row in rows],
+            "samples_per_second": rate,
+            "final_loss_scale": scale,
+            "loss": last["loss"],
+            "val_loss": last["val_loss"],
+            "achieved_flops_per_second": rate and rate * flops,
+            "setup_seconds": self.progress.setup_seconds,
         }
+        if scale is None:
+            record["final_loss_scale_reason"] = "only mixed_float16 scales the loss"
+        for name in ("loss", "val_loss"):
+            if record[name] is None:
+                record[f"{name}_reason"] = "no epoch was finished"
+        for name in ("samples_per_second", "achieved_flops_per_second"):
+            if record[name] is None:
+                record[f"{name}_reason"] = "no step after the first, compiling one was timed"
+        return record
+
+    def _memory_record(self):
+        """Returns the largest memory of any rank."""
+        import tensorflow as tf
+
+        # Linux counts ru_maxrss in KiB.
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        gpus = tf.config.get_visible_devices("GPU")
+        gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
+        ranks = self.world.gather((rss, gpu))
+        record = {"peak_rss_bytes": max(each for each, _ in ranks), "peak_gpu_bytes": None}
+        if gpu is None:
+            record["peak_gpu_bytes_reason"] = "TensorFlow uses no GPU"
+        else:
+            record["peak_gpu_bytes"] = max(each for _, each in ranks)
+        return record
+
+
+def _build_compiled(config, world, flags, steps):
+    """Builds the network and everything that trains it.
+
+    Returns:
+      (model, metric): the compiled model, its optimizer built; the MeanSquaredErrorMetric in it.
+    """
+    from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
+    from keras_nowcast.model.unet import build_unet
+    from keras_nowcast.training.schedule import ScaledWarmup
+
+    scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
+    model = build_unet(
+        config.grid,
+        sevir.FRAMES_IN,
+        sevir.FRAMES_OUT,
+        config.depth,
+        config.filters,
+        config.center_filters,
+        **scaling,
+    )
+    schedule = ScaledWarmup(
+        config.learning_rate, world.size, round(config.warmup_epochs * steps)
+    )
+    optimizer = distributed.build_distributed(
+        precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
+    )
+    metric = MeanSquaredErrorMetric(**scaling)
+    model.compile(
+        optimizer,
+        loss=MaskedMeanSquaredError(**scaling, average=flags.average),
+        metrics=[metric],
+        jit_compile=False,  # XLA cannot compile Horovod's operations
+    )
+    optimizer.build(model.trainable_variables)
+    return model, metric

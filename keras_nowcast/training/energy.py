@@ -1,0 +1,132 @@
+"""Energy of a run: the monitor of each rank, each device read once, added up over ranks and starts."""
+
+import math
+import time
+
+import keras
+
+from keras_nowcast.energy import Monitor, choose_source, first_users, join_traces, merge_energy
+from keras_nowcast.energy.trace import trace_path
+
+
+class EnergyRecorder:
+    """What a run measures of its energy. All ranks call every method but `watts` together.
+
+    Args:
+      config: a RunConfig.
+      world: the World.
+      folder: the RunFolder; power.csv is written there.
+      progress: the Progress of the run, which keeps what earlier starts measured.
+
+    Raises:
+      InputError: the power source asked for cannot be used on some rank.
+    """
+
+    def __init__(self, config, world, folder, progress):
+        import tensorflow as tf
+
+        self._world = world
+        self._folder = folder
+        self._progress = progress
+        source = world.on_all(
+            lambda: choose_source(
+                config.power_source,
+                tensorflow_uses_gpu=bool(tf.config.get_visible_devices("GPU")),
+                local_rank=world.local_rank,
+                watts_per_core=config.watts_per_core,
+            )
+        )
+        # Ranks of a host may share a device: the first to name it reads it.
+        source = source.only(first_users(world.gather(source.devices))[world.rank])
+        if progress.zero_unix_s is None:
+            progress.zero_unix_s = world.broadcast(time.time())
+        self.source = source
+        self._monitor = Monitor(
+            source,
+            interval_s=config.power_interval_s,
+            synchronize=self.synchronize,
+            trace_path=trace_path(folder.path, source.host, world.broadcast(source.host)),
+            zero_unix_s=progress.zero_unix_s,
+        )
+        self._last_written = None
+
+    def follow(self, model):
+        """Tells which network's training is measured."""
+        self._last_written = min(model.trainable_weights, key=lambda each: math.prod(each.shape))
+
+    def synchronize(self):
+        """Waits until the device has done every step: until a weight the last one changes is there.
+
+        Queued work thus stays inside the stretch of time it belongs to.
+        """
+        if self._last_written is not None:
+            keras.ops.convert_to_numpy(self._last_written)
+
+    def __enter__(self):
+        self._monitor.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._monitor.stop()
+
+    def begin(self, name):
+        """Begins a stretch called `name` in the epoch under way."""
+        self._monitor.begin(name, self._progress.epoch)
+
+    def end(self, name):
+        """Ends it."""
+        self._monitor.end(name)
+
+    def window(self, name):
+        """Measures the body of a `with` as a stretch called `name`."""
+        return self._monitor.window(name, self._progress.epoch)
+
+    def epoch_joules(self):
+        """Returns what all devices used to train the epoch since this start, None if unknown."""
+        joules = self._world.gather(self._monitor.window_joules("epoch", self._progress.epoch))
+        known = [each for each in joules if each is not None]
+        return sum(known) if known else None
+
+    @property
+    def watts(self):
+        """The latest power of this rank's devices, None where it is not measured."""
+        return self._monitor.watts
+
+    def results(self):
+        """Returns what each rank measured since this start, JSON-able; a checkpoint keeps it."""
+        return self._world.gather(self._monitor.results())
+
+    def record(self, samples):
+        """Returns the `energy` part of record.json, over all starts of the run.
+
+        Args:
+          samples: windows trained in the measured time.
+        """
+        results = [*self._progress.energy, *self.results()]
+        if self._world.is_first:
+            join_traces(self._folder.path)
+        return merge_energy(_joined(results), samples=samples)
+
+
+def _joined(results):
+    """Returns the results with one entry for each device, its windows those of all starts."""
+    devices = {}
+    for result in results:
+        for device in result["devices"]:
+            key = (result["host"], device["uuid"])
+            if key in devices:
+                devices[key]["windows"] += device["windows"]
+                devices[key]["problems"] = {**device["problems"], **devices[key]["problems"]}
+            else:
+                devices[key] = {**device, "windows": list(device["windows"])}
+    return [
+        {
+            **result,
+            "devices": [
+                devices.pop(key)
+                for device in result["devices"]
+                if (key := (result["host"], device["uuid"])) in devices
+            ],
+        }
+        for result in results
+    ]

@@ -1,0 +1,51 @@
+"""Exit statuses and who prints."""
+
+import pytest
+
+from keras_nowcast import process
+from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(InputError("a\n b"), 2), (Interrupted("a b"), 75), (TrainingFailed("a b"), 1)]
+)
+def test_status_and_one_line(raised, status, capsys, monkeypatch):
+    for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+    def main():
+        raise raised
+
+    with pytest.raises(SystemExit) as ended:
+        process.run_script(main)
+    assert ended.value.code == status
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and printed.rstrip().endswith("a b")
+
+
+def test_other_ranks_are_silent(capsys, monkeypatch):
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+
+    def main():
+        raise InputError("a")
+
+    with pytest.raises(SystemExit):
+        process.run_script(main)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("environ", "launched"),
+    [
+        ({}, None),
+        ({"HOROVOD_RANK": "1", "HOROVOD_SIZE": "4"}, (1, 4)),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, (0, 2)),
+        ({"PMI_RANK": "3", "PMI_SIZE": "8"}, (3, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # plain python inside sbatch
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8"}, (5, 8)),  # srun
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+    ],
+)
+def test_launched_as(environ, launched):
+    assert process.launched_as(environ) == launched

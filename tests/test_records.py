@@ -1,0 +1,104 @@
+"""The run folder."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from keras_nowcast import records
+from keras_nowcast.config import RunConfig
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import written_whole
+
+
+def test_a_number_that_is_not_finite_is_null_with_its_reason():
+    assert records.without_nan({"a": math.nan, "b": [1.0, math.inf], "c": {"d": -math.inf}}) == {
+        "a": None, "a_reason": "the value is nan", "b": [1.0, None],
+        "c": {"d": None, "d_reason": "the value is -inf"},
+    }  # fmt: skip
+
+
+def test_a_given_reason_is_kept():
+    value = {"a_reason": "cold", "a": math.nan}
+    assert records.without_nan(value) == {"a": None, "a_reason": "cold"}
+
+
+def test_epochs_are_read_as_written(tmp_path):
+    folder = records.RunFolder(tmp_path)
+    row = dict.fromkeys(records.EPOCH_COLUMNS, 1.5) | {"epoch": 0, "joules": None, "samples": 7}
+    folder.write_epochs([row])
+    assert folder.read_epochs() == [row]
+    header = (tmp_path / "epochs.csv").read_text().splitlines()[0]
+    assert header == (
+        "epoch,loss,val_loss,learning_rate,loss_scale,skipped_steps,seconds,val_seconds,"
+        "samples_per_second,joules,samples"
+    )
+
+
+def opened(path, **fields):
+    folder = records.RunFolder(path)
+    folder.check(RunConfig(run_dir=str(path), **fields))
+    folder.open(RunConfig(run_dir=str(path), **fields))
+    return folder
+
+
+def test_a_run_is_not_written_over(tmp_path):
+    opened(tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(InputError, match="`--run-dir` must not hold a run already.*unfinished"):
+        opened(tmp_path / "run", filters=8)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_resume_without_a_run(tmp_path):
+    with pytest.raises(InputError, match="`--resume` needs a run"):
+        opened(tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_as_another_run(tmp_path):
+    opened(tmp_path, filters=8)
+    with pytest.raises(InputError, match="`--filters` must stay .* 8. Received: 16"):
+        opened(tmp_path, filters=16, resume=True)
+    opened(tmp_path, filters=8, epochs=99, resume=True)
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="`--run-dir` must be a folder that can be written"):
+        opened(tmp_path / "file" / "run")
+
+
+def test_runs_are_found_at_any_depth(tmp_path):
+    for name in ("b", "a/c"):
+        folder = opened(tmp_path / name)
+        folder.write_record({"status": "completed"})
+    runs = records.read_runs([tmp_path, tmp_path / "b"])
+    assert [folder.path.name for folder, _ in runs] == ["c", "b"]
+    assert runs[0][1] == {"schema": 1, "status": "completed"}
+
+
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_no_runs(tmp_path, name):
+    with pytest.raises(InputError, match="`runs` must"):
+        records.read_runs([tmp_path / name])
+
+
+def test_a_file_is_whole_or_the_former_one(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), written_whole(path) as beside:
+        beside.write_text("ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with written_whole(path) as beside:
+        beside.write_text("new")
+    assert path.read_text() == "new"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_config_is_stored(tmp_path):
+    folder = opened(tmp_path)
+    assert folder.stored_config() == dataclasses.asdict(RunConfig(run_dir=str(tmp_path)))
+    assert json.loads((tmp_path / "config.json").read_text())["depth"] == 4

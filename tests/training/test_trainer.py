@@ -1,0 +1,217 @@
+"""Whole runs in this process: a real fit on real files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from keras_nowcast.config import RunConfig
+from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
+from keras_nowcast.training.trainer import train
+
+pytestmark = pytest.mark.usefixtures("float32_after")
+
+RECORD = {
+    "": {"schema", "status", "config", "environment", "model", "training", "energy", "memory"},
+    "environment": {
+        "python", "tensorflow", "keras", "horovod", "hosts", "cpu", "gpus", "world_size",
+        "git_commit", "slurm_job_id",
+    },
+    "model": {
+        "parameters", "trainable_parameters", "forward_flops_per_sample",
+        "training_flops_per_sample", "activation_bytes_per_sample", "allreduce_bytes_per_step",
+    },
+    "training": {
+        "epochs", "windows_per_epoch", "steps", "skipped_steps", "seconds", "seconds_per_epoch",
+        "samples_per_second", "final_loss_scale", "loss", "val_loss",
+        "achieved_flops_per_second", "setup_seconds",
+    },
+    "energy": {
+        "source", "joules", "mean_watts", "idle_watts", "joules_per_epoch", "joules_per_sample",
+        "coverage", "crosscheck_joules", "uncertainty_percent", "devices",
+    },
+    "memory": {"peak_rss_bytes", "peak_gpu_bytes"},
+}  # fmt: skip
+
+
+def run(root, run_dir, **fields):
+    """Trains a tiny network and returns its RunFolder."""
+    defaults = {"depth": 2, "filters": 4, "epochs": 2, "batch_per_replica": 4}
+    fields = {**defaults, "precision": "float32", "power_source": "none", **fields}
+    config = RunConfig(data=str(root), run_dir=str(run_dir), **fields)
+    train(config, started=time.monotonic())
+    return RunFolder(run_dir)
+
+
+def weights(folder):
+    """Returns the arrays of the newest checkpoint."""
+    newest = sorted(folder.checkpoints.glob("*.npz"))[-1]
+    with np.load(newest) as archive:
+        return {name: archive[name] for name in archive.files if name != "progress"}
+
+
+@pytest.fixture(scope="module")
+def finished(small_sevir, tmp_path_factory):
+    """A run of four epochs that nothing disturbed."""
+    return run(small_sevir, tmp_path_factory.mktemp("runs") / "whole", epochs=4)
+
+
+def test_the_run_folder_is_complete(finished):
+    names = {each.name for each in finished.path.iterdir()}
+    assert names >= {
+        "config.json", "environment.json", "epochs.csv", "model.keras", "checkpoint", "record.json",
+    }  # fmt: skip
+
+
+def test_the_record_has_every_key_of_the_contract(finished):
+    record = finished.read_record()
+    assert record["schema"] == 1 and record["status"] == "completed"
+    for part, keys in RECORD.items():
+        values = record[part] if part else record
+        assert values.keys() >= keys, keys - values.keys()
+        for name in keys:
+            if values[name] is None and name not in ("git_commit", "slurm_job_id", "horovod"):
+                assert values[f"{name}_reason"], (part, name)
+
+
+def test_the_numbers_of_the_record_fit_each_other(finished):
+    record, rows = finished.read_record(), finished.read_epochs()
+    training = record["training"]
+    assert (training["epochs"], training["windows_per_epoch"], training["steps"]) == (4, 24, 24)
+    assert training["seconds"] == pytest.approx(sum(training["seconds_per_epoch"]))
+    assert [row["samples"] for row in rows] == [20, 24, 24, 24]  # the first step compiles
+    assert training["samples_per_second"] == pytest.approx(92 / training["seconds"])
+    assert training["loss"] == rows[-1]["loss"] < rows[0]["loss"]
+    assert training["val_loss"] == rows[-1]["val_loss"]
+    flops = record["model"]["training_flops_per_sample"] * training["samples_per_second"]
+    assert training["achieved_flops_per_second"] == pytest.approx(flops)
+    assert record["energy"]["source"] == "none" and record["energy"]["joules"] is None
+
+
+def test_epochs_csv_has_the_columns_of_the_contract_first(finished):
+    with open(finished.path / "epochs.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert tuple(rows[0][: len(EPOCH_COLUMNS)]) == EPOCH_COLUMNS
+    assert [row[0] for row in rows[1:]] == ["0", "1", "2", "3"]
+    assert {row[9] for row in rows[1:]} == {""}  # joules: not measured, not zero
+
+
+def test_validation_loss_is_the_saved_networks_own(finished, small_sevir):
+    """The mean over every valid pixel of the test set, in double precision, by plain NumPy."""
+    import keras
+
+    from keras_nowcast.data import sevir
+
+    network = keras.models.load_model(finished.model_file)
+    split = sevir.split_events(sevir.read_catalogue(small_sevir))
+    total = count = 0
+    for event in split.test:
+        vil = sevir.read_event(event)
+        for start in (0, 12, 24):
+            x, y = vil[None, ..., start : start + 13], vil[None, ..., start + 13 : start + 25]
+            error = network.predict(x, verbose=0) - (y.astype(float) - 33.44) / 47.54
+            total += np.square(error)[y != 255].sum()
+            count += (y != 255).sum()
+    assert finished.read_record()["training"]["val_loss"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_model_loads_in_plain_keras(finished):
+    code = (
+        "import sys, keras, keras_nowcast.model.layers\n"
+        f"keras.models.load_model({str(finished.model_file)!r}, safe_mode=True).summary()\n"
+        "assert 'keras_nowcast.training' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_finished_run_is_refused(finished, small_sevir):
+    before = (finished.path / "record.json").read_bytes()
+    with pytest.raises(InputError, match="`--run-dir` must not hold a run.*completed"):
+        run(small_sevir, finished.path)
+    assert (finished.path / "record.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("after_steps", [3, 6, 9])
+def test_interrupted_and_resumed_equals_undisturbed(
+    finished, small_sevir, tmp_path, monkeypatch, after_steps
+):
+    """A signal inside the first epoch, in its last step (thus its validation), in the second."""
+    from keras_nowcast.training import callbacks
+
+    seen = []
+    original = callbacks.EpochRecorder.on_train_batch_end
+
+    def counting(self, batch, logs=None):
+        original(self, batch, logs)
+        seen.append(batch)
+        if len(seen) == after_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(callbacks.EpochRecorder, "on_train_batch_end", counting)
+    with pytest.raises(Interrupted):
+        run(small_sevir, tmp_path, epochs=4)
+    assert RunFolder(tmp_path).read_record()["status"] == "interrupted"
+    monkeypatch.undo()
+    resumed = run(small_sevir, tmp_path, epochs=4, resume=True)
+
+    assert resumed.read_record()["status"] == "completed"
+    again, once = weights(resumed), weights(finished)
+    assert again.keys() == once.keys()
+    for name, value in once.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    for row, other in zip(resumed.read_epochs(), finished.read_epochs(), strict=True):
+        assert (row["loss"], row["val_loss"]) == (
+            pytest.approx(other["loss"], rel=1e-6),
+            pytest.approx(other["val_loss"], rel=1e-6),
+        )
+    assert resumed.read_record()["training"]["steps"] == 24
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(small_sevir, tmp_path):
+    with pytest.raises(TrainingFailed, match=r"not finite in epoch 0, step \d+, on rank 0"):
+        run(small_sevir, tmp_path, learning_rate=1e30)
+    record = RunFolder(tmp_path).read_record()
+    assert record["status"] == "failed" and "rank 0" in record["status_reason"]
+    json.dumps(record, allow_nan=False)
+
+
+def test_a_file_that_breaks_while_training(small_sevir, tmp_path, monkeypatch):
+    from keras_nowcast.data import sevir
+
+    def refuse(*arguments):
+        raise InputError("`--data` is broken.")
+
+    monkeypatch.setattr(sevir, "read_event", refuse)
+    with pytest.raises(InputError, match="`--data` is broken"):
+        run(small_sevir, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains(small_sevir, tmp_path, precision):
+    folder = run(small_sevir, tmp_path, precision=precision, max_windows=8, epochs=3)
+    rows, training = folder.read_epochs(), folder.read_record()["training"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    if precision == "mixed_float16":
+        assert training["final_loss_scale"] == rows[-1]["loss_scale"] > 0
+    else:
+        assert training["final_loss_scale"] is None and rows[-1]["loss_scale"] is None
+
+
+def test_a_second_interrupt_acts_at_once():
+    from keras_nowcast.training.callbacks import Signals
+
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert threading.current_thread() is threading.main_thread()
