@@ -1,0 +1,53 @@
+"""Metadata, dependencies and extras. Versions that were tested: install/constraints.txt."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "keras_nowcast" / "__init__.py").read_text(), re.MULTILINE
+)[1]
+README = ROOT / "README.md"
+
+# TensorFlow is in no list here but in the extras `cpu` and `gpu`: its two distributions share a
+# folder, so that a plain dependency on one of them would break the other. Horovod is in none
+# either: it cannot be had from pip alone, install/horovod.sh builds it.
+INSTALL_REQUIRES = [
+    "numpy>=1.26",
+    "h5py>=3.11",  # SEVIR's files
+    "isal>=1.6",  # inflates SEVIR's chunks, twice as fast as zlib in as many threads
+    "keras>=3.12",  # the network and its training loop, on TensorFlow
+    "matplotlib>=3.8",  # figures
+    "nvidia-ml-py>=12.535",  # power and energy of NVIDIA GPUs; pure Python, harmless without a GPU
+    "tqdm>=4.66",  # progress bars
+]
+EXTRAS_REQUIRE = {
+    "cpu": ["tensorflow-cpu>=2.18"],
+    "gpu": ["tensorflow[and-cuda]>=2.18"],
+    "baselines": ["pysteps>=1.10"],  # an independent optical flow and verification to compare with
+    "tensorboard": ["tensorboard>=2.18"],  # --tensorboard; TensorFlow no longer brings it along
+    "dev": ["pytest>=8", "ruff>=0.6"],
+}
+
+setup(
+    name="keras_nowcast",
+    version=VERSION,
+    description="What it costs to train encoder-decoder networks for precipitation nowcasting, in "
+    "compute, time and energy, and what forecast skill that cost buys",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="keras_nowcast developers",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["keras_nowcast", "keras_nowcast.*"]),
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Atmospheric Science",
+    ],
+)
