@@ -102,6 +102,7 @@ def _gpu_with_mig(entry, in_order):
     matching = [
         gpu
         for gpu in in_order
-        if any(mig.lower().startswith(entry.lower()) for mig in gpu.mig_uuids)
+        for mig in gpu.mig_uuids
+        if mig.lower().startswith(entry.lower())
     ]
     return matching[0] if len(matching) == 1 else None

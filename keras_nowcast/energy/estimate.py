@@ -3,7 +3,7 @@
 It is an estimate, is called one wherever it shows, and is never chosen unasked.
 """
 
-import os
+import re
 import time
 from pathlib import Path
 
@@ -16,14 +16,14 @@ SOURCE = "estimate"
 # Source: the makers' product pages (ark.intel.com, amd.com). Design power is what the cooling
 # must carry off under a sustained load, not what is drawn at any moment.
 _DESIGN_WATTS_AND_CORES = {
-    "Xeon E5-2680 v4": (120, 14),
-    "Xeon E5-2698 v4": (135, 20),
-    "Xeon Gold 6148": (150, 20),
-    "Xeon Gold 6248": (150, 20),
-    "Xeon Platinum 8168": (205, 24),
-    "Xeon Platinum 8280": (205, 28),
-    "Xeon Platinum 8380": (270, 40),
-    "Xeon Platinum 8480": (350, 56),
+    "E5-2680 v4": (120, 14),
+    "E5-2698 v4": (135, 20),
+    "Gold 6148": (150, 20),
+    "Gold 6248": (150, 20),
+    "Platinum 8168": (205, 24),
+    "Platinum 8280": (205, 28),
+    "Platinum 8380": (270, 40),
+    "Platinum 8480": (350, 56),
     "EPYC 7402": (180, 24),
     "EPYC 7742": (225, 64),
     "EPYC 7763": (280, 64),
@@ -42,8 +42,9 @@ class CpuTimeMeter:
     calibration_percent = None  # nobody measured anything
     power_window_s, counter_step_s = None, 0.001  # in fact at once
 
-    def __init__(self, watts_per_core, cpu_seconds=time.process_time):
-        self.key = f"process {os.getpid()}"  # each process has its own CPU time
+    def __init__(self, watts_per_core, local_rank=None, cpu_seconds=time.process_time):
+        # Each process of the host has a CPU time of its own.
+        self.key = f"CPU time of process {local_rank or 0}"
         self.name = f"CPU time at {watts_per_core:g} W a core"
         self.note = f"an estimate: CPU time times a stated {watts_per_core:g} W a core"
         self._watts, self._cpu_seconds = watts_per_core, cpu_seconds
@@ -65,10 +66,10 @@ def stated_watts_per_core(cpuinfo=Path("/proc/cpuinfo")):
     """
     model = cpu_model(cpuinfo)
     for part, (watts, cores) in _DESIGN_WATTS_AND_CORES.items():
-        if model is not None and part.lower() in _plain(model):
+        if model is not None and re.search(rf"\b{part}\b", model, re.IGNORECASE):
             return watts / cores
     raise InputError(
-        f"`--power-source` estimate needs the power of this processor, which is not in the table. "
+        f"`--power-source` estimate needs the power of this processor, which no table here has. "
         f"Received: {model or 'an unknown processor'}. State it with `--watts-per-core`."
     )
 
@@ -82,8 +83,3 @@ def cpu_model(cpuinfo=Path("/proc/cpuinfo")):
     except OSError:
         pass
     return None
-
-
-def _plain(model):
-    """'Intel(R) Xeon(R) Gold 6248 CPU' -> 'intel xeon gold 6248 cpu'."""
-    return model.replace("(R)", "").replace("(TM)", "").lower()

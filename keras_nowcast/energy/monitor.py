@@ -78,7 +78,7 @@ class Monitor:
             self.source = choose_source(
                 self._asked, local_rank=self._local_rank, watts_per_core=self._watts_per_core
             )
-        self.record, self._windows, self._last = None, [], {}
+        self.record, self._windows = None, []
         zero_unix_s = time.time() if self._zero_unix_s is None else self._zero_unix_s
         wall_offset_s = time.time() - time.monotonic()
         self._zero_s = zero_unix_s - wall_offset_s  # on the monotonic clock
@@ -100,11 +100,10 @@ class Monitor:
         """Ends measuring; windows still open end now.
 
         Returns:
-          What this process measured, as plain JSON-able values for `merge_energy`; the same again
-          when called twice. The process's own record is then in `record`.
+          `results()`, the same again when called twice. The process's own record is in `record`.
         """
         if self._sampler is None:
-            return self._result
+            return self.results()
         for window in [each for each in self._windows if each.end is None]:
             self._close(window)
         if self._thread is not None:
@@ -113,7 +112,7 @@ class Monitor:
             self._stopping.set()
             self._wake.set()
             self._thread.join(timeout=_STUCK_S)  # a hanging driver keeps it; it is a daemon
-        if self._trace is not None and not self._hangs():
+        if self._trace is not None:
             self._trace.close()
         self._result = self._collect()
         self._sampler = self._thread = self._trace = None
@@ -121,7 +120,11 @@ class Monitor:
         return self._result
 
     def results(self):
-        """Returns what `stop` would, of the windows that have ended; measuring goes on."""
+        """Returns what was measured in the windows that have ended; measuring goes on.
+
+        Returns:
+          Plain JSON-able values for `merge_energy`, which a checkpoint can keep.
+        """
         return self._result if self._sampler is None else self._collect()
 
     def begin(self, name, index=None):
@@ -234,7 +237,6 @@ class Monitor:
             "reason": self.source.reason,
             "host": self.source.host,
             "trace_problem": trace_problem,
-            "hangs": self._thread is not None and self._thread.is_alive(),
             "devices": [self._collect_device(track) for track in self._sampler.tracks.values()],
         }
 
@@ -248,6 +250,12 @@ class Monitor:
             }
             for what, known in list(track.problems.items())
         }
+        if self._hangs():
+            since_s = (self._sampler.polled_s or self._zero_s) - self._zero_s
+            now_s = time.monotonic() - self._zero_s
+            problems["the driver does not answer"] = {
+                "count": 1, "first_s": since_s, "last_s": now_s,
+            }  # fmt: skip
         return {
             "uuid": meter.key,
             "name": meter.name,

@@ -19,6 +19,7 @@ _CLOSE_LOOK_S = 0.004  # between two looks while waiting for a counter's step
 _CLOSE_LOOK_FOR_S = 0.15  # at most: counters step every 20 to 100 ms
 _LEARN_FOR_S = 1.0  # close looks at the beginning, which show how often the sensors move
 _CLOSEST_POWER_LOOK_S = 0.01
+_LATE_S = 1.0  # a look later than this is worth a note
 _FAILING_LOOK_S = 1.0  # between two looks at a device that keeps failing
 _KEPT_PROBLEMS = 50
 
@@ -86,7 +87,7 @@ class Track:
         except MeterError as error:
             with self._lock:
                 self.counter.failed(before_s)
-                self._note(before_s, str(error))
+                self.note(before_s, str(error))
             return False
         now_s = (before_s + clock()) / 2
         with self._lock:
@@ -109,7 +110,7 @@ class Track:
             watts = self.meter.read_watts()
         except MeterError as error:
             with self._lock:
-                self._note(before_s, str(error))
+                self.note(before_s, str(error))
             self.watts = self.highest_w = None
             return False
         now_s = (before_s + clock()) / 2
@@ -170,10 +171,11 @@ class Track:
 
     def _take_problems(self, curve):
         for time_s, what in curve.problems:
-            self._note(time_s, what)
+            self.note(time_s, what)
         curve.problems.clear()
 
-    def _note(self, time_s, what):
+    def note(self, time_s, what):
+        """Keeps a trouble, with how often and from when to when."""
         if what not in self.problems and len(self.problems) >= _KEPT_PROBLEMS:
             what = "further problems"
         known = self.problems.setdefault(what, {"count": 0, "first_s": time_s, "last_s": time_s})
@@ -236,6 +238,8 @@ class Sampler:
         now_s = self._clock()
         if self._began_s is None:
             self._began_s = now_s
+        elif now_s - self.polled_s > _LATE_S + self.interval_s and not self._all_failing():
+            self._note_pause(now_s)
         learning = now_s - self._began_s < _LEARN_FOR_S
         row_due, power_due = now_s >= self._next_row_s, now_s >= self._next_power_s
         closely = self._look_closely(now_s) or learning
@@ -250,7 +254,7 @@ class Sampler:
         self.polled_s = self._clock()
         if closely:
             return _CLOSE_LOOK_S
-        if all(track.failing for track in self.tracks.values()):
+        if self._all_failing():
             return _FAILING_LOOK_S
         return max(min(self._next_row_s, self._next_power_s) - self.polled_s, 0.001)
 
@@ -299,6 +303,15 @@ class Sampler:
             variance = counter_variance_j2(start_counter, end_counter)
             counter = _part(start_counter, end_counter, variance)
         return {"counter": counter, "power": power}
+
+    def _all_failing(self):
+        return all(track.failing for track in self.tracks.values())
+
+    def _note_pause(self, now_s):
+        """Records that no device was looked at for a while: a driver hung, or the process slept."""
+        with self._lock:
+            for track in self.tracks.values():
+                track.note(now_s, f"no reading for {now_s - self.polled_s:.1f} s")
 
     def _look(self, track, row_due, power_due):
         if track.failing and not row_due:

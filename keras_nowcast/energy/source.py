@@ -77,7 +77,7 @@ def choose_source(
     if asked == "none":
         return Source("none", "no measurement was asked for", host=host)
     if asked == "estimate":
-        return _estimate(watts_per_core, host)
+        return _estimate(watts_per_core, local_rank, host)
     if asked == "rapl":
         return _rapl_or_refuse(rapl_root, host)
     if asked == "nvml":
@@ -145,7 +145,7 @@ def _rapl_or_refuse(root, host):
         ) from None
 
 
-def _estimate(watts_per_core, host):
+def _estimate(watts_per_core, local_rank, host):
     if watts_per_core is None:
         watts_per_core = estimate.stated_watts_per_core()
         origin = f"design power of this {estimate.cpu_model()}"
@@ -156,7 +156,8 @@ def _estimate(watts_per_core, host):
             f"`--watts-per-core` must be above 0 and below 1000. Received: {watts_per_core}."
         )
     reason = f"an estimate was asked for: {watts_per_core:g} W a core ({origin}) times CPU time"
-    return Source("estimate", reason, (estimate.CpuTimeMeter(watts_per_core),), host)
+    meter = estimate.CpuTimeMeter(watts_per_core, local_rank)
+    return Source("estimate", reason, (meter,), host)
 
 
 def _gpu_meters(local_rank, environ):

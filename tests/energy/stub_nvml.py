@@ -205,7 +205,7 @@ class StubDriver:
 
 
 def build_library(without_counter=False):
-    """Builds libnvidia-ml.so.1 with gcc, once for each state of its source, and returns its path."""
+    """Builds libnvidia-ml.so.1 with gcc, once for each state of its source; returns its path."""
     flags = ["-DNO_COUNTER"] if without_counter else []
     key = hashlib.sha256(SOURCE.read_bytes() + str(flags).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"stub-nvml-{os.getuid()}-{key}"
