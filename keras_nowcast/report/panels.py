@@ -101,6 +101,7 @@ def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, missing, titl
             layout="constrained",
             squeeze=False,
         )
+        figure.get_layout_engine().set(hspace=0.01, h_pad=0.02)
         for row, (name, fields) in enumerate(rows.items()):
             for column, minutes in enumerate(lead_minutes):
                 cell = axes[row, column + 1]
@@ -115,11 +116,6 @@ def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, missing, titl
         for cell in axes[1:, 0]:
             cell.axis("off")
         _color_bar(figure, axes, colors, norm)
-        # Beside the colour bar's foot, in the column that is empty below the input.
-        axes[-1, 0].legend(
-            handles=[Patch(facecolor=MISSING_COLOR, edgecolor="black", label="missing")],
-            loc="lower left",
-        )
         figure.suptitle(title)
     return figure
 
@@ -148,7 +144,7 @@ def _color_bar(figure, axes, colors, norm):
     kg_m2 = vil_kg_m2(np.minimum(levels, 254))
     labels = [f"{level:g}  ({mass:.2g})" for level, mass in zip(levels, kg_m2, strict=True)]
     bar.set_ticks(levels, labels=labels)
-    bar.set_label("VIL code (kg/m²)")
+    bar.set_label("VIL code (kg/m²); light grey is missing")
 
 
 def scores_by_lead(rows, thresholds):
@@ -222,9 +218,11 @@ def performance_diagram(rows, thresholds):
                     color=look["color"], markeredgecolor="white", clip_on=False, zorder=4,
                 )  # fmt: skip
         axes.set(
-            xlim=(0, 1), ylim=(0, 1), aspect="equal", title="all lead times pooled",
+            xlim=(0, 1), ylim=(0, 1), aspect="equal",
             xlabel="success ratio, 1 − FAR", ylabel="probability of detection",
         )  # fmt: skip
+        # Above the numbers of the lines of bias.
+        axes.set_title("all lead times pooled", pad=18)
         handles = [
             Line2D([], [], color=look["color"], linewidth=3, label=method)
             for method, look in looks.items()
@@ -248,9 +246,11 @@ def _performance_lines(axes):
         sucr, pod, 1 / (1 / sucr + 1 / pod - 1), np.arange(0.1, 1, 0.1), colors="0.6",
         linewidths=0.8,
     )  # fmt: skip
-    # Labels along the diagonal, where no line of bias but 1 passes.
+    # Labels along the diagonal, far from the edges of the diagram.
     places = [(2 * csi / (1 + csi),) * 2 for csi in np.arange(0.1, 1, 0.1)]
-    axes.clabel(lines, fontsize=7, fmt="%.1f", manual=places)
+    labels = axes.clabel(lines, fontsize=7, fmt="%.1f", manual=places)
+    for label in labels:
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     for bias in (0.25, 0.5, 0.75, 1, 1.5, 2, 4):
         axes.plot([0, min(1, 1 / bias)], [0, min(1, bias)], "--", color="0.6", linewidth=0.8)
         end = (1.01, bias) if bias <= 1 else (1 / bias, 1.01)
@@ -293,6 +293,10 @@ def write_animation(path, truth, forecasts, minutes, levels, missing, title, fra
             kind = "input" if minutes[frame] <= 0 else "forecast"
             figure.suptitle(f"{title}\n{kind}, {minutes[frame]:+g} min", family="monospace")
 
+        # Laid out once: per frame it would take most of the time, and make the panels tremble.
+        show(0)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         animation = FuncAnimation(figure, show, frames=len(minutes))
         with written_whole(path) as beside:
             animation.save(beside, writer=PillowWriter(fps=frames_per_s), dpi=80)

@@ -24,7 +24,7 @@ ALL_LEADS = "all"
 COLUMNS = (
     "method", "threshold", "lead_minutes", "hits", "misses", "false_alarms", "csi", "pod", "sucr",
     "far", "bias", "mae", "mse", "n", "correct_negatives", "hss", "mean_error", "csi_low",
-    "csi_high", "mse_low", "mse_high",
+    "csi_high", "mae_low", "mae_high", "mse_low", "mse_high",
 )  # fmt: skip
 DIFFERENCE_COLUMNS = (
     "method", "reference", "threshold", "lead_minutes", "events", "csi_difference", "csi_low",
@@ -220,8 +220,13 @@ def _csi(statistics):
     return scores.csi(statistics.contingency())
 
 
+def _mae(statistics):
+    """Returns MAE as (..., l, 1), to stand beside scores by threshold."""
+    return scores.mae(statistics)[..., None]
+
+
 def _mse(statistics):
-    """Returns MSE as (..., l, 1), to stand beside scores by threshold."""
+    """Returns MSE as (..., l, 1)."""
     return scores.mse(statistics)[..., None]
 
 
@@ -234,7 +239,7 @@ def _score_table(statistics, resamples, seed):
     for score in (scores.mae, scores.mse, scores.mean_error):
         table[score.__name__] = score(total)[:, None]
     table["n"] = total.n()[:, None]
-    for name, score in (("csi", _csi), ("mse", _mse)):
+    for name, score in (("csi", _csi), ("mae", _mae), ("mse", _mse)):
         interval = bootstrap.interval(statistics, score, resamples, seed=seed)
         table[f"{name}_low"], table[f"{name}_high"] = interval
     for pool in total.pools[1:]:

@@ -8,8 +8,9 @@ Axis letters: b batch, y and x space, l lead time, t threshold.
 
 Values are VIL codes, 0 to 254, or a float forecast of them. An event is `value >= threshold`
 (Source: SEVIR's own scores and pysteps' fractions skill score; pysteps' contingency tables take
-`>`). Float forecasts are compared as they are, not rounded: the thresholds are whole numbers, so
-`forecast >= threshold` equals `floor(forecast) >= threshold`, and the floor fits in a byte.
+`>`). Float forecasts are compared as they are, not rounded. Where a byte a pixel is enough, for
+pooling and for windows, they are rounded down: thresholds are whole numbers, so
+`floor(forecast) >= threshold` is the same.
 """
 
 from dataclasses import dataclass
@@ -147,17 +148,16 @@ def statistics(forecast, observation, thresholds, missing, pools=(1,), scales=()
     """
     thresholds, pools, scales = _checked(thresholds, pools, scales)
     forecast, observation = _checked_fields(forecast, observation)
-    floored = _floored(forecast)
     leads = observation.shape[-1]
-    counts = [_counts(_joint_histogram(floored, observation, thresholds, missing))]
+    counts = [_table_counts(_joint_histogram(forecast, observation, thresholds, missing))]
     if len(pools) > 1 or scales:
         valid = observation != missing
         # Zero where missing, in both: neither an event nor a maximum comes from there.
-        seen_forecast, seen = floored * valid, observation * valid
+        seen_forecast, seen = _floored(forecast) * valid, observation * valid
     for pool in pools[1:]:
         blocks = [_block_maximum(field, pool) for field in (seen_forecast, seen, valid)]
         observed = np.where(blocks[2], blocks[1], missing).astype(np.uint8)
-        counts.append(_counts(_joint_histogram(blocks[0], observed, thresholds, missing)))
+        counts.append(_table_counts(_joint_histogram(blocks[0], observed, thresholds, missing)))
     fractions = np.zeros((len(scales), leads, len(thresholds), 2))
     if scales:
         for t, threshold in enumerate(thresholds):
@@ -165,6 +165,16 @@ def statistics(forecast, observation, thresholds, missing, pools=(1,), scales=()
             fractions[:, :, t] = _fraction_sums(*events, valid, scales)
     errors = _error_sums(forecast, observation, missing)
     return Statistics(thresholds, pools, scales, np.stack(counts), errors, fractions)
+
+
+def contingency_counts(forecast, observation, thresholds, missing):
+    """Returns (l, t, 4) int64: hits, misses, false alarms, correct negatives.
+
+    The counts of `statistics` alone; arguments as there.
+    """
+    thresholds, _, _ = _checked(thresholds, (1,), ())
+    forecast, observation = _checked_fields(forecast, observation)
+    return _table_counts(_joint_histogram(forecast, observation, thresholds, missing))
 
 
 def _checked(thresholds, pools, scales):
@@ -198,8 +208,6 @@ def _checked_fields(forecast, observation):
 
 def _floored(forecast):
     """Returns `forecast` as uint8, rounded down, NaN as 0, cut to 0 to 254."""
-    if forecast.dtype == np.uint8:
-        return np.minimum(forecast, 254)
     # fmax drops NaN. Above 254 there is no threshold, so the cut changes no event.
     return np.fmin(np.fmax(forecast, 0), 254).astype(np.uint8)
 
@@ -225,29 +233,34 @@ def _joint_histogram(forecast, observation, thresholds, missing):
     x, leads = observation.shape[2:]
     side = len(thresholds) + 1
     cells = side * (side + 1)  # one column more, for the missing
-    offsets = np.tile(np.arange(leads, dtype=np.intp) * cells, x)
-    # Two bytes an index are half the memory traffic of eight.
-    offsets = offsets.astype(np.uint16 if leads * cells <= 1 << 16 else np.intp)
+    offsets = np.tile(np.arange(leads) * cells, x)
+    # Every step in the smallest type that holds it: this is bound by memory, not by arithmetic.
+    cell_type, index_type = np.min_scalar_type(cells), np.min_scalar_type(leads * cells)
+    offsets = offsets.astype(index_type)
     counts = np.zeros(leads * cells, np.int64)
     for f, o in _row_blocks(forecast, observation):
-        column = _bins(o, thresholds)
-        np.putmask(column, o == missing, side)
-        index = np.multiply(_bins(f, thresholds), side + 1, dtype=offsets.dtype)
-        index += column
+        index = _bins(f, thresholds).astype(cell_type, copy=False)
+        index *= cell_type.type(side + 1)
+        index += _bins(o, thresholds)
+        # A missing pixel reaches every threshold; one more is a column of its own.
+        index += (o == missing).view(np.uint8)
+        index = index.astype(index_type, copy=False)
         index += offsets
         counts += np.bincount(index.ravel(), minlength=leads * cells)
     return counts.reshape(leads, side, side + 1)[..., :side]
 
 
 def _bins(codes, thresholds):
-    """Returns, as uint8, how many thresholds each code reaches."""
+    """Returns, as uint8, how many thresholds each code reaches; NaN reaches none."""
     reached = (codes >= thresholds[0]).view(np.uint8)
+    above = np.empty(codes.shape, bool)
     for threshold in thresholds[1:]:
-        reached += (codes >= threshold).view(np.uint8)
+        np.greater_equal(codes, threshold, out=above)
+        reached += above.view(np.uint8)
     return reached
 
 
-def _counts(histogram):
+def _table_counts(histogram):
     """Returns (l, t, 4): the contingency tables within a joint histogram (l, bin, bin)."""
     # corner[l, i, j]: pixels with forecast in bin i or higher and observation in bin j or higher.
     corner = histogram[:, ::-1, ::-1].cumsum(1).cumsum(2)[:, ::-1, ::-1]
