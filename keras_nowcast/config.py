@@ -60,6 +60,10 @@ class RunConfig:
         None, "stated power of a busy core, for --power-source estimate (default: the processor's "
         "design power, from a small table)"
     )
+    power_limit_w: float | None = _flag(
+        None, "power limit of each GPU while the run lasts, set through NVML where this user may "
+        "(default: as it is)"
+    )
     window_stride: int = _flag(12, "frames between the starts of two windows of an event")
     max_windows: int | None = _flag(None, "use at most so many windows of each split")
     max_missing: float = _flag(

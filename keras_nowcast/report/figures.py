@@ -1,11 +1,13 @@
 """Figures of finished runs. Each takes what records.read_runs gives and returns a Figure."""
 
+import statistics
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from keras_nowcast.files import written_whole
 
@@ -58,6 +60,8 @@ def training_curves(runs):
         right.set_title("validation")
         for axes in (left, right):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(runs) <= MANY_RUNS:
@@ -103,7 +107,7 @@ def _by_size(axes, runs, column, unit):
         if not values:
             continue
         kind = (record["config"]["precision"], record["environment"]["world_size"])
-        middle = sorted(values)[len(values) // 2]
+        middle = statistics.median(values)
         axes.errorbar(
             record["model"]["trainable_parameters"],
             middle,
@@ -117,6 +121,7 @@ def _by_size(axes, runs, column, unit):
     axes.set_xscale("log")
     axes.set_xlabel("trainable parameters")
     axes.set_ylabel(unit)
+    axes.margins(x=0.2, y=0.1)
     axes.set_ylim(bottom=0)
 
 

@@ -245,6 +245,19 @@ def horovod_version():
     return horovod.__version__
 
 
+def horovod_features():
+    """Returns which controllers and operations Horovod was built with, by name, or None."""
+    if horovod_version() is None:
+        return None
+    hvd = _horovod()
+    return {
+        "Gloo": bool(hvd.gloo_built()),
+        "MPI": bool(hvd.mpi_built()),
+        "NCCL": bool(hvd.nccl_built()),
+        "CUDA": bool(hvd.cuda_built()),
+    }
+
+
 def _horovod():
     import horovod.tensorflow as hvd
 

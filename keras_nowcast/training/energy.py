@@ -6,7 +6,9 @@ import time
 import keras
 
 from keras_nowcast.energy import Monitor, choose_source, first_users, join_traces, merge_energy
+from keras_nowcast.energy.power_limit import power_limit
 from keras_nowcast.energy.trace import trace_path
+from keras_nowcast.errors import InputError
 
 
 class EnergyRecorder:
@@ -49,10 +51,29 @@ class EnergyRecorder:
             zero_unix_s=progress.zero_unix_s,
         )
         self._last_written = None
+        self._limits = []
 
     def follow(self, model):
         """Tells which network's training is measured."""
         self._last_written = min(model.trainable_weights, key=lambda each: math.prod(each.shape))
+
+    def limit_power(self, watts, stack):
+        """Limits the power of this job's GPUs until an ExitStack closes; None leaves it.
+
+        Raises:
+          InputError: a limit cannot be set, on whichever rank.
+        """
+        if watts is None:
+            return
+        if not self._world.gather(self.source.kind).count("nvml"):
+            raise InputError(
+                "`--power-limit-w` needs GPUs read through NVML. Received: "
+                f"{watts:g} with power source {self.source.kind} ({self.source.reason})."
+            )
+        gpus = [meter.key for meter in self.source.meters]
+        limits = self._world.on_all(lambda: stack.enter_context(power_limit(watts, gpus)))
+        by_rank = self._world.gather((self.source.host, limits))
+        self._limits = [{**each, "host": host} for host, mine in by_rank for each in mine]
 
     def synchronize(self):
         """Waits until the device has done every step: until a weight the last one changes is there.
@@ -105,7 +126,10 @@ class EnergyRecorder:
         results = [*self._progress.energy, *self.results()]
         if self._world.is_first:
             join_traces(self._folder.path)
-        return merge_energy(_joined(results), samples=samples)
+        return {
+            **merge_energy(_joined(results), samples=samples),
+            "power_limits": self._limits,
+        }
 
 
 def _joined(results):

@@ -1,5 +1,6 @@
 """Trains one network on one data set and leaves a complete run folder."""
 
+import contextlib
 import dataclasses
 import datetime
 import resource
@@ -138,20 +139,18 @@ class Run:
             world, self.progress, metric, self.training.step_samples, started, self.energy
         )
         self.stopper = None
-        world.on_first(self._open_folder)
         say(
             f"UNet of depth {config.depth} with {config.filters} filters: "
             f"{self.model.count_params():,} parameters; {self.training.windows} windows an epoch "
             f"in {self.training.steps} steps on {world.size} "
             f"process{'es' if world.size > 1 else ''}; {self.validation.windows} windows held out\n"
-            f"power source: {self.energy.source.kind} ({self.energy.source.reason})\n"
-            f"run folder: {folder.path}"
+            f"power source: {self.energy.source.kind} ({self.energy.source.reason})"
         )
 
     def _open_folder(self):
-        """Claims the run folder: last, so that a refusal leaves none behind."""
         self.folder.open(self.config)
         self.folder.write_environment(self.environment)
+        self.say(f"run folder: {self.folder.path}")
 
     def _pipeline(self, events, shuffle):
         from keras_nowcast.data.pipeline import WindowPipeline
@@ -174,7 +173,11 @@ class Run:
 
         from keras_nowcast.training import callbacks
 
-        with callbacks.Signals() as signals, self.energy:
+        with contextlib.ExitStack() as stack:
+            self.energy.limit_power(self.config.power_limit_w, stack)
+            self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
+            signals = stack.enter_context(callbacks.Signals())
+            stack.enter_context(self.energy)
             self.stopper = callbacks.StopTogether(self.flags, signals, self.save, self.progress)
             hooks = self._hooks()
             try:

@@ -1,0 +1,33 @@
+"""Tells what a run would find on this machine, and what stands in its way.
+
+    python experiments/doctor.py
+    horovodrun -np 2 python experiments/doctor.py --json
+
+Exit status 1 when a run could not work, with what to do about it.
+"""
+
+import json
+import sys
+
+from keras_nowcast.config import POWER_SOURCES, Parser
+from keras_nowcast.process import EXIT_FAILED, is_first_process, run_script
+
+
+def main():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--power-source", default="auto", choices=POWER_SOURCES, help="default: %(default)s"
+    )
+    arguments = parser.parse_args()
+    from keras_nowcast.training import doctor
+
+    found = doctor.examine(arguments.power_source)
+    if is_first_process():
+        print(json.dumps(found, indent=2) if arguments.json else "\n".join(doctor.report(found)))
+    if found["problems"]:
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,152 @@
+"""What a run would find on this machine, and what stands in its way."""
+
+import importlib.util
+import os
+import shutil
+import socket
+
+from keras_nowcast.energy import choose_source
+from keras_nowcast.errors import InputError
+from keras_nowcast.model import precision
+from keras_nowcast.process import launched_as
+from keras_nowcast.training import distributed, environment
+
+LEAST_FREE_BYTES = 2**30  # a run folder with a few checkpoints; a data set needs more
+
+
+def examine(power_source="auto"):
+    """Looks at everything a run depends on. In a job all ranks call it together.
+
+    Args:
+      power_source: as `--power-source`.
+
+    Returns:
+      A JSON-able dict {python, tensorflow, ..., ranks [...], problems [...]}; `problems` is a list
+      of sentences, each what is wrong and what to do, empty when a run can work.
+    """
+    problems = _unusable_packages()
+    if problems:
+        return {"launched": launched_as(), "problems": problems}
+    try:
+        world = distributed.start()
+    except InputError as error:
+        return {"launched": launched_as(), "problems": [str(error)]}
+
+    found = environment.describe(world)
+    policy, why = precision.choose_precision("auto", environment.capabilities())
+    free = shutil.disk_usage(".").free
+    mine = _this_rank(world, power_source, free)
+    found |= {
+        "horovod_built_with": distributed.horovod_features(),
+        "launcher": _launcher(),
+        "cpu_has_bfloat16": precision.cpu_has_bfloat16(),
+        "precision_auto": policy,
+        "precision_reason": why,
+        "slurm": {k: v for k, v in sorted(os.environ.items()) if k in _SLURM_VARIABLES} or None,
+        "free_disk_bytes": free,
+        "ranks": world.gather(mine),
+    }
+    found["problems"] = [
+        f"rank {each['rank']}: {problem}" for each in found["ranks"] for problem in each["problems"]
+    ]
+    return found
+
+
+_SLURM_VARIABLES = {"SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_JOB_PARTITION", "SLURM_NTASKS"}
+
+
+def _unusable_packages():
+    problems = []
+    if importlib.util.find_spec("tensorflow") is None:
+        problems.append("TensorFlow is not installed: run `make install`, or pip install -e .[cpu]")
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        problems.append(
+            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']}: unset it, the network needs tensorflow"
+        )
+    return problems
+
+
+def _this_rank(world, power_source, free):
+    problems = []
+    if free < LEAST_FREE_BYTES:
+        problems.append(f"{free / 2**20:.0f} MiB of disk are free here: a run needs some GiB")
+    try:
+        source = choose_source(
+            power_source,
+            tensorflow_uses_gpu=bool(environment.capabilities()),
+            local_rank=world.local_rank,
+        )
+        energy = {
+            "source": source.kind,
+            "reason": source.reason,
+            "devices": [
+                {
+                    "uuid": meter.key,
+                    "name": meter.name,
+                    "sure_within_percent": meter.calibration_percent,
+                }
+                for meter in source.meters
+            ],
+        }
+    except InputError as error:
+        problems.append(str(error))
+        energy = {"source": "none", "reason": str(error), "devices": []}
+    return {
+        "rank": world.rank,
+        "local_rank": world.local_rank,
+        "host": socket.gethostname(),
+        "tensorflow_gpus": len(environment.capabilities()),
+        "energy": energy,
+        "problems": problems,
+    }
+
+
+def _launcher():
+    launched = launched_as()
+    if launched is None:
+        return "none: a single process"
+    return f"{launched[1]} processes"
+
+
+def report(found):
+    """Returns what `examine` found as lines for a person."""
+    if "ranks" not in found:
+        return _problem_lines(found)
+    lines = [
+        f"Python {found['python']}, TensorFlow {found['tensorflow']}, Keras {found['keras']}",
+        _horovod_line(found),
+        f"launcher     {found['launcher']}",
+        f"processor    {found['cpu']}, {found['cores']} cores, bfloat16 instructions: "
+        f"{'yes' if found['cpu_has_bfloat16'] else 'no'}",
+        f"precision    auto would be {found['precision_auto']} ({found['precision_reason']})",
+    ]
+    for each in found["ranks"]:
+        energy = each["energy"]
+        lines.append(
+            f"rank {each['rank']:<8}{each['host']}, TensorFlow uses {each['tensorflow_gpus']} GPU(s);"
+            f" energy: {energy['source']} ({energy['reason']})"
+        )
+        for device in energy["devices"]:
+            sure = device["sure_within_percent"]
+            lines.append(
+                f"             {device['name']}, {device['uuid']}, "
+                + ("an estimate" if sure is None else f"sure within {sure:g} % at best")
+            )
+    slurm = found["slurm"]
+    lines.append(f"Slurm        {slurm if slurm else 'not in a job'}")
+    lines.append(f"disk         {found['free_disk_bytes'] / 2**30:.1f} GiB free here")
+    return lines + _problem_lines(found)
+
+
+def _horovod_line(found):
+    built = found["horovod_built_with"]
+    if found["horovod"] is None:
+        return "Horovod      not installed: one process only (`make install` builds it)"
+    yes = ", ".join(name for name, there in built.items() if there)
+    return f"Horovod      {found['horovod']}, built with {yes}"
+
+
+def _problem_lines(found):
+    if not found["problems"]:
+        return ["a run can work here"]
+    return [f"PROBLEM      {each}" for each in found["problems"]]
