@@ -2,7 +2,8 @@
 
     python experiments/plot_figures.py runs/
 
-writes figures/training_curves, figures/cost_by_size (.pdf and .png) and figures/table.csv.
+writes figures/training_curves, figures/cost_by_size, a figures/power_<run> for each run that
+measured power (each as .pdf and .png), and figures/table.csv.
 """
 
 import sys
@@ -26,6 +27,10 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     for draw in (figures.training_curves, figures.cost_by_size):
         figures.write_figure(draw(runs), arguments.out, draw.__name__)
+    for folder, record in runs:
+        if folder.power_file.exists():
+            name = f"power_{folder.path.resolve().name}"
+            figures.write_figure(figures.power_trace((folder, record)), arguments.out, name)
     records.write_table(runs, arguments.out / "table.csv")
     print(f"{len(runs)} runs: figures and table.csv written to {arguments.out}")
 

@@ -136,6 +136,22 @@ class RunFolder:
             return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+    def read_power(self):
+        """Returns power.csv as {(host, device): (seconds, watts)}, NaN where no reading was valid.
+
+        A last row that a crash cut short is left out.
+        """
+        traces = {}
+        with open(self.power_file, newline="") as file:
+            for row in csv.DictReader(file):
+                if row["temperature_c"] is None:
+                    continue
+                seconds, watts = traces.setdefault((row["host"], row["device"]), ([], []))
+                seconds.append(float(row["time_s"]))
+                watts.append(float(row["watts"] or "nan"))
+        return traces
+
+
 def read_runs(folders):
     """Finds the runs in and below folders.
 

@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from keras_nowcast.files import written_whole
@@ -91,8 +92,8 @@ def cost_by_size(runs):
         _by_size(panels[0], runs, "seconds", "training time (s per epoch)")
         if measured:
             _by_size(panels[1], runs, "joules", "energy of training (J per epoch)")
-            for note in sorted({_energy_note(record) for _, record in runs} - {None}):
-                panels[1].set_title(note, fontsize=9)
+            if any(_estimate_mark(record) for _, record in runs):
+                panels[1].set_title("hollow: an ESTIMATE, not measured", fontsize=9)
         figure.legend(
             *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
         )
@@ -114,6 +115,7 @@ def _by_size(axes, runs, column, unit):
             yerr=[[middle - min(values)], [max(values) - middle]],
             color=PRECISION_COLORS[kind[0]],
             marker=MARKERS[(kind[1] - 1) % len(MARKERS)],
+            markerfacecolor="none" if column == "joules" and _estimate_mark(record) else None,
             capsize=3,
             label=None if kind in drawn else f"{kind[0]}, {processes(kind[1])}",
         )
@@ -125,9 +127,59 @@ def _by_size(axes, runs, column, unit):
     axes.set_ylim(bottom=0)
 
 
-def _energy_note(record):
-    """Says what kind of number the joules are, when they are not a sensor's."""
-    return "ESTIMATED, not measured" if record["energy"]["source"] == "estimate" else None
+def _estimate_mark(record):
+    """Returns words for joules that no sensor measured, an empty text otherwise."""
+    return " (an ESTIMATE, not measured)" if record["energy"]["source"] == "estimate" else ""
+
+
+def power_trace(run):
+    """Draws one run's power over time, the epochs marked, and the energy of each epoch.
+
+    Args:
+      run: (RunFolder, record) of a run that measured or estimated its energy.
+
+    Returns:
+      A Figure; watts of each device against seconds since the start, joules against the epoch.
+    """
+    folder, record = run
+    energy = record["energy"]
+    with plt.rc_context(STYLE):
+        figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.2), layout="constrained")
+        for number, ((host, device), (seconds, watts)) in enumerate(folder.read_power().items()):
+            color = COLORS[number % len(COLORS)]
+            above.plot(seconds, watts, color=color, linewidth=1, label=f"{host} {device}")
+        for window in energy["windows"]:
+            if window["name"] in _WINDOW_COLORS:
+                above.axvspan(
+                    window["start_s"], window["end_s"], color=_WINDOW_COLORS[window["name"]],
+                    alpha=0.2, linewidth=0,
+                )  # fmt: skip
+        handles, labels = above.get_legend_handles_labels()
+        handles += [Patch(color=color, alpha=0.3) for color in _WINDOW_COLORS.values()]
+        labels += [name if name != "epoch" else "training" for name in _WINDOW_COLORS]
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+        above.set_ylim(bottom=0)
+        above.set_xlabel("time since the start (s)")
+        above.set_ylabel("power (W)")
+        above.set_title(
+            f"{label(record['config'], record['environment'])}\n"
+            f"energy source: {energy['source']}{_estimate_mark(record)}",
+            fontsize=9,
+        )
+        known = [
+            (row["epoch"] + 1, row["joules"])
+            for row in folder.read_epochs()
+            if row["joules"] is not None
+        ]
+        if known:
+            below.bar(*zip(*known, strict=True), color=COLORS[0])
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        below.set_xlabel("epoch")
+        below.set_ylabel("energy of training (J)")
+        return figure
+
+
+_WINDOW_COLORS = {"idle": "#999999", "epoch": COLORS[2], "validation": COLORS[4]}
 
 
 def label(config, environment):
