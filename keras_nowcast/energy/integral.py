@@ -15,7 +15,7 @@ _LONGEST_AVERAGE_S = 1.0  # no NVML sensor is known to average over more
 _LONGEST_LAG_S = _LONGEST_AVERAGE_S / 2 + 0.1
 _STANDSTILL_S = 1.0  # a counter unmoved for longer than this is compared with the power readings
 _FROZEN_S = 10.0  # a power sensor that used to move and has not for so long is taken for frozen
-_HIGHEST_WATTS = 10_000.0
+_HIGHEST_WATTS = 3000.0  # no board and no package draws more
 _COUNTER_AGREES = 0.25  # with power over a standstill, as a share
 
 
@@ -110,26 +110,20 @@ class CounterCurve:
         self._points = deque(maxlen=_KEPT_POINTS)
         self._value = None  # last seen, and when it was last looked at
         self._seen_s = None
-        self._failed_since_s = None
+        self._stands_still = False
 
     def add(self, time_s, joules, power=None):
         """Takes the counter's value at `time_s`; `power` is the PowerCurve beside it, if any."""
-        failed_for_s = 0.0
-        if self._failed_since_s is not None:
-            failed_for_s = time_s - self._failed_since_s
-            self._failed_since_s = None
-            self.steps.lost()
         if self._value is None:
             self._value, self._seen_s = joules, time_s
             self._points.append(_Point(time_s, time_s - self.step_s, time_s, 0.0, 0.0))
         elif joules != self._value:
-            self._step(time_s, joules, power, failed_for_s)
+            self._step(time_s, joules, power)
+            self._stands_still = False
+        elif not self._stands_still and time_s - self._points[-1].latest_s > _STANDSTILL_S:
+            self._stands_still = True
+            self.problems.append((time_s, "the energy counter stands still"))
         self._seen_s = time_s
-
-    def failed(self, time_s):
-        """Notes that there was no value at `time_s`."""
-        if self._failed_since_s is None:
-            self._failed_since_s = time_s
 
     def moved_by(self, time_s):
         """True when the counter was seen to step at or after `time_s`."""
@@ -162,11 +156,11 @@ class CounterCurve:
                 return _between(points[index - 1], points[index], time_s)
         return Amount(points[0].joules, points[0].seconds)
 
-    def _step(self, time_s, joules, power, failed_for_s):
+    def _step(self, time_s, joules, power):
         last = self._points[-1]
         looked_s = time_s - self._seen_s
         step_s = self.step_s
-        earliest_s = max(self._seen_s, time_s - step_s) if not failed_for_s else time_s - step_s
+        earliest_s = max(self._seen_s, time_s - step_s)
         moment_s = (earliest_s + time_s) / 2
         # The value that has just gone began one step before, within what is known of it.
         began_s = moment_s - step_s
@@ -176,7 +170,7 @@ class CounterCurve:
         moment_s = max(moment_s, last.time_s)
         point = _Point(moment_s, earliest_s, time_s, last.joules, last.seconds)
         gained, took_s = joules - self._value, point.time_s - last.time_s
-        trouble = self._trouble(gained, took_s, last, power, failed_for_s)
+        trouble = self._trouble(gained, took_s, looked_s, last, power)
         if trouble:
             last.gap_after = True
             self.problems.append((time_s, trouble))
@@ -188,14 +182,14 @@ class CounterCurve:
         self._value = joules
         self._points.append(point)
 
-    def _trouble(self, gained, took_s, last, power, failed_for_s):
+    def _trouble(self, gained, took_s, looked_s, last, power):
         """Says why the energy since the last point cannot be believed, or None."""
         if gained < 0:
             return "the energy counter went back (a reset of the driver)"
         if gained > _HIGHEST_WATTS * max(took_s, 0.001) + 1:
             return f"the energy counter jumped by {gained:.0f} J in {took_s:.2f} s"
-        if failed_for_s > took_s / 2 or took_s <= _STANDSTILL_S:
-            return None
+        if took_s <= _STANDSTILL_S or looked_s > took_s / 2:
+            return None  # nobody looked for a while, but the counter went on
         # The counter was read all along and stood still: was it frozen, or did it catch up?
         if power is not None:
             beside = power.between(last.time_s, last.time_s + took_s)

@@ -25,7 +25,7 @@ _THROTTLE_NAMES = {
     0x100: "display_clock",
 }
 _AVERAGE_WINDOW_S = 1.0  # NVML_FI_DEV_POWER_AVERAGE, by NVML's reference
-_HIGHEST_WATTS = 10_000.0  # no board draws more: a reading above is nonsense
+_HIGHEST_WATTS = 3000.0  # no board draws more: a reading above is nonsense
 
 
 class NvmlUnavailable(Exception):
@@ -89,6 +89,8 @@ class GpuMeter:
           MeterError: no figure this time.
         """
         millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        if millijoules == 0:
+            raise MeterError("the energy counter shows 0")
         return millijoules / 1000
 
     def read_watts(self):

@@ -19,7 +19,7 @@ _CLOSE_LOOK_S = 0.004  # between two looks while waiting for a counter's step
 _CLOSE_LOOK_FOR_S = 0.15  # at most: counters step every 20 to 100 ms
 _LEARN_FOR_S = 1.0  # close looks at the beginning, which show how often the sensors move
 _CLOSEST_POWER_LOOK_S = 0.01
-_LATE_S = 1.0  # a look later than this is worth a note
+_SLOW_S = 0.25  # a call that takes longer tells a value of nobody knows when
 _FAILING_LOOK_S = 1.0  # between two looks at a device that keeps failing
 _KEPT_PROBLEMS = 50
 
@@ -81,15 +81,12 @@ class Track:
         """Reads the counter; returns True when it answered."""
         if self.counter is None:
             return False
-        before_s = clock()
         try:
-            joules = self.meter.read_counter()
+            now_s, joules = _timed(self.meter.read_counter, clock)
         except MeterError as error:
             with self._lock:
-                self.counter.failed(before_s)
-                self.note(before_s, str(error))
+                self.note(clock(), str(error))
             return False
-        now_s = (before_s + clock()) / 2
         with self._lock:
             self.counter.add(now_s, joules, self.power)
             self._take_problems(self.counter)
@@ -105,15 +102,13 @@ class Track:
         """
         if self.power is None:
             return False
-        before_s = clock()
         try:
-            watts = self.meter.read_watts()
+            now_s, watts = _timed(self.meter.read_watts, clock)
         except MeterError as error:
             with self._lock:
-                self.note(before_s, str(error))
+                self.note(clock(), str(error))
             self.watts = self.highest_w = None
             return False
-        now_s = (before_s + clock()) / 2
         self.watts = self.highest_w = watts
         samples = self._buffered(now_s, wall_offset_s)
         with self._lock:
@@ -238,8 +233,6 @@ class Sampler:
         now_s = self._clock()
         if self._began_s is None:
             self._began_s = now_s
-        elif now_s - self.polled_s > _LATE_S + self.interval_s and not self._all_failing():
-            self._note_pause(now_s)
         learning = now_s - self._began_s < _LEARN_FOR_S
         row_due, power_due = now_s >= self._next_row_s, now_s >= self._next_power_s
         closely = self._look_closely(now_s) or learning
@@ -254,7 +247,7 @@ class Sampler:
         self.polled_s = self._clock()
         if closely:
             return _CLOSE_LOOK_S
-        if self._all_failing():
+        if all(track.failing for track in self.tracks.values()):
             return _FAILING_LOOK_S
         return max(min(self._next_row_s, self._next_power_s) - self.polled_s, 0.001)
 
@@ -303,15 +296,6 @@ class Sampler:
             variance = counter_variance_j2(start_counter, end_counter)
             counter = _part(start_counter, end_counter, variance)
         return {"counter": counter, "power": power}
-
-    def _all_failing(self):
-        return all(track.failing for track in self.tracks.values())
-
-    def _note_pause(self, now_s):
-        """Records that no device was looked at for a while: a driver hung, or the process slept."""
-        with self._lock:
-            for track in self.tracks.values():
-                track.note(now_s, f"no reading for {now_s - self.polled_s:.1f} s")
 
     def _look(self, track, row_due, power_due):
         if track.failing and not row_due:
@@ -365,6 +349,16 @@ class Sampler:
                 if track.power is not None:
                     for mark in _passed(track.power, powers):
                         mark.power[key] = track.power.excerpt(mark.time_s)
+
+
+def _timed(read, clock):
+    """Returns (the middle of the call, what it read); a call that hung is no reading."""
+    before_s = clock()
+    value = read()
+    took_s = clock() - before_s
+    if took_s > _SLOW_S:
+        raise MeterError(f"the driver took {took_s:.1f} s to answer")
+    return before_s + took_s / 2, value
 
 
 def _passed(curve, waiting):
