@@ -117,12 +117,13 @@ class LayerCost:
         by_operands = self.kernel_flops * (2 if self.passes_gradient else 1)
         return self.forward_flops + by_operands + backward.get(self.kind, 0)
 
-    def training_bytes_moved(self, policy):
-        """Bytes one sample moves in a training step, forward and backward, without parameters."""
+    def training_bytes_moved(self, policy, batch_per_replica):
+        """Bytes moved in a training step, forward and backward, a sample; kernels once a batch."""
         size = FLOAT32_BYTES if self.is_float32 else BYTES[policy]
         both = self.inputs + self.outputs
-        if self.kernel:  # forward; by weights; by input
-            return size * both * (3 if self.passes_gradient else 2)
+        if self.kernel:
+            passes = 3 if self.passes_gradient else 2  # forward; by the kernel; by the input
+            return passes * size * (both + self.kernel_parameters / batch_per_replica)
         return {
             "scaling": self.inputs + size * self.outputs,  # from uint8
             "pooling": size * 2 * both,
@@ -142,10 +143,20 @@ class LayerCost:
         if self.kind in ("normalization", "transposed convolution"):
             return 0  # what follows, activation or concatenation, keeps its own copy
         if self.kind == "activation":
-            # Source: measured; oneDNN's fused normalization keeps half a byte a number beside the
-            # output, from which it knows where the activation was off.
-            return self.outputs * size + self.outputs // 2
+            return self.outputs * size + self._mask_bytes(policy)
         return self.outputs * size
+
+    def _mask_bytes(self, policy):
+        """Bytes beside an activation's output that tell the backward pass where it was off.
+
+        Source: measured on a CPU with AVX-512: oneDNN's fused normalization keeps half a byte a
+        number where the channels fill its vectors and four bytes elsewhere.
+        Choice: float16 is for GPUs, where it is a bit.
+        """
+        if policy == "mixed_float16":
+            return self.outputs // 8
+        vector = {"float32": 8, "mixed_bfloat16": 16}[policy]
+        return self.outputs // 2 if self.channels % vector == 0 else 4 * self.outputs
 
 
 @dataclass(frozen=True)
@@ -181,20 +192,22 @@ class Cost:
         both_ways = sum(layer.training_flops for layer in self.layers)
         return both_ways + self.optimizer_flops(policy) / batch_per_replica
 
-    def parameter_bytes_moved(self, policy):
-        """Bytes the parameters move in a step, whatever the batch.
+    def training_flops_by_kind(self, policy, batch_per_replica):
+        """Returns {kind of layer, or optimizer: FLOPs of a training step, a sample}."""
+        by_kind = {}
+        for layer in self.layers:
+            by_kind[layer.kind] = by_kind.get(layer.kind, 0) + layer.training_flops
+        return by_kind | {"optimizer": self.optimizer_flops(policy) / batch_per_replica}
 
-        Kernels are read forward and by the input's gradient, their gradients written; Adam reads
-        the gradient and reads and writes the parameter and its two moments.
-        """
-        return 3 * BYTES[policy] * self.kernel_parameters + (
-            7 * FLOAT32_BYTES * self.trainable_parameters
-        )
+    @property
+    def optimizer_bytes_moved(self):
+        """Bytes Adam moves in a step: it reads each gradient and its own state, and writes that."""
+        return 7 * FLOAT32_BYTES * self.trainable_parameters
 
     def training_bytes_moved(self, policy, batch_per_replica):
         """Bytes a training step moves, a sample."""
-        moved = sum(layer.training_bytes_moved(policy) for layer in self.layers)
-        return moved + self.parameter_bytes_moved(policy) / batch_per_replica
+        moved = sum(layer.training_bytes_moved(policy, batch_per_replica) for layer in self.layers)
+        return moved + self.optimizer_bytes_moved / batch_per_replica
 
     def intensity(self, policy, batch_per_replica):
         """FLOPs a byte moved in a training step."""
@@ -205,6 +218,11 @@ class Cost:
     def activation_bytes(self, policy):
         """Bytes of activations and their gradients at the fullest moment of a training step."""
         return max(activations for activations, _ in self._backward_memory(policy))
+
+    @property
+    def state_bytes(self):
+        """Bytes of parameters and Adam's two moments, there from the first step to the last."""
+        return FLOAT32_BYTES * (self.parameters + 2 * self.trainable_parameters)
 
     def step_bytes(self, policy, batch_per_replica):
         """Bytes by which memory grows in a training step, at its fullest moment.

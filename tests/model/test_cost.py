@@ -1,7 +1,13 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import pytest
 import tensorflow as tf
 
+import keras_nowcast
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.layers import FusedBatchNormalization
@@ -90,20 +96,31 @@ def test_the_update_is_shared_by_the_batch():
     assert cost.optimizer_flops("mixed_float16") == 14 * cost.trainable_parameters
 
 
+def test_kinds_add_up_to_the_step():
+    cost = count_unet(16, 13, 12, 2, 4)
+    by_kind = cost.training_flops_by_kind("float32", 4)
+    assert set(by_kind) == {layer.kind for layer in cost.layers} | {"optimizer"}
+    assert sum(by_kind.values()) == cost.training_flops("float32", 4)
+
+
 def test_bytes_by_hand():
     cost = count_unet(4, 2, 3, 1, 1, center_filters=2)
     layers = _layers(cost)
 
-    def moved(name, policy):
-        return layers[name].training_bytes_moved(policy)
+    def moved(name, policy, batch=1):
+        return layers[name].training_bytes_moved(policy, batch)
 
     assert moved("scale_vil", "float32") == 32 + 4 * 32
-    assert moved("encoder_1_conv_1", "float32") == 2 * 4 * (32 + 16)
-    assert moved("encoder_1_conv_2", "mixed_float16") == 3 * 2 * (16 + 16)
-    assert moved("head", "mixed_float16") == 3 * 4 * (16 + 48)  # float32 under every policy
+    assert moved("encoder_1_conv_1", "float32") == 2 * 4 * (32 + 16 + 18)
+    assert moved("encoder_1_conv_2", "mixed_float16") == 3 * 2 * (16 + 16 + 9)
+    assert moved("encoder_1_conv_2", "mixed_float16", 9) == 3 * 2 * (16 + 16 + 1)
+    assert moved("head", "mixed_float16") == 3 * 4 * (16 + 48 + 3)  # float32 under every policy
     assert moved("encoder_1_pool", "mixed_bfloat16") == 2 * 2 * (16 + 4)
     assert moved("encoder_1_norm_1", "float32") == 4 * 8 * 16
     assert moved("decoder_1_concatenate", "float32") == 4 * (4 * 32 + 3 * 16)
+    whole = sum(moved(name, "float32") for name in layers) + 7 * 4 * cost.trainable_parameters
+    assert cost.training_bytes_moved("float32", 1) == whole
+    assert cost.state_bytes == 4 * (cost.parameters + 2 * cost.trainable_parameters)
     assert cost.allreduce_bytes() == 4 * cost.trainable_parameters
     assert cost.allreduce_bytes(fp16=True) == 2 * cost.trainable_parameters
     assert cost.intensity("mixed_bfloat16", 4) > cost.intensity("float32", 4) > 0
@@ -113,15 +130,25 @@ def test_memory_by_hand():
     # 2x2 pixels, depth 1, one filter and one in the centre; numbers of one frame in and out.
     cost = count_unet(2, 1, 1, 1, 1, center_filters=1)
     layers = _layers(cost)
-    # Kept in float32: the scaled input; each convolution and its activation (4.5 bytes).
-    kept = 4 * 4 + 2 * (4 * 4 + 18) + 4 * 1 + 2 * (4 + 4) + (32 + 36) + 2 * (16 + 18) + 4 * 5
+    # Kept in float32: the scaled input; each convolution and its activation (a number and,
+    # since one channel fills no vector, four bytes of mask).
+    kept = 4 * 4 + 2 * (16 + 32) + 4 * 1 + 2 * (4 + 8) + (32 + 64) + 2 * (16 + 32) + 4 * 5
     assert sum(layer.kept_bytes("float32") for layer in cost.layers) == kept
     assert layers["head"].kept_bytes("mixed_float16") == 4 * 4  # its input, cast
+    assert layers["decoder_1_relu"].kept_bytes("mixed_float16") == 2 * 8 + 1
     # Fullest at the loss (two gradients of 4 numbers) or on the way back: here the concatenation's
     # normalization, whose gradients are 8 numbers each, the two convolutions after it gone.
     at_loss = kept + 32
-    at_concatenation = kept - 20 - 2 * (16 + 18) + 2 * 32
+    at_concatenation = kept - 20 - 2 * (16 + 32) + 2 * 32
     assert cost.activation_bytes("float32") == max(at_loss, at_concatenation)
+
+
+def test_masks_are_small_where_channels_fill_a_vector():
+    layers = _layers(count_unet(2, 1, 1, 1, 8))
+    eight, sixteen = layers["encoder_1_relu_1"], layers["decoder_1_relu"]
+    assert eight.kept_bytes("float32") == 4 * 32 + 16
+    assert eight.kept_bytes("mixed_bfloat16") == 2 * 32 + 128
+    assert sixteen.kept_bytes("mixed_bfloat16") == 2 * 64 + 32
 
 
 def test_step_memory_adds_gradients_and_copies():
@@ -133,7 +160,7 @@ def test_step_memory_adds_gradients_and_copies():
     # At a small one, that with all gradients.
     assert count_unet(16, 13, 12, 4, 8).step_bytes("float32", 1) > 4 * cost.trainable_parameters
     halves = cost.activation_bytes("mixed_float16"), cost.activation_bytes("mixed_bfloat16")
-    assert halves[0] == halves[1] < cost.activation_bytes("float32")
+    assert halves[0] < halves[1] < cost.activation_bytes("float32")
 
 
 def test_record_has_the_fields_of_the_contract():
@@ -195,3 +222,21 @@ def test_flops_are_the_profilers(grid, depth, filters, center_filters):
     cost = count_unet(grid, 13, 12, depth, filters, center_filters)
     counted = sum(layer.forward_flops for layer in cost.layers if layer.kind != "activation")
     assert counted == pytest.approx(_profiled_flops(model, grid, 13), rel=0.01)
+
+
+def test_it_is_printed_without_tensorflow():
+    root = Path(keras_nowcast.__file__).parents[1]
+    code = (
+        "import runpy, sys; sys.argv = ['cost.py', '--depth', '4', '--filters', '32'];"
+        "runpy.run_path('experiments/cost.py', run_name='__main__');"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "16,565,900, 16,556,044 of them trainable" in done.stdout

@@ -1,0 +1,97 @@
+"""Prints what a network costs, layer by layer, without building it.
+
+    python experiments/cost.py --depth 4 --filters 32
+
+A multiply-add is two FLOPs. Bytes moved are those of an ideal memory, which each operation reads
+and writes once, kernels and the optimizer's state once a batch; intensity is FLOPs a byte. No GPU
+is looked for: the precision auto is that of this CPU.
+"""
+
+import dataclasses
+
+from keras_nowcast.config import Parser, RunConfig, add_field
+from keras_nowcast.process import run_script
+
+FLAGS = ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
+         "fp16_allreduce")  # fmt: skip
+STORED_GRID = 384
+HEADER = ("layer", "kind", "output", "parameters", "forward MFLOP", "training MFLOP",
+          "moved MiB", "kept MiB", "FLOP/byte")  # fmt: skip
+MIB = 2**20
+
+
+def main():
+    parser = Parser(description=__doc__)
+    for field in dataclasses.fields(RunConfig):
+        if field.name in FLAGS:
+            add_field(parser, field)
+    config = RunConfig(**vars(parser.parse_args()))
+
+    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
+    from keras_nowcast.model.cost import count_unet
+    from keras_nowcast.model.precision import choose_precision
+
+    policy, reason = choose_precision(config.precision, gpus=())
+    grid = config.grid or STORED_GRID
+    sizes = (config.depth, config.filters, config.center_filters)
+    cost = count_unet(grid, FRAMES_IN, FRAMES_OUT, *sizes)
+    print(f"{policy} ({reason}), grid {grid}; numbers of one sample\n")
+    print_layers(cost, policy, config.batch_per_replica)
+    print()
+    print_totals(cost, policy, config.batch_per_replica, config.fp16_allreduce)
+
+
+def print_layers(cost, policy, batch):
+    """One line a layer."""
+    rows = [HEADER]
+    for layer in cost.layers:
+        moved = layer.training_bytes_moved(policy, batch)
+        rows.append(
+            (
+                layer.name,
+                layer.kind,
+                f"{layer.side}x{layer.side}x{layer.channels}",
+                f"{layer.parameters:,}",
+                f"{layer.forward_flops / 1e6:,.1f}",
+                f"{layer.training_flops / 1e6:,.1f}",
+                f"{moved / MIB:,.2f}",
+                f"{layer.kept_bytes(policy) / MIB:,.2f}",
+                f"{layer.training_flops / moved:,.1f}" if moved else "",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        left, right = row[:2], row[2:]
+        cells = [cell.ljust(width) for cell, width in zip(left, widths, strict=False)]
+        cells += [cell.rjust(width) for cell, width in zip(right, widths[2:], strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def print_totals(cost, policy, batch, fp16_allreduce):
+    """The sums, each kind's share, and the memory of a step at each precision."""
+    from keras_nowcast.model.cost import BYTES
+
+    training = cost.training_flops(policy, batch)
+    lines = {
+        "parameters": f"{cost.parameters:,}, {cost.trainable_parameters:,} of them trainable",
+        "forward": f"{cost.forward_flops / 1e9:,.3f} GFLOP a sample",
+        "training": f"{training / 1e9:,.3f} GFLOP a sample, the update shared by {batch}",
+        "moved": f"{cost.training_bytes_moved(policy, batch) / MIB:,.1f} MiB a sample",
+        "intensity": f"{cost.intensity(policy, batch):,.1f} FLOP/byte",
+        "allreduce": f"{cost.allreduce_bytes(fp16_allreduce) / MIB:,.1f} MiB a step and process",
+    }
+    for each in BYTES:
+        activations, step = cost.activation_bytes(each), cost.step_bytes(each, batch)
+        lines[f"memory, {each}"] = (
+            f"{activations / MIB:,.1f} MiB of activations a sample; a step of {batch} adds "
+            f"{step / MIB:,.1f} MiB to parameters and moments of {cost.state_bytes / MIB:,.1f} MiB"
+        )
+    for name, text in lines.items():
+        print(f"{name:<23}{text}")
+    print("\ntraining FLOPs by kind")
+    for kind, flops in cost.training_flops_by_kind(policy, batch).items():
+        print(f"  {kind:<23}{100 * flops / training:6.2f} %")
+
+
+if __name__ == "__main__":
+    run_script(main)
