@@ -61,7 +61,7 @@ def read_layout(dataset):
 
     settings = dataset.id.get_create_plist()
     offset = chunks = deflate = None
-    if dataset.file.userblock_size == 0:  # else offsets count from its end, or not
+    if dataset.file.userblock_size == 0:  # else some versions of HDF5 count offsets from its end
         if settings.get_layout() == h5py.h5d.CONTIGUOUS and not dataset.external:
             offset = dataset.id.get_offset()
         elif settings.get_layout() == h5py.h5d.CHUNKED:

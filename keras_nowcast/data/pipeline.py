@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import itertools
+import math
 import os
 
 import numpy as np
@@ -12,6 +13,7 @@ from keras_nowcast.errors import InputError
 
 POOL_EVENTS = 16  # events whose windows are mixed; bounds the memory of the shuffle
 _MOST_STEPS_AHEAD = 4 * POOL_EVENTS
+_ALIGNMENT = 64  # bytes
 _MOST_THREADS = 4  # of one process; a node often runs one process a GPU
 
 
@@ -187,71 +189,69 @@ class WindowPipeline:
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _schedule(self, first_epoch, first_step):
-        """Yields the epoch and the windows of each step, and what must be read for it.
+        """Yields the epoch and windows of each step, and {event: windows} of what is new in it.
 
-        The last is {event: starts} of the events that the epoch first needs in this step, with
-        all the windows it needs of them.
+        New are the events that the epoch needs in this step and not before, with the number of
+        windows that it needs of them from there on.
         """
         epochs = itertools.count(first_epoch) if self.shuffle else [first_epoch]
         for epoch in epochs:
             plan = self.plan(epoch)[first_step if epoch == first_epoch else 0 :]
-            starts = collections.defaultdict(list)
-            for event, start in itertools.chain(*plan):
-                starts[event].append(start)
+            uses = collections.Counter(event for step in plan for event, _ in step)
             for step in plan:
-                first_used = {event: None for event, _ in step if event in starts}
-                yield epoch, step, {event: starts.pop(event) for event in first_used}
+                events = {event for event, _ in step if event in uses}
+                yield epoch, step, {event: uses.pop(event) for event in sorted(events)}
 
     def _read_ahead(self, schedule, executor):
         """Yields a batch a step, while the executor reads the events of the steps to come.
 
-        An event is read once an epoch and each of its windows is let go with its batch. What is
-        read ahead is bounded, by events where a step needs many and by steps where it needs few.
+        An event is read once an epoch and let go with its last window. What is read ahead is
+        bounded, by events where a step needs many and by steps where it needs few.
         """
         ahead = collections.deque()  # steps whose events were asked for
         asked = 0  # events among them
-        reading = {}  # (epoch, event): Future of {start: (x, y)}
+        reading = {}  # (epoch, event): a Future of its pixels, and the windows still to be cut
         while True:
             while len(ahead) < 2 or (asked < 2 * self.threads and len(ahead) < _MOST_STEPS_AHEAD):
                 epoch, step, events = next(schedule, (None, None, None))
                 if step is None:
                     break
-                for event, starts in events.items():
-                    reading[epoch, event] = executor.submit(self._read_windows, event, starts)
+                for event, uses in events.items():
+                    future = executor.submit(sevir.read_event, self.events[event], self.grid)
+                    reading[epoch, event] = [future, uses]
                 ahead.append((epoch, step, len(events)))
                 asked += len(events)
             if not ahead:
                 return
             epoch, step, events = ahead.popleft()
             asked -= events
-            yield self._batch([_take(reading, (epoch, event), start) for event, start in step])
+            yield self._batch(epoch, step, reading)
 
-    def _read_windows(self, event, starts):
-        vil = sevir.read_event(self.events[event], self.grid)
-        return {start: sevir.cut_window(vil, start) for start in starts}
-
-    def _batch(self, windows):
-        """Stacks windows; none at all becomes one window without a valid pixel.
+    def _batch(self, epoch, step, reading):
+        """Cuts a step's windows; none at all becomes one window without a valid pixel.
 
         Such a batch adds nothing to a loss over valid pixels, and the rank takes part in the
         step: the others wait for it in the allreduce.
         """
-        if not windows:
-            return tuple(
-                np.full((1, self.grid, self.grid, frames), sevir.MISSING, np.uint8)
-                for frames in (sevir.FRAMES_IN, sevir.FRAMES_OUT)
-            )
-        x, y = zip(*windows, strict=True)
-        return np.stack(x), np.stack(y)
+        shape = (max(1, len(step)), self.grid, self.grid)
+        x, y = _aligned((*shape, sevir.FRAMES_IN)), _aligned((*shape, sevir.FRAMES_OUT))
+        if not step:
+            x[...] = y[...] = sevir.MISSING
+        for i, (event, start) in enumerate(step):
+            entry = reading[epoch, event]
+            sevir.cut_window(entry[0].result(), start, (x[i], y[i]))
+            entry[1] -= 1
+            if entry[1] == 0:
+                del reading[epoch, event]
+        return x, y
 
 
-def _take(reading, key, start):
-    """Returns a window of an event being read; with its last one the event is let go."""
-    windows = reading[key].result()
-    window = windows.pop(start)
-    if not windows:
-        del reading[key]
-    return window
+def _aligned(shape):
+    """Returns an empty uint8 array at an address that TensorFlow takes over without a copy."""
+    size = math.prod(shape)
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % _ALIGNMENT
+    return raw[first : first + size].reshape(shape)
 
 
 def _capped(events, stride, max_windows):

@@ -333,5 +333,5 @@ def _gap(rng, size):
     """Returns the pixels (size, size) beyond the range of a radar."""
     axis = np.arange(size)
     y, x = rng.uniform(0.2, 0.8, 2) * size
-    reach = rng.uniform(0.6, 0.9) * size
+    reach = rng.uniform(0.5, 0.8) * size
     return np.hypot(axis[:, None] - y, axis[None, :] - x) > reach

@@ -95,10 +95,11 @@ def test_a_chunk_stored_without_its_filter(tmp_path, codes):
     np.testing.assert_array_equal(hdf5.read_item(path, _layout(path), 0), codes[0])
 
 
-def test_a_file_with_a_user_block(tmp_path, codes):
+@pytest.mark.parametrize("storage", [{}, {"chunks": ONE, "compression": "gzip"}])
+def test_a_file_with_a_user_block(tmp_path, codes, storage):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w", userblock_size=512) as file:
-        file.create_dataset("vil", data=codes)
+        file.create_dataset("vil", data=codes, **storage)
     np.testing.assert_array_equal(hdf5.read_item(path, _layout(path), 3), codes[3])
 
 

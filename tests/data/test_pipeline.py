@@ -61,6 +61,13 @@ def test_the_order_follows_from_seed_and_epoch():
     assert all(a != b for a, b in itertools.combinations(different, 2))
 
 
+def test_a_rank_sees_other_events_in_another_epoch():
+    def events(epoch):
+        return {event for step in _plans([3] * 40, 2, 4, epoch=epoch)[0] for event, _ in step}
+
+    assert len(events(0) & events(1)) < 18  # half of its 20, give or take
+
+
 def test_without_shuffle_the_order_is_kept():
     (plan,) = _plans([2, 1], 1, 2, shuffle=False)
     assert plan == [[(0, 0)], [(0, 12), (1, 0)]]

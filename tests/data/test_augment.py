@@ -1,0 +1,62 @@
+"""Windows seen turned, mirrored and shifted, the same in all frames, from the seed alone."""
+
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from keras_nowcast.data import sevir
+from keras_nowcast.data.augment import SHIFT_SHARE, augmented
+
+GRID = 16
+
+
+def batches(count=6, size=3):
+    """Windows whose frames are one image plus the frame's number."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 200, (count, size, GRID, GRID, 1), dtype=np.uint8)
+    vil = image + np.arange(25, dtype=np.uint8)
+    return tf.data.Dataset.from_tensor_slices((vil[..., :13], vil[..., 13:])), vil
+
+
+def changed(seed=1, first_step=0, skip=0):
+    dataset, _ = batches()
+    return [
+        np.concatenate(pair, axis=-1)
+        for pair in augmented(dataset.skip(skip), seed, 0, first_step).as_numpy_iterator()
+    ]
+
+
+def possible(image):
+    """Yields every image that a mirror, a turn and a shift may make of one."""
+    margin = GRID // SHIFT_SHARE
+    for mirror, turns in itertools.product((False, True), range(4)):
+        turned = np.rot90(image[:, ::-1] if mirror else image, turns)
+        beyond = np.pad(turned, margin, constant_values=sevir.MISSING)
+        for y, x in itertools.product(range(2 * margin + 1), repeat=2):
+            yield beyond[y : y + GRID, x : x + GRID]
+
+
+def test_each_window_is_a_mirrored_turned_and_shifted_one():
+    _, before = batches()
+    kinds = set()
+    for step, batch in enumerate(changed()):
+        for number, window in enumerate(batch):
+            images = list(possible(before[step, number, ..., 0]))
+            kinds.add(next(i for i, each in enumerate(images) if np.array_equal(each, window[..., 0])))
+    assert len(kinds) > 12  # of 18 windows: each its own change
+
+
+def test_all_frames_are_changed_alike():
+    for batch in changed():
+        valid = batch[..., 0] != sevir.MISSING
+        np.testing.assert_array_equal((batch == sevir.MISSING).all(-1), ~valid)
+        frames = batch[valid]
+        np.testing.assert_array_equal(frames, frames[:, :1] + np.arange(25, dtype=np.uint8))
+
+
+def test_the_seed_and_the_step_decide():
+    first, again, other = changed(), changed(), changed(seed=2)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(first[4:], changed(first_step=4, skip=4))
