@@ -217,7 +217,7 @@ class Cost:
 
     def activation_bytes(self, policy):
         """Bytes of activations and their gradients at the fullest moment of a training step."""
-        return max(activations for activations, _ in self._backward_memory(policy))
+        return max(activations for activations, _ in self.backward_memory(policy))
 
     @property
     def state_bytes(self):
@@ -233,11 +233,17 @@ class Cost:
         copies = 0 if BYTES[policy] == FLOAT32_BYTES else BYTES[policy] * self.kernel_parameters
         return copies + max(
             batch_per_replica * activations + FLOAT32_BYTES * gradients
-            for activations, gradients in self._backward_memory(policy)
+            for activations, gradients in self.backward_memory(policy)
         )
 
-    def _backward_memory(self, policy):
-        """Goes back through the layers; yields (bytes of activations, gradients computed)."""
+    def backward_memory(self, policy):
+        """Goes back through the layers, from the loss to the input.
+
+        Yields:
+            (bytes, gradients): At each layer, the bytes one sample then holds (what the layers up
+            to this one kept, the gradients by its output and input, those that wait for a skip
+            connection), and how many parameters have their gradient.
+        """
         kept = sum(layer.kept_bytes(policy) for layer in self.layers)
         gradients = 0
         skips = 0  # gradients that wait for the encoder level of their skip connection
@@ -245,8 +251,6 @@ class Cost:
             size = FLOAT32_BYTES if layer.is_float32 else BYTES[policy]
             by_output = size * layer.outputs
             by_input = size * layer.inputs if layer.passes_gradient else 0
-            if layer.kind == "activation":
-                by_input = 0  # one operation with the normalization, which comes next
             gradients += layer.trainable_parameters
             yield kept + skips + by_output + by_input, gradients
             if layer.kind == "concatenation":
@@ -285,7 +289,9 @@ def count_unet(grid, frames_in, frames_out, depth=4, filters=16, center_filters=
     check_sizes(grid, depth, filters, center_filters)
     if center_filters is None:
         center_filters = default_center_filters(depth, filters)
-    layers = [LayerCost("scale_vil", "scaling", grid, frames_in, grid, frames_in)]
+    layers = [
+        LayerCost("scale_vil", "scaling", grid, frames_in, grid, frames_in, passes_gradient=False)
+    ]
 
     def add(name, kind, side, channels, **more):
         before = layers[-1]

@@ -136,11 +136,39 @@ def test_memory_by_hand():
     assert sum(layer.kept_bytes("float32") for layer in cost.layers) == kept
     assert layers["head"].kept_bytes("mixed_float16") == 4 * 4  # its input, cast
     assert layers["decoder_1_relu"].kept_bytes("mixed_float16") == 2 * 8 + 1
-    # Fullest at the loss (two gradients of 4 numbers) or on the way back: here the concatenation's
-    # normalization, whose gradients are 8 numbers each, the two convolutions after it gone.
-    at_loss = kept + 32
-    at_concatenation = kept - 20 - 2 * (16 + 32) + 2 * 32
-    assert cost.activation_bytes("float32") == max(at_loss, at_concatenation)
+    # On the way back each layer adds the gradients by its output and its input, then drops what
+    # it kept; from the concatenation (8 numbers) to the pooling, the skip's 4 numbers wait.
+    skip = 16
+    assert [held for held, _ in cost.backward_memory("float32")] == [
+        kept + 2 * 16,  # loss
+        (kept := kept - 20) + 2 * 16,  # head
+        kept + 2 * 16,  # decoder_1_relu_2
+        (kept := kept - 32) + 2 * 16,  # decoder_1_norm_2
+        kept + 2 * 16,  # decoder_1_conv_2
+        (kept := kept - 16) + 2 * 16,  # decoder_1_relu_1
+        (kept := kept - 32) + 2 * 16,  # decoder_1_norm_1
+        kept + 16 + 32,  # decoder_1_conv_1
+        (kept := kept - 16) + 2 * 32,  # decoder_1_relu
+        (kept := kept - 64) + 2 * 32,  # decoder_1_norm
+        kept + 2 * 32,  # decoder_1_concatenate
+        (kept := kept - 32) + skip + 16 + 4,  # decoder_1_upsample
+        kept + skip + 2 * 4,  # center_relu_2
+        (kept := kept - 8) + skip + 2 * 4,  # center_norm_2
+        kept + skip + 2 * 4,  # center_conv_2
+        (kept := kept - 4) + skip + 2 * 4,  # center_relu_1
+        (kept := kept - 8) + skip + 2 * 4,  # center_norm_1
+        kept + skip + 2 * 4,  # center_conv_1
+        (kept := kept - 4) + skip + 4 + 16,  # encoder_1_pool
+        (kept := kept - 4) + 2 * 16,  # encoder_1_relu_2
+        (kept := kept - 32) + 2 * 16,  # encoder_1_norm_2
+        kept + 2 * 16,  # encoder_1_conv_2
+        (kept := kept - 16) + 2 * 16,  # encoder_1_relu_1
+        (kept := kept - 32) + 2 * 16,  # encoder_1_norm_1
+        kept + 16,  # encoder_1_conv_1 passes no gradient on
+        (kept := kept - 16) + 16,  # scale_vil
+    ]
+    gradients = [computed for _, computed in cost.backward_memory("float32")]
+    assert gradients[:2] == [0, 2] and gradients[-1] == cost.trainable_parameters
 
 
 def test_masks_are_small_where_channels_fill_a_vector():
@@ -156,7 +184,10 @@ def test_step_memory_adds_gradients_and_copies():
     for policy in POLICIES:
         one, two = (cost.step_bytes(policy, batch) for batch in (1000, 2000))
         # At a large batch the fullest moment is that of the activations.
-        assert (two - one) / 1000 == pytest.approx(cost.activation_bytes(policy))
+        assert two - one == 1000 * cost.activation_bytes(policy)
+    copies = 2 * cost.kernel_parameters
+    activations = cost.activation_bytes("mixed_float16")  # fullest at the loss: no gradient yet
+    assert cost.step_bytes("mixed_float16", 1000) == copies + 1000 * activations
     # At a small one, that with all gradients.
     assert count_unet(16, 13, 12, 4, 8).step_bytes("float32", 1) > 4 * cost.trainable_parameters
     halves = cost.activation_bytes("mixed_float16"), cost.activation_bytes("mixed_bfloat16")
