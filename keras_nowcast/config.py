@@ -15,6 +15,9 @@ from keras_nowcast.records import RunFolder
 
 
 
+SCHEDULES = ("constant", "cosine")
+
+
 def _flag(default, help, **more):
     return field(default=default, metadata={"help": help, **more})
 
@@ -51,6 +54,13 @@ class RunConfig:
                                  "number of processes")
     warmup_epochs: float = _flag(
         1.0, "epochs over which the learning rate rises from that of one process to that of all"
+    )
+    schedule: str = _flag(
+        "constant", "learning rate after the warm-up: constant, or falling to 0 as a cosine",
+        choices=SCHEDULES,
+    )
+    augment: bool = _flag(
+        False, "mirror, turn and shift the training windows at random, from the run's seed"
     )
     seed: int = _flag(0, "seed of weights and shuffling")
     resume: bool = _flag(False, "go on from the checkpoint in --run-dir")
@@ -91,10 +101,11 @@ class RunConfig:
         self._demand(0 < self.learning_rate < float("inf"), "learning_rate", "must be above 0")
         self._demand(self.power_interval_s >= 0.001, "power_interval_s", "must be at least 0.001")
         self._demand(0 <= self.max_missing <= 1, "max_missing", "must be a share from 0 to 1")
-        for name, choices in (("precision", PRECISIONS), ("power_source", POWER_SOURCES)):
-            self._demand(
-                getattr(self, name) in choices, name, f"must be one of {', '.join(choices)}"
-            )
+        for each in dataclasses.fields(self):
+            choices = each.metadata.get("choices")
+            if choices:
+                rule = f"must be one of {', '.join(choices)}"
+                self._demand(getattr(self, each.name) in choices, each.name, rule)
         for name in ("train_before", "test_from"):
             if getattr(self, name) is not None:
                 self._date(name)

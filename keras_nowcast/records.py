@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "model.keras"
 
     @property
+    def best_model_file(self):
+        """The network after the epoch of the lowest validation loss."""
+        return self.path / "model_best.keras"
+
+    @property
     def power_file(self):
         """The trace of power readings."""
         return self.path / "power.csv"

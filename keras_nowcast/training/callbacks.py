@@ -67,17 +67,17 @@ class EpochRecorder(keras.callbacks.Callback):
     Args:
       world: the World.
       progress: the Progress to keep.
-      metric: the MeanSquaredErrorMetric the model was compiled with.
+      metrics: the MeanSquaredErrorMetric and the ValidationScores the model was compiled with.
       step_samples: function of a step of an epoch -> windows of all ranks in it.
       started: time.monotonic() at the start of the process.
       energy: the EnergyRecorder of this run.
     """
 
-    def __init__(self, world, progress, metric, step_samples, started, energy):
+    def __init__(self, world, progress, metrics, step_samples, started, energy):
         super().__init__()
         self._world = world
         self._progress = progress
-        self._metric = metric
+        self._metric, self._scores = metrics
         self._step_samples = step_samples
         self._started = started
         self._energy = energy
@@ -108,12 +108,14 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self._close_training()
+        self._scores.active.assign(True)
         self._energy.begin("validation")
         self._val_since = time.monotonic()
 
     def on_test_end(self, logs=None):
         self._val_seconds = time.monotonic() - self._val_since
         self._energy.end("validation")
+        self._scores.active.assign(False)
 
     def on_epoch_end(self, epoch, logs=None):
         self._close_training()
@@ -131,6 +133,7 @@ class EpochRecorder(keras.callbacks.Callback):
             "samples_per_second": sums.samples / sums.seconds if sums.seconds else None,
             "joules": sums.joules,
             "samples": sums.samples,
+            **self._validation_scores(),
         }
         logs.clear()
         logs.update(row)
@@ -181,6 +184,17 @@ class EpochRecorder(keras.callbacks.Callback):
             if joules is not None:
                 self._progress.sums.joules = (self._progress.sums.joules or 0.0) + joules
 
+    def _validation_scores(self):
+        """Returns val_csi_<threshold> and val_mae of all ranks together, None where undefined."""
+        for variable in self._scores.variables:
+            total = self._world.total(keras.ops.convert_to_tensor(variable))
+            variable.assign(total)
+        scores = {name: _scalar(value) for name, value in self._scores.result().items()}
+        return {
+            f"val_{name}": value if math.isfinite(value) else None
+            for name, value in scores.items()
+        }
+
     def _mean_error(self):
         error, pixels = self._metric_sums()
         return error / pixels if pixels else None
@@ -200,7 +214,7 @@ def loss_scale(optimizer):
 
 
 def _scalar(variable):
-    return float(keras.ops.convert_to_numpy(variable))
+    return float(keras.ops.convert_to_tensor(variable))
 
 
 class StopTogether(keras.callbacks.Callback):
@@ -300,6 +314,20 @@ class SaveEachEpoch(keras.callbacks.Callback):
         self._save()
 
 
+class KeepBest(keras.callbacks.Callback):
+    """Calls `write()` after each epoch whose validation loss is the lowest so far."""
+
+    def __init__(self, progress, write):
+        super().__init__()
+        self._progress = progress
+        self._write = write
+
+    def on_epoch_end(self, epoch, logs=None):
+        losses = [row["val_loss"] for row in self._progress.rows]
+        if losses[-1] is not None and losses[-1] <= min(each for each in losses if each is not None):
+            self._write()
+
+
 class EpochTable(keras.callbacks.Callback):
     """Writes the rows of all finished epochs after each. For rank 0 alone."""
 
@@ -376,6 +404,9 @@ def epoch_line(row, epochs, estimated=False):
     parts = [f"epoch {row['epoch'] + 1}/{epochs}", f"loss {row['loss']:.5f}"]
     if row["val_loss"] is not None:
         parts.append(f"val_loss {row['val_loss']:.5f}")
+        csi = [(name[8:], row[name]) for name in row if name.startswith("val_csi_")]
+        parts.append(" ".join(f"CSI{at} {value:.3f}" for at, value in csi if value is not None))
+        parts.append(f"MAE {row['val_mae']:.2f}")
     parts.append(f"lr {row['learning_rate']:.2e}")
     if row["samples_per_second"] is not None:
         parts.append(f"{row['samples_per_second']:.1f} samples/s")

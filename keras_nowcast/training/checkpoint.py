@@ -65,7 +65,7 @@ def variable_arrays(prefix, variables):
     import keras
 
     return {
-        f"{prefix}/{index}": keras.ops.convert_to_numpy(each)
+        f"{prefix}/{index}": keras.ops.convert_to_tensor(each).numpy()
         for index, each in enumerate(variables)
     }
 

@@ -81,7 +81,7 @@ class EnergyRecorder:
         Queued work thus stays inside the stretch of time it belongs to.
         """
         if self._last_written is not None:
-            keras.ops.convert_to_numpy(self._last_written)
+            keras.ops.convert_to_tensor(self._last_written).numpy()
 
     def __enter__(self):
         self._monitor.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_nowcast.data import sevir
+from keras_nowcast.data.augment import augmented
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model import cost, precision
 from keras_nowcast.records import RunFolder
@@ -17,6 +18,7 @@ from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.energy import EnergyRecorder
 
 SYNTHETIC_ROOT = Path("data/synthetic")
+VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
 
 
 def train(config, started):
@@ -120,7 +122,7 @@ class Run:
         keras.utils.set_random_seed(config.seed)
         precision.set_precision(config.precision)
         self.flags = distributed.StopFlags(world)
-        self.model, metric = _build_compiled(config, world, self.flags, self.training.steps)
+        self.model, metrics = _build_compiled(config, world, self.flags, self.training.steps)
         self.progress = callbacks.Progress()
         if config.resume:
             self._restore()
@@ -136,7 +138,7 @@ class Run:
             config.center_filters,
         ).record(config.precision, config.batch_per_replica, config.fp16_allreduce)
         self.recorder = callbacks.EpochRecorder(
-            world, self.progress, metric, self.training.step_samples, started, self.energy
+            world, self.progress, metrics, self.training.step_samples, started, self.energy
         )
         self.stopper = None
         say(
@@ -194,7 +196,7 @@ class Run:
         progress = self.progress
         if progress.epoch < epochs:
             self.model.fit(
-                self.training.dataset(progress.epoch, progress.step),
+                self._training_data(progress.epoch, progress.step),
                 steps_per_epoch=self.training.steps - progress.step,
                 initial_epoch=progress.epoch,
                 epochs=epochs,
@@ -204,6 +206,13 @@ class Run:
                 shuffle=False,  # the pipeline shuffles
                 verbose=0,
             )
+
+    def _training_data(self, epoch, step):
+        dataset = self.training.dataset(epoch, step)
+        if not self.config.augment:
+            return dataset
+        first_step = epoch * self.training.steps + step
+        return augmented(dataset, self.config.seed, self.world.rank, first_step)
 
     def _finish_validation(self, hooks):
         """Does what is left of an epoch that was interrupted after its last training step."""
@@ -225,6 +234,7 @@ class Run:
             self.recorder,
             callbacks.AverageStatistics(self.world),
             callbacks.SaveEachEpoch(self.save),
+            callbacks.KeepBest(self.progress, self._write_best),
         ]
         if self.world.is_first:
             hooks += [
@@ -306,6 +316,11 @@ class Run:
         self.world.on_first(lambda: write_unet(self.model, self.folder.model_file))
         self.say(f"model written to {self.folder.model_file}")
 
+    def _write_best(self):
+        from keras_nowcast.model.unet import write_unet
+
+        self.world.on_first(lambda: write_unet(self.model, self.folder.best_model_file))
+
     def write_record(self, status, reason=None):
         """Writes record.json (DESIGN.md names its keys) and epochs.csv."""
         memory = self._memory_record()
@@ -383,11 +398,13 @@ def _build_compiled(config, world, flags, steps):
     """Builds the network and everything that trains it.
 
     Returns:
-      (model, metric): the compiled model, its optimizer built; the MeanSquaredErrorMetric in it.
+      (model, metrics): the compiled model, its optimizer built; its MeanSquaredErrorMetric and
+      ValidationScores.
     """
     from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
     from keras_nowcast.model.unet import build_unet
     from keras_nowcast.training.schedule import ScaledWarmup
+    from keras_nowcast.training.validation import ValidationScores
 
     scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
     model = build_unet(
@@ -399,18 +416,21 @@ def _build_compiled(config, world, flags, steps):
         config.center_filters,
         **scaling,
     )
-    schedule = ScaledWarmup(
-        config.learning_rate, world.size, round(config.warmup_epochs * steps)
-    )
+    warmup_steps = round(config.warmup_epochs * steps)
+    decay_steps = max(0, config.epochs * steps - warmup_steps) if config.schedule == "cosine" else 0
+    schedule = ScaledWarmup(config.learning_rate, world.size, warmup_steps, decay_steps)
     optimizer = distributed.build_distributed(
         precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
     )
-    metric = MeanSquaredErrorMetric(**scaling)
+    metrics = [
+        MeanSquaredErrorMetric(**scaling),
+        ValidationScores(VALIDATION_THRESHOLDS, **scaling),
+    ]
     model.compile(
         optimizer,
         loss=MaskedMeanSquaredError(**scaling, average=flags.average),
-        metrics=[metric],
+        metrics=metrics,
         jit_compile=False,  # XLA cannot compile Horovod's operations
     )
     optimizer.build(model.trainable_variables)
-    return model, metric
+    return model, metrics
