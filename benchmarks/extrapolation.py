@@ -1,0 +1,89 @@
+"""Which optical flow makes the strongest baseline? pysteps' methods that need no OpenCV.
+
+Every window of a SEVIR folder, the last input frame carried along the motion that each method
+finds, scored as any forecast. `verification.baselines.extrapolation` is the row "baseline".
+"""
+
+import argparse
+import functools
+import time
+
+import numpy as np
+from result_files import write_results
+
+from keras_nowcast.data import sevir
+from keras_nowcast.verification import baselines, evaluate, scores
+
+FRAMES = {"vet": 2, "darts": 9}  # input frames that a method wants
+THRESHOLDS = (16, 74)
+LEADS = (10, 30, 60)  # minutes
+
+
+def windows(events, grid):
+    """Yields (event, input, target) of each window."""
+    for event in events:
+        vil = sevir.read_event(event, grid)
+        for start in sevir.window_starts(event.frames):
+            yield f"{event.id} {event.time}", *sevir.cut_window(vil, start)
+
+
+def carried(vil, method):
+    """Returns (b, y, x, l): the last frame along the motion that pysteps' `method` finds."""
+    from pysteps.extrapolation.semilagrangian import extrapolate
+    from pysteps.motion import get_method
+
+    flow = get_method(method)
+    frames = np.where(vil == sevir.MISSING, 0.0, vil)
+    forecasts = np.zeros((*vil.shape[:3], sevir.FRAMES_OUT), np.float32)
+    for window, forecast in zip(np.moveaxis(frames, -1, 1), forecasts, strict=True):
+        motion = flow(window[-FRAMES[method] :], verbose=False)
+        forecast[:] = np.moveaxis(extrapolate(window[-1], motion, sevir.FRAMES_OUT), 0, -1)
+    return forecasts
+
+
+def timed(name, method, seconds):
+    """Returns `method` such that its seconds are added to seconds[name]."""
+
+    def run(vil):
+        start = time.perf_counter()
+        forecast = method(vil)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        return forecast
+
+    return run
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
+    parser.add_argument("--grid", type=int, default=128)
+    args = parser.parse_args()
+    events = sevir.read_catalogue(args.data)
+    ours = {"leads": sevir.FRAMES_OUT, "missing": sevir.MISSING}
+    methods = {
+        "persistence": functools.partial(baselines.persistence, **ours),
+        "baseline": functools.partial(baselines.extrapolation, **ours),
+    } | {name: functools.partial(carried, method=name) for name in FRAMES}
+    seconds = {}
+    evaluation = evaluate.accumulate(
+        windows(events, args.grid),
+        {name: timed(name, method, seconds) for name, method in methods.items()},
+        THRESHOLDS,
+        sevir.MISSING,
+    )
+    count = sum(len(sevir.window_starts(event.frames)) for event in events)
+    rows = []
+    for name, total in evaluation.totals().items():
+        row = {"method": name, "s_per_window": seconds[name] / count}
+        for minutes in LEADS:
+            lead = minutes // sevir.FRAME_MINUTES - 1
+            row[f"mse_{minutes}_min"] = float(scores.mse(total)[lead])
+            for t, threshold in enumerate(THRESHOLDS):
+                csi = scores.csi(total.contingency())[lead, t]
+                row[f"csi_{threshold}_{minutes}_min"] = float(csi)
+        rows.append(row)
+    write_results("extrapolation", rows, f"{count} windows, grid {args.grid}")
+
+
+if __name__ == "__main__":
+    main()

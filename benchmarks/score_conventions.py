@@ -1,0 +1,77 @@
+"""What is the CSI of one forecast? The same counts under each convention of the literature.
+
+Persistence on every window of a SEVIR folder, at the stored size. The table goes into
+docs/scores.md.
+"""
+
+import argparse
+import functools
+
+import numpy as np
+from result_files import write_results
+
+from keras_nowcast.data import sevir
+from keras_nowcast.verification import baselines, evaluate, scores
+
+# What each publication does with the counts, see docs/scores.md.
+CONVENTIONS = {
+    "default": ("pooled", "undefined"),
+    "Earthformer mode 0": ("pooled", "zero"),
+    "mean over leads": ("leads", "undefined"),
+    "Earthformer mode 2": ("leads", "zero"),
+    "mean over batches": ("batches", "undefined"),
+    "SEVIR authors": ("batches", "one"),
+    "batches, empty 0": ("batches", "zero"),
+}
+THREE = (16, 74, 133)
+POOLS = (1, 4, 16)
+
+
+def windows(events):
+    """Yields (event, input, target) of each window; an event is a batch."""
+    for event in events:
+        vil = sevir.read_event(event)
+        for start in sevir.window_starts(event.frames):
+            yield f"{event.id} {event.time}", *sevir.cut_window(vil, start)
+
+
+def rows_of(statistics):
+    """Returns a row for each convention, then for each size of pooling blocks."""
+    rows = []
+    for name, (pooling, empty) in CONVENTIONS.items():
+        values = scores.score_by_threshold(scores.csi, statistics, pooling, empty)
+        rows.append(_row(name, pooling, empty, values))
+    for pool in POOLS[1:]:
+        values = scores.score_by_threshold(scores.csi, statistics, pool=pool)
+        rows.append(_row(f"max-pool {pool}", "pooled", "undefined", values))
+    return rows
+
+
+def _row(name, pooling, empty, values):
+    row = {"convention": name, "pooling": pooling, "empty": empty}
+    for threshold, value in zip(sevir.VIL_THRESHOLDS, values, strict=True):
+        row[f"csi_{threshold}"] = None if np.isnan(value) else float(value)
+    for title, chosen in (("csi_m_six", sevir.VIL_THRESHOLDS), ("csi_m_three", THREE)):
+        row[title] = float(scores.mean_over_thresholds(values, sevir.VIL_THRESHOLDS, chosen))
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
+    args = parser.parse_args()
+    events = sevir.read_catalogue(args.data)
+    persistence = functools.partial(
+        baselines.persistence, leads=sevir.FRAMES_OUT, missing=sevir.MISSING
+    )
+    evaluation = evaluate.accumulate(
+        windows(events), {"persistence": persistence}, sevir.VIL_THRESHOLDS, sevir.MISSING, POOLS
+    )
+    statistics = evaluation.methods["persistence"]
+    write_results(
+        "score_conventions", rows_of(statistics), f"CSI of persistence, {len(events)} events"
+    )
+
+
+if __name__ == "__main__":
+    main()
