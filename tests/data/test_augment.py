@@ -43,7 +43,9 @@ def test_each_window_is_a_mirrored_turned_and_shifted_one():
     for step, batch in enumerate(changed()):
         for number, window in enumerate(batch):
             images = list(possible(before[step, number, ..., 0]))
-            kinds.add(next(i for i, each in enumerate(images) if np.array_equal(each, window[..., 0])))
+            kinds.add(
+                next(i for i, each in enumerate(images) if np.array_equal(each, window[..., 0]))
+            )
     assert len(kinds) > 12  # of 18 windows: each its own change
 
 
