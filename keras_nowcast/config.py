@@ -81,10 +81,16 @@ class RunConfig:
         "the authors' rule"
     )
     train_before: str | None = _flag(
-        None, "train on events up to this time, YYYY-MM-DD (default: 2019-06-01; see README for a "
-        "catalogue wholly on one side of it)"
+        None, "train on events up to this time, YYYY-MM-DD (default: --test-from, else 2019-06-01; "
+        "a catalogue wholly on one side of that holds out its last fifth by time)"
     )
-    test_from: str | None = _flag(None, "hold out events after this time (default: 2019-06-01)")
+    test_from: str | None = _flag(
+        None, "hold out events after this time (default: --train-before, else 2019-06-01)"
+    )
+    authors_split: bool = _flag(
+        False, "select events as SEVIR's authors did: complete ones, ids without repetition, whole "
+        "batches of 8 events, divided at 2019-06-01"
+    )
     fp16_allreduce: bool = _flag(False, "compress gradients to float16 for the allreduce")
     tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
 

@@ -77,6 +77,7 @@ class Event:
       frames: number of frames.
       size: pixels along a side.
       event_type: "Hail", "Tornado", ...; empty for SEVIR's random events.
+      first_minute: of the first frame, counted from `time`.
     """
 
     id: str
@@ -87,6 +88,16 @@ class Event:
     frames: int
     size: int
     event_type: str = ""
+    first_minute: int = 0
+
+    @property
+    def name(self):
+        """The event among all others, in words: id and time."""
+        return f"{self.id} {self.time:%Y-%m-%d %H:%M}"
+
+    def frame_time(self, frame):
+        """Returns when a frame was observed, as a naive datetime, UTC."""
+        return self.time + datetime.timedelta(minutes=self.first_minute + frame * FRAME_MINUTES)
 
 
 @dataclass(frozen=True)
@@ -176,13 +187,15 @@ def _parse_row(root, row, place):
     index, size, share = int(value["file_index"]), int(value["size_x"]), float(value["pct_missing"])
     if index < 0 or size < 1 or not 0 <= share <= 100:
         raise ValueError(f"file_index {index}, size_x {size} or pct_missing {share} out of range")
+    minutes = [int(minute) for minute in value["minute_offsets"].split(":")]
     return Event(
         id=value["id"],
         file=root / "data" / value["file_name"],
         index=index,
         time=_parse_time(value["time_utc"]),
         missing_share=share,
-        frames=len([int(minutes) for minutes in value["minute_offsets"].split(":")]),
+        frames=len(minutes),
+        first_minute=minutes[0],
         size=size,
         event_type=value["event_type"],
     )
@@ -260,8 +273,9 @@ def split_events(events, train_before=None, test_from=None):
 
     Args:
       events: Events.
-      train_before: datetime; events up to it, inclusive, are for training. None: 2019-06-01.
-      test_from: datetime; events strictly later are for the test. None: 2019-06-01.
+      train_before: datetime; events up to it, inclusive, are for training.
+      test_from: datetime; events strictly later are for the test. Where one of the two is None it
+        is the other; where both are, 2019-06-01.
 
     Returns:
       A Split. If neither date is given and all events lie on one side of 2019-06-01, the test set
@@ -275,7 +289,10 @@ def split_events(events, train_before=None, test_from=None):
     """
     events = sorted(events, key=_by_time)
     by_default = train_before is None and test_from is None
-    train_before, test_from = train_before or SPLIT_TIME, test_from or SPLIT_TIME
+    train_before, test_from = (
+        train_before or test_from or SPLIT_TIME,
+        test_from or train_before or SPLIT_TIME,
+    )
     if test_from < train_before:
         raise InputError(
             "`--test-from` must not be before `--train-before`, or events would be in both sets. "

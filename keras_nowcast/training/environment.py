@@ -53,6 +53,20 @@ def cpu_model():
     return next(names, platform.machine())
 
 
+def peak_rss_bytes():
+    """Returns the largest resident memory this process has had, None where Linux does not tell.
+
+    Not getrusage's ru_maxrss: that one survives exec, so that a child of a large process begins
+    with its parent's peak.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    return kib and int(kib) * 1024
+
+
 def _visible_gpus():
     import tensorflow as tf
 

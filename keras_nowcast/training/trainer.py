@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import resource
 import sys
 from pathlib import Path
 
@@ -77,9 +76,11 @@ def _with_data(config, world, say):
 
 
 def _read_split(config, say):
-    events = sevir.read_catalogue(config.data)
-    events = sevir.select_events(events, config.max_missing)
-    split = sevir.split_events(events, config.train_before_time, config.test_from_time)
+    if config.authors_split:
+        split = sevir.authors_split(config.data, say)
+    else:
+        events = sevir.select_events(sevir.read_catalogue(config.data, say), config.max_missing)
+        split = sevir.split_events(events, config.train_before_time, config.test_from_time)
     say(split.note)
     return split
 
@@ -381,8 +382,7 @@ class Run:
         """Returns the largest memory of any rank."""
         import tensorflow as tf
 
-        # Linux counts ru_maxrss in KiB.
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        rss = environment.peak_rss_bytes()
         gpus = tf.config.get_visible_devices("GPU")
         gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
         ranks = self.world.gather((rss, gpu))

@@ -1,0 +1,270 @@
+"""Scores a finished run's forecasts on a SEVIR test set, beside persistence and extrapolation.
+
+    python experiments/evaluate.py runs/<run>
+    horovodrun -np 2 python experiments/evaluate.py runs/<run> --data /data/sevir
+
+Writes to the run folder (or --out): scores.csv, differences.csv (model minus each baseline, with
+95 % intervals over events), statistics.npz, and pictures: panel, scores_by_lead,
+performance_diagram (.png and .pdf) and animation.gif. The result does not depend on the number of
+processes.
+"""
+
+import concurrent.futures
+import contextlib
+import datetime
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from keras_nowcast.config import Parser
+from keras_nowcast.data import sevir
+from keras_nowcast.errors import InputError
+from keras_nowcast.process import run_script
+from keras_nowcast.records import RunFolder
+
+PANEL_MINUTES = (5, 15, 30, 45, 60)
+POOLS = (1, 4, 16)
+SCALES = (1, 5, 17)  # pixels, odd: windows have a centre
+
+
+def main():
+    arguments = build_parser().parse_args(sys.argv[1:])
+    run = RunFolder(arguments.run)
+    stored = run.stored_config()
+    if stored is None:
+        raise InputError(f"`run` must be a run folder. Received: {run.path}, without config.json.")
+    from keras_nowcast.training import distributed
+
+    world = distributed.start()
+    network = world.on_all(lambda: load_network(run, arguments.weights))
+    say = print if world.is_first else (lambda line: None)
+    events = world.on_all(lambda: test_events(stored, arguments, say))
+    evaluation, example = score(world, network, events, stored, arguments)
+    if world.is_first:
+        write_results(evaluation, example, arguments.out or run.path, arguments)
+
+
+def build_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("run", help="a run folder with a trained model")
+    parser.add_argument("--data", help="root of a SEVIR data set (default: the run's own)")
+    parser.add_argument(
+        "--weights", choices=("last", "best"), default="last",
+        help="the network after the last epoch, or after that of the lowest validation loss, which "
+        "was chosen on the test set (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--test-from", help="score events after this time (default: the run's)")
+    parser.add_argument("--window-stride", type=int, help="frames (default: the run's)")
+    parser.add_argument("--max-events", type=int, help="score so many events at most")
+    parser.add_argument(
+        "--thresholds", type=int, nargs="+", default=list(sevir.VIL_THRESHOLDS), help="VIL codes"
+    )
+    parser.add_argument(
+        "--levels", type=int, nargs=11, default=list(sevir.VIL_LEVELS),
+        help="VIL codes between which the pictures change colour",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder for the results (default: the run's)")
+    parser.add_argument(
+        "--save-forecasts", type=Path, help="new folder for the model's forecasts, laid out as SEVIR"
+    )
+    return parser
+
+
+def load_network(run, weights):
+    """Returns the trained network as a function of (b, y, x, 13) codes, and its grid."""
+    file = run.model_file if weights == "last" else run.best_model_file
+    if not file.exists():
+        raise InputError(
+            f"`run` must hold a trained model, {file.name}. Received: {run.path} without one; let "
+            "its training finish (train.py --resume)."
+        )
+    import keras
+
+    import keras_nowcast.model.layers  # noqa: F401  its layers are in the file
+
+    model = keras.models.load_model(file)
+    frames = (model.input_shape[-1], model.output_shape[-1])
+    if frames != (sevir.FRAMES_IN, sevir.FRAMES_OUT):
+        raise InputError(
+            f"`run` must hold a model of {sevir.FRAMES_IN} frames in and {sevir.FRAMES_OUT} out. "
+            f"Received: {frames[0]} in and {frames[1]} out, in {file}."
+        )
+
+    def forecast(vil):
+        codes = model.predict_on_batch(vil).astype(np.float32)
+        return codes * np.float32(sevir.VIL_SCALE) + np.float32(sevir.VIL_MEAN)
+
+    return forecast, model.input_shape[1]
+
+
+def test_events(stored, arguments, say):
+    """Returns the events held out by the run's rule, of its own data set or of another."""
+    data = arguments.data or stored["data"]
+    if stored["authors_split"]:
+        return sevir.authors_split(data, say).test[: arguments.max_events]
+    events = sevir.select_events(sevir.read_catalogue(data, say), stored["max_missing"])
+    dates = [stored["train_before"], arguments.test_from or stored["test_from"]]
+    try:
+        dates = [date and datetime.datetime.fromisoformat(date) for date in dates]
+    except ValueError as error:
+        raise InputError(f"`--test-from` must be a date, YYYY-MM-DD. Received: {error}.") from None
+    return sevir.split_events(events, *dates).test[: arguments.max_events]
+
+
+def score(world, network, events, stored, arguments):
+    """Scores this rank's events and merges the ranks'.
+
+    Returns:
+      (Evaluation, example): the example is (event, x, y, forecasts) of the window with most rain.
+    """
+    from keras_nowcast.report.panels import vil_colors
+    from keras_nowcast.verification import evaluate
+
+    vil_colors(arguments.levels)  # refuses before the work, not after it
+    forecast, grid = network
+    methods = build_methods(forecast, world.is_first)
+    stride = arguments.window_stride or stored["window_stride"]
+    example = (0.0, None)
+
+    def score_mine():
+        with saving(arguments.save_forecasts, world, events, grid, stride) as save:
+
+            def on_forecast(event, x, y, forecasts):
+                nonlocal example
+                save(event, forecasts["model"])  # in the order of the windows
+                rain = np.where(y == sevir.MISSING, 0, y).mean(axis=(1, 2, 3))
+                window = int(rain.argmax())
+                if rain[window] > example[0]:
+                    fields = {name: field[window] for name, field in forecasts.items()}
+                    example = rain[window], (event, x[window], y[window], fields)
+
+            windows = read_windows(events[world.rank :: world.size], grid, stride)
+            return evaluate.accumulate(
+                windows, methods, arguments.thresholds, sevir.MISSING, POOLS, SCALES, on_forecast
+            )
+
+    parts = world.gather((world.on_all(score_mine), example))
+    evaluation = evaluate.merged([part for part, _ in parts])
+    return evaluation, max((one for _, one in parts), key=lambda one: one[0])[1]
+
+
+def build_methods(forecast, is_first):
+    """Returns the methods to score, name -> function of (b, y, x, 13) codes."""
+    from keras_nowcast.verification import baselines
+
+    def baseline(function):
+        return lambda vil: function(vil, sevir.FRAMES_OUT, sevir.MISSING)
+
+    methods = {"model": forecast, "persistence": baseline(baselines.persistence)}
+    if importlib.util.find_spec("pysteps") is not None:
+        methods["extrapolation"] = baseline(baselines.extrapolation)
+    elif is_first:
+        print("extrapolation is left out: it needs pysteps (pip install -e .[baselines])")
+    return methods
+
+
+def read_windows(events, grid, stride):
+    """Yields (event's name, x, y) of every window, reading one event ahead."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        ahead = None
+        for event, following in itertools.pairwise([*events, None]):
+            vil = (ahead or executor.submit(sevir.read_event, event, grid)).result()
+            if following is not None:
+                ahead = executor.submit(sevir.read_event, following, grid)
+            for start in sevir.window_starts(event.frames, stride):
+                yield event.name, *sevir.cut_window(vil, start)
+
+
+@contextlib.contextmanager
+def saving(folder, world, events, grid, stride):
+    """Gives a function of (event's name, forecasts) that saves them, or does nothing for None."""
+    from keras_nowcast.verification.forecasts import saved_forecasts
+
+    if folder is None:
+        yield lambda name, forecasts: None
+        return
+    if world.size > 1:
+        raise InputError(
+            f"`--save-forecasts` needs one process, which writes one file. Received: {world.size}."
+        )
+    by_name = {event.name: event for event in events}
+    columns = sevir.CATALOGUE_COLUMNS
+    with saved_forecasts(
+        folder, "model", columns, grid, sevir.FRAMES_OUT, sevir.FRAME_MINUTES, sevir.MISSING
+    ) as append:
+
+        def save(name, forecasts):
+            event = by_name[name]
+            for start, codes in zip(
+                sevir.window_starts(event.frames, stride), forecasts, strict=True
+            ):
+                time = event.frame_time(start + sevir.FRAMES_IN - 1)
+                append(f"{event.id}_{time:%Y%m%d%H%M}", time, codes)
+
+        yield save
+
+
+def write_results(evaluation, example, out, arguments):
+    """Writes tables and pictures into a Path and prints the table of all leads."""
+    from keras_nowcast.report import panels
+    from keras_nowcast.report.figures import write_figure
+    from keras_nowcast.verification import evaluate
+
+    out.mkdir(parents=True, exist_ok=True)
+    minutes = sevir.FRAME_MINUTES
+    evaluate.write_evaluation(out / "statistics.npz", evaluation)
+    rows = evaluate.score_rows(evaluation, minutes)
+    evaluate.write_rows(out / "scores.csv", rows, evaluate.COLUMNS)
+    differences = evaluate.difference_rows(evaluation, "model", minutes)
+    evaluate.write_rows(out / "differences.csv", differences, evaluate.DIFFERENCE_COLUMNS)
+    print(f"{len(evaluation.events)} events, all lead times pooled, codes (MSE in codes squared):")
+    print(evaluate.console_table(rows))
+
+    rows = panels.read_scores(out / "scores.csv")
+    shown = [threshold for threshold in arguments.thresholds if threshold in (16, 74, 133)]
+    by_lead = panels.scores_by_lead(rows, shown or arguments.thresholds[:3])
+    write_figure(by_lead, out, "scores_by_lead")
+    write_figure(panels.performance_diagram(rows, arguments.thresholds), out, "performance_diagram")
+    draw_example(example, out, arguments.levels)
+    print(f"scores.csv, differences.csv, statistics.npz and pictures written to {out}")
+
+
+def draw_example(example, out, levels):
+    """Draws the example window as a panel and as an animation."""
+    from keras_nowcast.report import panels
+    from keras_nowcast.report.figures import write_figure
+
+    if example is None:
+        print("no rain in any window: no panel and no animation")
+        return
+    name, x, y, forecasts = example
+    leads = [minutes // sevir.FRAME_MINUTES - 1 for minutes in PANEL_MINUTES]
+    title = f"event {name} UTC"
+    scores = {
+        method: [f"MSE {_mse(field[..., lead], y[..., lead]):.0f}" for lead in leads]
+        for method, field in forecasts.items()
+    }
+    chosen = {method: field[..., leads] for method, field in forecasts.items()}
+    panel = panels.forecast_panel(
+        x[..., -1], y[..., leads], chosen, PANEL_MINUTES, levels, sevir.MISSING, title, scores
+    )
+    write_figure(panel, out, "panel")
+    minutes = sevir.FRAME_MINUTES * np.arange(1 - sevir.FRAMES_IN, sevir.FRAMES_OUT + 1)
+    together = {k: np.concatenate([x, field], axis=-1) for k, field in forecasts.items()}
+    panels.write_animation(
+        out / "animation.gif", np.concatenate([x, y], axis=-1), together, minutes, levels,
+        sevir.MISSING, title,
+    )  # fmt: skip
+
+
+def _mse(forecast, observed):
+    valid = observed != sevir.MISSING
+    error = np.nan_to_num(forecast)[valid] - observed[valid].astype(np.float32)
+    return np.square(error).mean() if valid.any() else np.nan
+
+
+if __name__ == "__main__":
+    run_script(main)
