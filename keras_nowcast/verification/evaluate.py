@@ -1,7 +1,7 @@
 """Evaluation of any number of methods on the same windows, in one pass, event by event.
 
 Only statistics are kept: of each event and method a few kilobytes (the counts of every lead and
-threshold; some 30 MB for three methods on the 4,000 test events of SEVIR, 100 MB with FSS and
+threshold; some 30 MB for three methods on the 4,000 test events of SEVIR, 130 MB with FSS and
 pooling), because confidence intervals need them apart. Pixels are let go window by window.
 
 Each event is scored by itself and the sum over events is taken in the order of their names. So

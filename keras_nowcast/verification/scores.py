@@ -20,8 +20,8 @@ import numpy as np
 
 from keras_nowcast.errors import InputError
 
-# Rows of pixels counted at a time: few enough for the processor's cache.
-_BLOCK_BYTES = 1 << 18
+# Pixels counted at a time, of a byte each: few enough for the processor's cache.
+_BLOCK_BYTES = 1 << 19
 
 # What a score is when its denominator is 0; docs/scores.md names who takes which.
 EMPTY = {"undefined": np.nan, "one": 1.0, "zero": 0.0}
@@ -140,11 +140,11 @@ def statistics(forecast, observation, thresholds, missing, pools=(1,), scales=()
         InputError: A threshold outside 1 to 254 or out of order; shapes that differ; an
             observation that is not uint8.
 
-    Source: max-pooling before the threshold as "CSI-pool" in PreDiff (arXiv 2307.10422); FSS of
-    Roberts and Lean (2008), with zeros beyond the edge as pysteps has it.
+    Source: max-pooling before the threshold, blocks cut off by the edge of the grid left out, as
+    PreDiff's CSI-pool (arXiv 2307.10422, datasets/sevir/evaluation.py); FSS of Roberts and Lean
+    (2008), with zeros beyond the edge as pysteps has it.
     Choice: before pooling and before the windows, a missing pixel is no event in both fields; a
-    block with no observed pixel, and a window whose centre is missing, do not count. Blocks cut
-    off by the edge of the grid are left out.
+    block with no observed pixel, and a window whose centre is missing, do not count.
     """
     thresholds, pools, scales = _checked(thresholds, pools, scales)
     forecast, observation = _checked_fields(forecast, observation)
@@ -239,25 +239,23 @@ def _joint_histogram(forecast, observation, thresholds, missing):
     offsets = offsets.astype(index_type)
     counts = np.zeros(leads * cells, np.int64)
     for f, o in _row_blocks(forecast, observation):
-        index = _bins(f, thresholds).astype(cell_type, copy=False)
+        index = np.zeros(f.shape, cell_type)
+        _add_bins(index, f, thresholds)
         index *= cell_type.type(side + 1)
-        index += _bins(o, thresholds)
         # A missing pixel reaches every threshold; one more is a column of its own.
-        index += (o == missing).view(np.uint8)
+        _add_bins(index, o, (*thresholds, missing))
         index = index.astype(index_type, copy=False)
         index += offsets
         counts += np.bincount(index.ravel(), minlength=leads * cells)
     return counts.reshape(leads, side, side + 1)[..., :side]
 
 
-def _bins(codes, thresholds):
-    """Returns, as uint8, how many thresholds each code reaches; NaN reaches none."""
-    reached = (codes >= thresholds[0]).view(np.uint8)
-    above = np.empty(codes.shape, bool)
-    for threshold in thresholds[1:]:
-        np.greater_equal(codes, threshold, out=above)
-        reached += above.view(np.uint8)
-    return reached
+def _add_bins(index, codes, thresholds):
+    """Adds to `index` how many thresholds each code reaches; NaN reaches none."""
+    reached = np.empty(codes.shape, bool)
+    for threshold in thresholds:
+        np.greater_equal(codes, threshold, out=reached)
+        index += reached.view(np.uint8)
 
 
 def _table_counts(histogram):
