@@ -125,6 +125,11 @@ class CounterCurve:
             self.problems.append((time_s, "the energy counter stands still"))
         self._seen_s = time_s
 
+    @property
+    def newest_s(self):
+        """When the counter was last seen to step, or None."""
+        return self._points[-1].latest_s if self._points else None
+
     def moved_by(self, time_s):
         """True when the counter was seen to step at or after `time_s`."""
         return len(self._points) > 1 and self._points[-1].earliest_s >= time_s

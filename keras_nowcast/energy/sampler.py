@@ -19,6 +19,7 @@ _CLOSE_LOOK_S = 0.004  # between two looks while waiting for a counter's step
 _CLOSE_LOOK_FOR_S = 0.15  # at most: counters step every 20 to 100 ms
 _LEARN_FOR_S = 1.0  # close looks at the beginning, which show how often the sensors move
 _CLOSEST_POWER_LOOK_S = 0.01
+_GIVEN_UP_S = 0.5  # a sensor silent for so long is not waited for
 _SLOW_S = 0.25  # a call that takes longer tells a value of nobody knows when
 _FAILING_LOOK_S = 1.0  # between two looks at a device that keeps failing
 _KEPT_PROBLEMS = 50
@@ -261,11 +262,12 @@ class Sampler:
         )
 
     def reached(self, mark):
-        """True when every device's curves have passed a mark."""
+        """True when the curves have passed a mark, save those that nothing is added to any more."""
+        alive_s = self._clock() - _GIVEN_UP_S
         return all(
-            (track.counter is None or key in mark.counter)
-            and (track.power is None or key in mark.power)
+            key in passed or curve is None or (curve.newest_s or 0.0) < alive_s
             for key, track in self.tracks.items()
+            for curve, passed in ((track.counter, mark.counter), (track.power, mark.power))
         )
 
     def amounts(self, key, mark):

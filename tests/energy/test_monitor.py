@@ -54,7 +54,8 @@ def test_windows_on_the_real_clock(stub_driver):
     assert record["source"] == "nvml_counter"
     for epoch in (0, 1):
         assert record["joules_per_epoch"][epoch] == pytest.approx(
-            exact(stub, record, "epoch", epoch), rel=0.03  # 1.5 s of a counter that steps each 0.1
+            exact(stub, record, "epoch", epoch),
+            rel=0.06,  # 1.5 s of a counter that steps each 0.1 s, on a machine that may be busy
         )
     assert sum(record["joules_per_epoch"]) == pytest.approx(record["joules"], rel=1e-9)
     assert record["coverage"] == pytest.approx(1, abs=0.001)
@@ -67,9 +68,9 @@ def test_power_alone_and_the_drivers_buffer(stub_driver):
     for buffer in (False, True):
         stub = stub_driver([Device(wave=LOAD, counter_period_s=0.0, usage=V100, buffer=buffer)])
         with stub.loaded_here():
-            record, _ = run(stub, 3.0)
+            record, _ = run(stub, 2.0)
         assert record["source"] == "nvml_power"
-        assert record["joules"] == pytest.approx(exact(stub, record, "epoch", 0), rel=0.04)
+        assert record["joules"] == pytest.approx(exact(stub, record, "epoch", 0), rel=0.06)
 
 
 # Function, kind, from, to, in seconds since the driver was made; the work lasts from about 0 to 4.
@@ -139,9 +140,9 @@ def test_lost_from_the_beginning(stub_driver):
 def test_a_library_without_the_counter(stub_driver):
     stub = stub_driver([Device(wave=LOAD)], without=("counter",))
     with stub.loaded_here():
-        record, _ = run(stub, 3.0)
+        record, _ = run(stub, 2.0)
     assert record["source"] == "nvml_power"
-    assert record["joules"] == pytest.approx(exact(stub, record, "epoch", 0), rel=0.04)
+    assert record["joules"] == pytest.approx(exact(stub, record, "epoch", 0), rel=0.06)
     assert "Function Not Found" in record["problems_reason"]
 
 
@@ -156,7 +157,7 @@ def test_a_hanging_driver_delays_no_step(stub_driver):
 
 
 def test_a_driver_that_hangs_at_the_end_does_not_hold_it(stub_driver):
-    faults = (("*", "hang", 1.0, 8.0),)
+    faults = (("*", "hang", 1.0, 7.0),)
     stub = stub_driver([Device(wave=LOAD, faults=faults)])
     with stub.loaded_here():
         began_s = time.monotonic()
@@ -164,7 +165,7 @@ def test_a_driver_that_hangs_at_the_end_does_not_hold_it(stub_driver):
         assert time.monotonic() - began_s < 6
         assert "does not answer" in record["problems_reason"]
         assert record["coverage"] < 0.7
-        time.sleep(max(0.0, 8.5 - (time.monotonic() - stub.zero_s)))  # let its thread end
+        time.sleep(max(0.0, 7.5 - (time.monotonic() - stub.zero_s)))  # let its thread end
 
 
 def test_power_csv_integrates_to_the_joules(stub_driver, tmp_path):
