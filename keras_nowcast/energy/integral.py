@@ -47,10 +47,14 @@ class StepTimes:
 
     A sensor whose reading happens to stay the same over an update shows a multiple of its period;
     so the shortest common time counts, not the mean.
+
+    Attributes:
+      period_s: the update period, or None before three changes were seen closely enough.
     """
 
     def __init__(self):
-        self._between = deque(maxlen=256)
+        self.period_s = None
+        self._between = deque(maxlen=128)
         self._last_change_s = None
         self._last_looked_s = 0.0
 
@@ -63,15 +67,14 @@ class StepTimes:
             between = time_s - self._last_change_s
             if between >= 2 * max(looked_s, self._last_looked_s):
                 self._between.append(between)
+                self.period_s = self._shortest_common()
         self._last_change_s, self._last_looked_s = time_s, looked_s
 
     def lost(self):
         """Notes that changes may have been missed."""
         self._last_change_s = None
 
-    @property
-    def period_s(self):
-        """The update period, or None before three changes were seen closely enough."""
+    def _shortest_common(self):
         if len(self._between) < 3:
             return None
         ordered = sorted(self._between)

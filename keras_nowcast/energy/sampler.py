@@ -243,7 +243,10 @@ class Sampler:
         if row_due:
             self._next_row_s = _next(self._next_row_s, now_s, self.interval_s)
         if power_due:
-            self._next_power_s = _next(self._next_power_s, now_s, self._power_interval_s())
+            interval_s = self._power_interval_s()
+            self._next_power_s = _next(self._next_power_s, now_s, interval_s)
+            if interval_s >= self.interval_s:  # together with the next row: one look for both
+                self._next_power_s = self._next_row_s
         self._settle()
         self.polled_s = self._clock()
         if closely:
