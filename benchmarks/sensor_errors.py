@@ -39,14 +39,15 @@ def row(name, outcomes):
 
 def write_docs(rows, cases):
     """Puts the table at the end of docs/energy.md, below its last heading."""
+    heads = ("sensor", "cases", "median error %", "95 % of errors below %", "largest %")
+    heads += ("median stated %", "within stated %")
     lines = [
-        f"{cases} random loads of 40 to 400 W, 10 to 20 s long (`benchmarks/sensor_errors.py`, which "
-        "writes this",
-        "table). Power sensors by update period / averaging window; errors without calibration.",
+        f"{cases} random loads of 40 to 400 W, 10 to 20 s long (`benchmarks/sensor_errors.py`,",
+        "which writes this table). Power sensors by update period / averaging window; errors",
+        "without calibration.",
         "",
-        "| sensor | cases | median error % | 95 % of errors below % | largest % | median stated % | "
-        "within stated % |",
-        "|---|---|---|---|---|---|---|",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
     ]
     for each in rows:
         figures = [f"{value:.2f}" for key, value in each.items() if key.endswith("percent")]
