@@ -39,9 +39,10 @@ def main():
     from keras_nowcast.training import distributed
 
     world = distributed.start()
-    network = world.on_all(lambda: load_network(run, arguments.weights))
     say = print if world.is_first else (lambda line: None)
     events = world.on_all(lambda: test_events(stored, arguments, say))
+    distributed.claim_devices(world)
+    network = world.on_all(lambda: load_network(run, arguments.weights))
     evaluation, example = score(world, network, events, stored, arguments)
     if world.is_first:
         write_results(evaluation, example, arguments.out or run.path, arguments)

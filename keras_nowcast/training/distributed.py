@@ -116,7 +116,7 @@ class World:
 
 
 def start():
-    """Joins the processes of this job and gives each its own device and cores.
+    """Joins the processes of this job; without a launcher, no TensorFlow is loaded for it.
 
     Returns:
       The World; one of a single process when no launcher started this one.
@@ -124,26 +124,23 @@ def start():
     Raises:
       InputError: a launcher started several processes and Horovod is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from 1 on, TensorFlow tells warnings
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from 2 on, TensorFlow tells errors only
     launched = launched_as()
+    if launched is None:
+        return World()
     if importlib.util.find_spec("horovod") is None:
-        if launched is not None and launched[1] > 1:
-            raise InputError(
-                f"`horovod` must be installed to train on several processes. Received: "
-                f"{launched[1]} processes and no Horovod; run `make install`, or start one process."
-            )
-        world = World()
-    elif launched is None:
-        world = World()
-    else:
-        hvd = _horovod()
-        hvd.init()
-        world = World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
-    _claim_devices(world)
-    return world
+        if launched[1] == 1:
+            return World()
+        raise InputError(
+            f"`horovod` must be installed to train on several processes. Received: {launched[1]} "
+            "processes and no Horovod; run `make install`, or start one process."
+        )
+    hvd = _horovod()
+    hvd.init()
+    return World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
 
 
-def _claim_devices(world):
+def claim_devices(world):
     """Shows TensorFlow this rank's GPU alone, and gives each rank its share of the cores.
 
     A launcher that already shows each rank one GPU (Slurm does) leaves one to choose from.

@@ -3,8 +3,6 @@
 import math
 import time
 
-import keras
-
 from keras_nowcast.energy import Monitor, choose_source, first_users, join_traces, merge_energy
 from keras_nowcast.energy.power_limit import power_limit
 from keras_nowcast.energy.trace import trace_path
@@ -80,6 +78,8 @@ class EnergyRecorder:
 
         Queued work thus stays inside the stretch of time it belongs to.
         """
+        import keras
+
         if self._last_written is not None:
             keras.ops.convert_to_tensor(self._last_written).numpy()
 

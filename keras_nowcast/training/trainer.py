@@ -37,8 +37,9 @@ def train(config, started):
     say = print if world.is_first else _say_nothing
     config = _with_data(config, world, say)
     split = world.on_all(lambda: _read_split(config, say))
-    config = _resolved(config, world, split, say)
     world.on_first(lambda: sevir.check_files(split.train + split.test))
+    distributed.claim_devices(world)
+    config = _resolved(config, world, split, say)
     folder = RunFolder(config.run_dir)
     world.on_first(lambda: folder.check(config))
     run = Run(config, world, folder, split, started, say)
@@ -81,6 +82,9 @@ def _read_split(config, say):
     else:
         events = sevir.select_events(sevir.read_catalogue(config.data, say), config.max_missing)
         split = sevir.split_events(events, config.train_before_time, config.test_from_time)
+    if config.grid is not None:
+        for event in split.train + split.test:
+            sevir.block_factor(event, config.grid)
     say(split.note)
     return split
 

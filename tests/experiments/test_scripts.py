@@ -1,0 +1,124 @@
+"""Each script from the shell: its help, and bad input as one line and status 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+
+
+def script(name, *arguments):
+    command = [sys.executable, ROOT / "experiments" / name, *arguments]
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_help_loads_nothing_heavy(path):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(path)!r}, '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as ended: assert not ended.code, ended\n"
+        "heavy = {'tensorflow', 'keras', 'matplotlib', 'h5py', 'horovod'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_an_unknown_flag_is_refused(path):
+    done = script(path.name, "--bogus")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.fixture(scope="module")
+def sevir(tmp_path_factory):
+    from keras_nowcast.data import synthetic
+
+    root = tmp_path_factory.mktemp("sevir") / "small"
+    synthetic.write_synthetic(root, events=10, size=32, progress=False)
+    return root
+
+
+def train(tmp_path, root, *flags):
+    done = script("train.py", "--data", root, "--run-dir", tmp_path / "run", "--depth", 2, *flags)
+    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(ours) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+    return ours[0]
+
+
+def files(root):
+    return sorted((root / "data").rglob("*.h5"))
+
+
+@pytest.fixture
+def own(sevir, tmp_path):
+    """A copy of the data set to spoil."""
+    import shutil
+
+    return Path(shutil.copytree(sevir, tmp_path / "own"))
+
+
+def test_no_folder(tmp_path):
+    assert "`--data` must be a folder" in train(tmp_path, tmp_path / "absent")
+
+
+def test_a_catalogue_without_vil(own, tmp_path):
+    catalogue = own / "CATALOG.csv"
+    catalogue.write_text(catalogue.read_text().replace(",vil,", ",ir069,"))
+    assert "rows with img_type vil" in train(tmp_path, own)
+
+
+def test_a_truncated_file(own, tmp_path):
+    path = files(own)[0]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    assert path.name in train(tmp_path, own)
+
+
+@pytest.mark.parametrize("wrong", ["shape", "type"])
+def test_a_dataset_of_another_form(own, tmp_path, wrong):
+    path = files(own)[0]
+    with h5py.File(path, "r+") as file:
+        vil = file["vil"][...]
+        del file["vil"]
+        file["vil"] = vil[:, :16] if wrong == "shape" else vil.astype(np.float32)
+    message = train(tmp_path, own)
+    assert path.name in message and "Received:" in message
+
+
+def test_a_grid_that_does_not_divide(sevir, tmp_path):
+    assert "`--grid`" in train(tmp_path, sevir, "--grid", 20)
+
+
+def test_an_empty_test_split(sevir, tmp_path):
+    assert "test events" in train(tmp_path, sevir, "--test-from", "2030-01-01")
+
+
+def test_plots_of_nothing(tmp_path):
+    done = script("plot_figures.py", tmp_path)
+    assert done.returncode == 2 and "`runs` must hold at least one run" in done.stderr
+
+
+def test_the_doctor_finds_a_run_can_work():
+    done = script("doctor.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a run can work here" in done.stdout
+
+
+def test_the_doctor_says_what_stands_in_the_way():
+    done = script("doctor.py", "--power-source", "nvml", "--json")
+    if done.returncode == 0:
+        pytest.skip("this machine has a GPU")
+    assert done.returncode == 1 and "`--power-source` nvml cannot be used" in done.stdout

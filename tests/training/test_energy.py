@@ -1,0 +1,153 @@
+"""Energy of whole runs under the stub driver, from the shell, against its known power."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "energy"))
+import stub_nvml  # noqa: E402
+from launch import HORUN, ROOT, run  # noqa: E402
+
+TRAIN = [sys.executable, ROOT / "experiments" / "train.py"]
+SMALL = ["--depth", "2", "--filters", "4", "--precision", "float32", "--power-source", "nvml"]
+FIRST, SECOND = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+
+
+def two_gpus():
+    """Two GPUs of constant power, which NVML lists in the opposite order of the PCI bus."""
+    return [
+        stub_nvml.Device(uuid=FIRST, bus="00000000:65:00.0", wave=stub_nvml.constant(250.0)),
+        stub_nvml.Device(uuid=SECOND, bus="00000000:17:00.0", wave=stub_nvml.constant(100.0)),
+    ]
+
+
+def environment(stub, **more):
+    return {**stub.environment, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", **more}
+
+
+def trace(run_dir):
+    with open(run_dir / "power.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(not HORUN.exists(), reason="Horovod is not installed")
+def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver):
+    stub = stub_driver(two_gpus())
+    run_dir = tmp_path / "run"
+    command = [
+        HORUN, "-np", "2", "--gloo", *TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL,
+        "--epochs", "3", "--batch-per-replica", "1", "--power-limit-w", "200",
+    ]  # fmt: skip
+    done = run(command, env=environment(stub, CUDA_VISIBLE_DEVICES="0,1"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    record = json.loads((run_dir / "record.json").read_text())
+    energy, seconds = record["energy"], record["training"]["seconds"]
+    assert energy["source"] == "nvml_counter"
+    # Rank 0 has the first GPU by PCI bus, which is the second that NVML lists.
+    assert [each["uuid"] for each in energy["devices"]] == [SECOND, FIRST]
+    by_device = {each["uuid"]: each for each in energy["devices"]}
+    assert by_device[FIRST]["mean_watts"] == pytest.approx(250, rel=0.02)
+    assert by_device[SECOND]["mean_watts"] == pytest.approx(100, rel=0.02)
+    # Windows of the ranks differ by the moments at which each ends an epoch.
+    assert energy["joules"] == pytest.approx(350 * seconds, rel=0.1)
+    assert energy["joules"] == pytest.approx(sum(energy["joules_per_epoch"]), rel=0.01)
+    assert energy["crosscheck_joules"] == pytest.approx(energy["joules"], rel=0.02)
+    assert energy["idle_watts"] == pytest.approx(350, rel=0.02)
+    assert energy["coverage"] > 0.95
+    assert energy["joules_per_sample"] == pytest.approx(
+        energy["joules"] / (record["training"]["samples_per_second"] * seconds)
+    )
+    rows = list(csv.DictReader(open(run_dir / "epochs.csv", newline="")))
+    assert sum(float(row["joules"]) for row in rows) == pytest.approx(energy["joules"], rel=0.01)
+    assert {row["device"] for row in trace(run_dir)} == {FIRST, SECOND}
+    assert " J, " in done.stdout and " W" in done.stdout
+
+    assert {(each["uuid"], each["enforced_w"]) for each in energy["power_limits"]} == {
+        (FIRST, 200.0),
+        (SECOND, 200.0),
+    }
+    settings = [line.split()[1:3] for line in stub.log.read_text().splitlines()]
+    assert sorted(settings[:2]) == sorted([[FIRST, "200000"], [SECOND, "200000"]])
+    assert sorted(settings[2:]) == sorted([[FIRST, "300000"], [SECOND, "300000"]])
+
+
+def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
+    stub = stub_driver([stub_nvml.Device(wave=stub_nvml.square(60, 260, 0.7))])
+    run_dir = tmp_path / "run"
+    command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL, "--epochs", "2",
+               "--batch-per-replica", "1", "--power-interval-s", "0.01"]  # fmt: skip
+    done = run(command, env=environment(stub, CUDA_VISIBLE_DEVICES="0"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    energy = json.loads((run_dir / "record.json").read_text())["energy"]
+    device = stub.devices[0]
+    # The stub's second 0 on the clock of the trace, and the exact integral of its power.
+    points = [(float(row["time_s"]), float(row["watts"])) for row in trace(run_dir) if row["watts"]]
+    windows = [each for each in energy["windows"] if each["name"] == "epoch"]
+    by_trace = 0.0
+    for (start, watts), (end, _) in zip(points, points[1:], strict=False):
+        inside = sum(
+            max(0.0, min(end, each["end_s"]) - max(start, each["start_s"])) for each in windows
+        )
+        by_trace += watts * inside
+    assert device.wave.points
+    assert by_trace == pytest.approx(energy["joules"], rel=0.08)
+
+
+def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
+    stub = stub_driver([stub_nvml.Device()])
+    run_dir = tmp_path / "run"
+    command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL, "--epochs", "500"]
+    job = subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment(stub, CUDA_VISIBLE_DEVICES="0")},
+    )  # fmt: skip
+    give_up = time.monotonic() + 120
+    while not list(run_dir.glob("checkpoint/*.npz")):
+        assert job.poll() is None and time.monotonic() < give_up
+        time.sleep(0.1)
+    time.sleep(1.5)
+    before = (run_dir / "power.csv").stat().st_mtime
+    killed = time.time()
+    job.send_signal(signal.SIGKILL)
+    job.wait(timeout=30)
+    rows = trace(run_dir)
+    assert killed - before < 1.5  # written as it goes
+    times = [float(row["time_s"]) for row in rows[:-1]]
+    assert len(times) > 10 and max(b - a for a, b in zip(times, times[1:], strict=False)) < 1.5
+
+
+def test_a_limit_that_may_not_be_set_is_refused_before_training(small_sevir, tmp_path):
+    command = [*TRAIN, "--data", small_sevir, "--run-dir", tmp_path / "run",
+               "--power-limit-w", "200"]  # fmt: skip
+    done = run(command)
+    assert done.returncode == 2
+    assert "`--power-limit-w` needs GPUs read through NVML" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_estimate_is_marked_as_one_wherever_it_shows(small_sevir, tmp_path):
+    command = [*TRAIN, "--data", small_sevir, "--run-dir", tmp_path / "run", "--depth", "2",
+               "--filters", "4", "--epochs", "2", "--power-source", "estimate",
+               "--watts-per-core", "5"]  # fmt: skip
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    assert "(estimate)" in done.stdout
+    energy = json.loads((tmp_path / "run" / "record.json").read_text())["energy"]
+    assert energy["source"] == "estimate" and energy["joules"] > 0
+    assert energy["uncertainty_percent"] is None and energy["uncertainty_percent_reason"]
+    drawn = run(
+        [sys.executable, ROOT / "experiments" / "plot_figures.py", tmp_path / "run", "--out", tmp_path]
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    with open(tmp_path / "table.csv", newline="") as file:
+        assert [row["energy_source"] for row in csv.DictReader(file)] == ["estimate"]
