@@ -41,7 +41,7 @@ def main():
     world = distributed.start()
     say = print if world.is_first else (lambda line: None)
     events = world.on_all(lambda: test_events(stored, arguments, say))
-    distributed.claim_devices(world)
+    distributed.load_tensorflow(world)
     network = world.on_all(lambda: load_network(run, arguments.weights))
     evaluation, example = score(world, network, events, stored, arguments)
     if world.is_first:

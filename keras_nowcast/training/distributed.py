@@ -137,10 +137,18 @@ def start():
         )
     hvd = _horovod()
     hvd.init()
-    return World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    world = World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    _claim_devices(world)  # before the first collective, after which it is too late
+    return world
 
 
-def claim_devices(world):
+def load_tensorflow(world):
+    """Loads TensorFlow for a single process, which did not need it to `start`."""
+    if world.size == 1:
+        _claim_devices(world)
+
+
+def _claim_devices(world):
     """Shows TensorFlow this rank's GPU alone, and gives each rank its share of the cores.
 
     A launcher that already shows each rank one GPU (Slurm does) leaves one to choose from.

@@ -32,7 +32,7 @@ def examine(power_source="auto"):
     except InputError as error:
         return {"launched": launched_as(), "problems": [str(error)]}
 
-    distributed.claim_devices(world)
+    distributed.load_tensorflow(world)
     found = environment.describe(world)
     policy, why = precision.choose_precision("auto", environment.capabilities())
     free = shutil.disk_usage(".").free

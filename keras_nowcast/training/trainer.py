@@ -38,7 +38,7 @@ def train(config, started):
     config = _with_data(config, world, say)
     split = world.on_all(lambda: _read_split(config, say))
     world.on_first(lambda: sevir.check_files(split.train + split.test))
-    distributed.claim_devices(world)
+    distributed.load_tensorflow(world)
     config = _resolved(config, world, split, say)
     folder = RunFolder(config.run_dir)
     world.on_first(lambda: folder.check(config))
