@@ -264,18 +264,19 @@ class StopTogether(keras.callbacks.Callback):
 
 
 class Signals:
-    """Catches SIGTERM and SIGINT while it is open, so that a step can end and be saved.
+    """Catches SIGTERM, SIGINT and SIGUSR1 while it is open, so that a step can end and be saved.
 
-    A second SIGINT means now: it acts as if nothing were caught.
+    SIGUSR1 is the one that OpenMPI's mpirun hands on to its ranks, and that batch systems send as
+    an early warning. A second SIGINT means now: it acts as if nothing were caught.
     """
+
+    CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self):
         self.received = False
 
     def __enter__(self):
-        self._former = {
-            each: signal.signal(each, self._catch) for each in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._former = {each: signal.signal(each, self._catch) for each in self.CAUGHT}
         return self
 
     def __exit__(self, *exception):
