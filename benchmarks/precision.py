@@ -26,10 +26,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--grid", type=int, default=128)
+    parser.add_argument("--grid", type=int, default=96)
     parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--filters", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=24)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = {
@@ -54,7 +54,7 @@ def train(arguments, precision, seed, folder):
     flags = {
         "data": arguments.data, "run-dir": run_dir, "grid": arguments.grid,
         "depth": arguments.depth, "filters": arguments.filters, "epochs": arguments.epochs,
-        "precision": precision, "seed": seed, "power-source": "none",
+        "precision": precision, "seed": seed, "power-source": "none", "schedule": "cosine",
     }  # fmt: skip
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     subprocess.run(

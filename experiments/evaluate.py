@@ -69,7 +69,7 @@ def build_parser():
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for the results (default: the run's)")
     parser.add_argument(
-        "--save-forecasts", type=Path, help="new folder for the model's forecasts, laid out as SEVIR"
+        "--save-forecasts", type=Path, help="new folder for the forecasts, laid out as SEVIR"
     )
     return parser
 

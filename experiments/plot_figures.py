@@ -28,7 +28,7 @@ def main():
     for draw in (figures.training_curves, figures.cost_by_size):
         figures.write_figure(draw(runs), arguments.out, draw.__name__)
     for folder, record in runs:
-        if folder.power_file.exists():
+        if record["energy"]["devices"]:
             name = f"power_{folder.path.resolve().name}"
             figures.write_figure(figures.power_trace((folder, record)), arguments.out, name)
     records.write_table(runs, arguments.out / "table.csv")

@@ -1,3 +1,3 @@
-"""What it costs to train encoder-decoder networks, in compute, time and energy, and what it buys."""
+"""What it costs to train encoder-decoder networks, and what forecast skill that cost buys."""
 
 __version__ = "0.1.0"

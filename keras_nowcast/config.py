@@ -13,8 +13,6 @@ from keras_nowcast.model.precision import PRECISIONS
 from keras_nowcast.model.sizes import MAX_DEPTH, check_sizes
 from keras_nowcast.records import RunFolder
 
-
-
 SCHEDULES = ("constant", "cosine")
 
 

@@ -10,6 +10,7 @@ from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run again with --resume
 
 # Horovod's launcher with Gloo, OpenMPI's mpirun, MPICH's and Intel's. Slurm's own variables are
@@ -52,6 +53,8 @@ def run_script(main):
         _end(str(interrupted), EXIT_INTERRUPTED)
     except TrainingFailed as failure:
         _end(f"failed: {failure}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        _end("stopped at once; an earlier checkpoint, if there is one, is kept", EXIT_STOPPED)
 
 
 def _end(message, status):

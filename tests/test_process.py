@@ -7,7 +7,8 @@ from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 
 
 @pytest.mark.parametrize(
-    ("raised", "status"), [(InputError("a\n b"), 2), (Interrupted("a b"), 75), (TrainingFailed("a b"), 1)]
+    ("raised", "status"),
+    [(InputError("a\n b"), 2), (Interrupted("a b"), 75), (TrainingFailed("a b"), 1)],
 )
 def test_status_and_one_line(raised, status, capsys, monkeypatch):
     for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_nowcast.errors import Interrupted, TrainingFailed
 from keras_nowcast.training.distributed import average_variables
@@ -325,20 +326,40 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         losses = [row["val_loss"] for row in self._progress.rows]
-        if losses[-1] is not None and losses[-1] <= min(each for each in losses if each is not None):
+        known = [loss for loss in losses if loss is not None]
+        if known and losses[-1] == min(known):
             self._write()
 
 
 class EpochTable(keras.callbacks.Callback):
-    """Writes the rows of all finished epochs after each. For rank 0 alone."""
+    """Writes the rows of all finished epochs after each."""
 
-    def __init__(self, folder, progress):
+    def __init__(self, world, folder, progress):
         super().__init__()
+        self._world = world
         self._folder = folder
         self._progress = progress
 
     def on_epoch_end(self, epoch, logs=None):
-        self._folder.write_epochs(self._progress.rows)
+        self._world.on_first(lambda: self._folder.write_epochs(self._progress.rows))
+
+
+class TensorBoardScalars(keras.callbacks.Callback):
+    """Writes the numbers of each epoch's row for TensorBoard. For rank 0 alone.
+
+    Not Keras' own callback, which fails on what was not measured.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self._writer.as_default(step=epoch):
+            for name, value in logs.items():
+                if value is not None:
+                    tf.summary.scalar(name, value)
+        self._writer.flush()
 
 
 class ProgressLines(keras.callbacks.Callback):

@@ -56,6 +56,11 @@ def read_checkpoint(folder):
     )
 
 
+def any_in(folder):
+    """Returns whether a folder holds any checkpoint, whole or damaged."""
+    return bool(_newest_first(folder))
+
+
 def _newest_first(folder):
     return sorted(folder.glob("state-*.npz"), reverse=True)
 

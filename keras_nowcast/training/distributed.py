@@ -95,22 +95,18 @@ class World:
     def on_first(self, function):
         """Calls `function()` on rank 0 alone and returns its result on all ranks.
 
-        Whatever it raises there ends the other ranks too, so that none is left waiting: an
-        InputError as one, anything else as a TrainingFailed.
+        Raises:
+          InputError: it raised one; every rank raises it, so that none is left waiting.
+          TrainingFailed: it raised an OSError (a full disk, say); likewise.
         """
-        if self.size == 1:
-            return function()
-        outcome, raised = (None, None), None
+        outcome = None
         if self.is_first:
             try:
-                outcome = (function(), None)
-            except Exception as error:  # of any kind: the other ranks wait in the broadcast
-                outcome, raised = (None, (isinstance(error, InputError), str(error))), error
-        result, refusal = self.broadcast(outcome)
-        if raised is not None:
-            raise raised
-        if refusal is not None:
-            is_input, message = refusal
+                outcome = (function(), None, None)
+            except (InputError, OSError) as error:
+                outcome = (None, isinstance(error, InputError), str(error))
+        result, is_input, message = self.broadcast(outcome)
+        if message is not None:
             raise (InputError if is_input else TrainingFailed)(message)
         return result
 

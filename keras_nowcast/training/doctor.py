@@ -62,7 +62,7 @@ def _unusable_packages():
         problems.append("TensorFlow is not installed: run `make install`, or pip install -e .[cpu]")
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         problems.append(
-            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']}: unset it, the network needs tensorflow"
+            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']} and must be tensorflow: unset it"
         )
     return problems
 
@@ -124,8 +124,8 @@ def report(found):
     for each in found["ranks"]:
         energy = each["energy"]
         lines.append(
-            f"rank {each['rank']:<8}{each['host']}, TensorFlow uses {each['tensorflow_gpus']} GPU(s);"
-            f" energy: {energy['source']} ({energy['reason']})"
+            f"rank {each['rank']:<8}{each['host']}, TensorFlow uses {each['tensorflow_gpus']} "
+            f"GPU(s); energy: {energy['source']} ({energy['reason']})"
         )
         for device in energy["devices"]:
             sure = device["sure_within_percent"]

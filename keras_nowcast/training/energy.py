@@ -1,11 +1,11 @@
-"""Energy of a run: the monitor of each rank, each device read once, added up over ranks and starts."""
+"""Energy of a run: a monitor a rank, each device read once, added up over ranks and starts."""
 
 import math
 import time
 
 from keras_nowcast.energy import Monitor, choose_source, first_users, join_traces, merge_energy
 from keras_nowcast.energy.power_limit import power_limit
-from keras_nowcast.energy.trace import trace_path
+from keras_nowcast.energy.trace import PowerTrace, trace_path
 from keras_nowcast.errors import InputError
 
 
@@ -84,6 +84,8 @@ class EnergyRecorder:
             keras.ops.convert_to_tensor(self._last_written).numpy()
 
     def __enter__(self):
+        if self._world.is_first:  # a run that measures nothing has its trace too, without rows
+            PowerTrace(self._folder.power_file, self._progress.zero_unix_s).close()
         self._monitor.start()
         return self
 

@@ -35,6 +35,16 @@ def describe(world):
     }
 
 
+def in_short(described):
+    """Returns what `describe` found as one line."""
+    gpus = ", ".join(gpu["name"] or "GPU" for gpu in described["gpus"]) or "no GPU"
+    return (
+        f"Python {described['python']}, TensorFlow {described['tensorflow']}, Keras "
+        f"{described['keras']}, Horovod {described['horovod'] or 'not installed'}; "
+        f"{len(described['hosts'])} host(s), {described['cpu']}, {described['cores']} cores, {gpus}"
+    )
+
+
 def capabilities():
     """Returns the compute capability (major, minor) of each GPU TensorFlow uses in this process."""
     import tensorflow as tf

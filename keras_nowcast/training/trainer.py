@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def train(config, started):
     world.on_first(lambda: sevir.check_files(split.train + split.test))
     distributed.load_tensorflow(world)
     config = _resolved(config, world, split, say)
+    _check_packages(config)
     folder = RunFolder(config.run_dir)
     world.on_first(lambda: folder.check(config))
     run = Run(config, world, folder, split, started, say)
@@ -50,7 +52,8 @@ def train(config, started):
         raise
     except TrainingFailed as failure:
         reason = run.first_failure() or str(failure)
-        run.write_record("failed", reason)
+        with contextlib.suppress(TrainingFailed):  # a full disk: the reason is told anyhow
+            run.write_record("failed", reason)
         raise TrainingFailed(reason) from None
     run.write_model()
     run.write_record("completed")
@@ -61,7 +64,7 @@ def _say_nothing(*words):
 
 
 def _with_data(config, world, say):
-    """Returns the config with a data set: a small synthetic one, written first, if none is given."""
+    """Returns the config with a data set: if none is given a small synthetic one, written first."""
     if config.data is not None:
         return config
     from keras_nowcast.data import synthetic
@@ -106,6 +109,14 @@ def _resolved(config, world, split, say):
     )
 
 
+def _check_packages(config):
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            "`--tensorboard` needs the package tensorboard, which is not installed. Received: "
+            "--tensorboard; pip install 'keras_nowcast[tensorboard]', or leave it out."
+        )
+
+
 class Run:
     """One training on one rank: its data, network and state, and what is done with them.
 
@@ -146,6 +157,7 @@ class Run:
             world, self.progress, metrics, self.training.step_samples, started, self.energy
         )
         self.stopper = None
+        say(environment.in_short(self.environment))
         say(
             f"UNet of depth {config.depth} with {config.filters} filters: "
             f"{self.model.count_params():,} parameters; {self.training.windows} windows an epoch "
@@ -240,16 +252,16 @@ class Run:
             callbacks.AverageStatistics(self.world),
             callbacks.SaveEachEpoch(self.save),
             callbacks.KeepBest(self.progress, self._write_best),
+            callbacks.EpochTable(self.world, self.folder, self.progress),
         ]
         if self.world.is_first:
             hooks += [
-                callbacks.EpochTable(self.folder, self.progress),
                 callbacks.ProgressLines(
                     self.config.epochs, self.training.steps, self.progress, self.energy
                 ),
             ]
             if self.config.tensorboard:
-                hooks.append(callbacks.tensorboard(self.folder.path / "tensorboard"))
+                hooks.append(callbacks.TensorBoardScalars(self.folder.path / "tensorboard"))
         return [*hooks, self.stopper]
 
     def _reading_error(self):
@@ -291,13 +303,19 @@ class Run:
         from keras_nowcast.training import callbacks
 
         def read():
+            if not checkpoint.any_in(self.folder.checkpoints):
+                return None
             values, arrays, damaged = checkpoint.read_checkpoint(self.folder.checkpoints)
             for name in damaged:
                 self.say(f"checkpoint {name} is damaged; going on from the one before it")
             checkpoint.assign_variables("replicated", self._replicated_variables(), arrays)
             return values, {k: v for k, v in arrays.items() if k.startswith("statistics/")}
 
-        values, statistics = self.world.on_first(read)
+        restored = self.world.on_first(read)
+        if restored is None:
+            self.say("the run ended before its first checkpoint: starting it again")
+            return
+        values, statistics = restored
         for name, by_rank in statistics.items():
             same = len(by_rank) == self.world.size
             statistics[name] = by_rank[self.world.rank] if same else by_rank.mean(axis=0)
@@ -327,11 +345,9 @@ class Run:
         self.world.on_first(lambda: write_unet(self.model, self.folder.best_model_file))
 
     def write_record(self, status, reason=None):
-        """Writes record.json (DESIGN.md names its keys) and epochs.csv."""
+        """Writes record.json; DESIGN.md names its keys."""
         memory = self._memory_record()
         energy = self.energy.record(self._timed_samples())
-        if not self.world.is_first:
-            return
         record = {
             "status": status,
             "status_reason": reason,
@@ -342,8 +358,7 @@ class Run:
             "energy": energy,
             "memory": memory,
         }
-        self.folder.write_epochs(self.progress.rows)
-        self.folder.write_record(record)
+        self.world.on_first(lambda: self.folder.write_record(record))
 
     def _timed_samples(self):
         progress = self.progress

@@ -55,7 +55,9 @@ def test_events_are_sorted_by_time(tmp_path, catalogue_row, write_catalogue):
         frames=49,
         size=16,
         event_type="Hail",
+        first_minute=-120,
     )
+    assert events[0].frame_time(12) == datetime.datetime(2016, 12, 31, 23, 0)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +219,11 @@ def test_an_empty_side_is_an_error():
     date = datetime.datetime(2015, 1, 1)
     with pytest.raises(InputError, match="leave no test events"):
         sevir.split_events(events, train_before=date)
-    with pytest.raises(InputError, match=r"must not be before.*2019-06-01"):
+    with pytest.raises(InputError, match="leave no test events"):
         sevir.split_events(events, test_from=date)
     early = datetime.datetime(2000, 1, 1)
+    split = sevir.split_events(events, test_from=datetime.datetime(2010, 1, 1, 12))
+    assert [event.time.day for event in split.train + split.test] == [1, 2]
     with pytest.raises(InputError, match="leave no training events"):
         sevir.split_events(events, early, early)
     with pytest.raises(InputError, match="two times"):

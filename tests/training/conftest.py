@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def small_sevir(tmp_path_factory):
-    """Root of a synthetic SEVIR of ten events, 32x32, 49 frames: 24 windows to train, 6 held out."""
+    """Root of a synthetic SEVIR, ten events of 32x32: 24 windows to train, 6 held out."""
     from keras_nowcast.data import synthetic
 
     root = tmp_path_factory.mktemp("sevir") / "small"

@@ -40,7 +40,8 @@ def main(out, allreduce):
     keras.utils.set_random_seed(3)
     if world.is_first:  # one process has the weights the others receive
         for variable in model.trainable_variables:
-            variable.assign(np.random.default_rng(variable.shape[-1]).normal(0, 0.1, variable.shape))
+            rng = np.random.default_rng(variable.shape[-1])
+            variable.assign(rng.normal(0, 0.1, variable.shape))
     world.broadcast_variables(model.variables + optimizer.variables)
 
     rng = np.random.default_rng(0)

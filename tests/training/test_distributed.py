@@ -88,10 +88,17 @@ def test_what_rank_0_raises_reaches_the_caller():
     with pytest.raises(InputError, match="no"):
         distributed.World().on_first(refuse)
 
+    def fill_the_disk():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(TrainingFailed, match="No space left"):
+        distributed.World().on_first(fill_the_disk)
+
 
 def test_what_rank_0_raises_ends_the_other_ranks(monkeypatch):
     world = distributed.World(rank=1, size=2)
-    for outcome, kind in (((None, (True, "bad")), InputError), ((None, (False, "x")), TrainingFailed)):
+    outcomes = [((None, True, "bad"), InputError), ((None, False, "x"), TrainingFailed)]
+    for outcome, kind in outcomes:
         monkeypatch.setattr(distributed.World, "broadcast", lambda self, value, o=outcome: o)
         with pytest.raises(kind):
             world.on_first(lambda: pytest.fail("called on a rank other than 0"))

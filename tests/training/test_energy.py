@@ -18,7 +18,8 @@ from launch import HORUN, ROOT, run  # noqa: E402
 
 TRAIN = [sys.executable, ROOT / "experiments" / "train.py"]
 SMALL = ["--depth", "2", "--filters", "4", "--precision", "float32", "--power-source", "nvml"]
-FIRST, SECOND = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+FIRST = "GPU-aaaaaaaa-0000-0000-0000-000000000001"
+SECOND = "GPU-bbbbbbbb-0000-0000-0000-000000000002"
 
 
 def two_gpus():
@@ -145,9 +146,8 @@ def test_an_estimate_is_marked_as_one_wherever_it_shows(small_sevir, tmp_path):
     energy = json.loads((tmp_path / "run" / "record.json").read_text())["energy"]
     assert energy["source"] == "estimate" and energy["joules"] > 0
     assert energy["uncertainty_percent"] is None and energy["uncertainty_percent_reason"]
-    drawn = run(
-        [sys.executable, ROOT / "experiments" / "plot_figures.py", tmp_path / "run", "--out", tmp_path]
-    )
+    plot = [sys.executable, ROOT / "experiments" / "plot_figures.py"]
+    drawn = run([*plot, tmp_path / "run", "--out", tmp_path])
     assert drawn.returncode == 0, drawn.stderr
     with open(tmp_path / "table.csv", newline="") as file:
         assert [row["energy_source"] for row in csv.DictReader(file)] == ["estimate"]

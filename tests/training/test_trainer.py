@@ -67,8 +67,13 @@ def finished(small_sevir, tmp_path_factory):
 def test_the_run_folder_is_complete(finished):
     names = {each.name for each in finished.path.iterdir()}
     assert names >= {
-        "config.json", "environment.json", "epochs.csv", "model.keras", "checkpoint", "record.json",
+        "config.json", "environment.json", "epochs.csv", "power.csv", "model.keras",
+        "model_best.keras", "checkpoint", "record.json",
     }  # fmt: skip
+    assert (finished.path / "power.csv").read_text().splitlines() == [
+        "time_s,host,device,watts,utilization_percent,memory_mib,sm_mhz,temperature_c,"
+        "throttle_reasons"
+    ]
 
 
 def test_the_record_has_every_key_of_the_contract(finished):

@@ -1,0 +1,170 @@
+"""experiments/evaluate.py on a small finished run, from the shell."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_nowcast.config import RunConfig
+from keras_nowcast.data import sevir, synthetic
+
+ROOT = Path(__file__).parents[2]
+EVALUATE = [sys.executable, ROOT / "experiments" / "evaluate.py"]
+HORUN = Path(sys.executable).with_name("horovodrun")
+CONTRACT = (
+    "method,threshold,lead_minutes,hits,misses,false_alarms,csi,pod,sucr,far,bias,mae,mse,n"
+)
+
+
+def shell(*command):
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sevir") / "small"
+    synthetic.write_synthetic(root, events=10, size=32, progress=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_dir(root, tmp_path_factory):
+    """A run of one epoch."""
+    import keras
+
+    from keras_nowcast.training.trainer import train
+
+    path = tmp_path_factory.mktemp("runs") / "run"
+    config = RunConfig(
+        data=str(root), run_dir=str(path), depth=2, filters=4, epochs=1, precision="float32"
+    )
+    train(config, started=time.monotonic())
+    keras.mixed_precision.set_global_policy("float32")
+    return path
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_dir, tmp_path_factory):
+    """Results of one process, with saved forecasts; and what it printed."""
+    out = tmp_path_factory.mktemp("evaluated")
+    done = shell(*EVALUATE, run_dir, "--out", out, "--save-forecasts", out / "forecasts")
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_the_columns_of_the_contract(evaluated):
+    out, printed = evaluated
+    header = (out / "scores.csv").read_text().splitlines()[0]
+    assert header.startswith(CONTRACT)
+    rows = rows_of(out / "scores.csv")
+    assert {row["method"] for row in rows} >= {"model", "persistence"}
+    assert {row["lead_minutes"] for row in rows} == {str(5 * k) for k in range(1, 13)} | {"all"}
+    assert "CSI 16" in printed and "persistence" in printed
+
+
+def test_the_scores_are_those_of_the_validation(evaluated, run_dir):
+    """Two ways to one number: counts in the graph while training, in NumPy from the saved model."""
+    rows = rows_of(evaluated[0] / "scores.csv")
+    record = json.loads((run_dir / "record.json").read_text())
+    last = rows_of(run_dir / "epochs.csv")[-1]
+    pooled = [r for r in rows if (r["method"], r["lead_minutes"]) == ("model", "all")]
+    mse = record["training"]["val_loss"] * sevir.VIL_SCALE**2
+    assert float(pooled[0]["mse"]) == pytest.approx(mse, rel=1e-4)
+    assert float(pooled[0]["mae"]) == pytest.approx(float(last["val_mae"]), rel=1e-4)
+    for row in pooled:
+        if f"val_csi_{row['threshold']}" in last:
+            known = float(last[f"val_csi_{row['threshold']}"] or "nan")
+            assert float(row["csi"] or "nan") == pytest.approx(known, abs=1e-3, nan_ok=True)
+
+
+def test_persistence_is_the_last_input_frame(evaluated, root):
+    rows = rows_of(evaluated[0] / "scores.csv")
+    (first,) = (
+        row
+        for row in rows
+        if (row["method"], row["threshold"], row["lead_minutes"]) == ("persistence", "16", "60")
+    )
+    hits = 0
+    for event in sevir.split_events(sevir.read_catalogue(root)).test:
+        vil = sevir.read_event(event)
+        for start in (0, 12, 24):
+            last, truth = vil[..., start + 12], vil[..., start + 24]
+            hits += ((last >= 16) & (last != 255) & (truth >= 16) & (truth != 255)).sum()
+    assert int(first["hits"]) == hits
+
+
+def test_the_pictures_are_there(evaluated):
+    names = {each.name for each in evaluated[0].iterdir()}
+    assert names >= {
+        "panel.png", "scores_by_lead.png", "performance_diagram.png", "animation.gif",
+        "differences.csv", "statistics.npz",
+    }  # fmt: skip
+
+
+def test_saved_forecasts_are_read_by_our_own_reader(evaluated):
+    events = sevir.read_catalogue(evaluated[0] / "forecasts")
+    assert len(events) == 6 and {event.frames for event in events} == {12}
+    assert sevir.read_event(events[0]).shape == (32, 32, 12)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
+def test_two_processes_give_the_same(evaluated, run_dir, tmp_path):
+    done = shell(HORUN, "-np", 2, "--gloo", *EVALUATE, run_dir, "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = [folder / "statistics.npz" for folder in (evaluated[0], tmp_path)]
+    with np.load(files[0]) as one, np.load(files[1]) as two:
+        assert one.files == two.files
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def refused(*arguments):
+    done = shell(*EVALUATE, *arguments)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+def test_a_folder_without_a_run(tmp_path):
+    assert "`run` must be a run folder" in refused(tmp_path)
+
+
+def test_a_run_without_a_model(run_dir, tmp_path):
+    (tmp_path / "config.json").write_bytes((run_dir / "config.json").read_bytes())
+    assert "`run` must hold a trained model" in refused(tmp_path)
+
+
+def test_a_model_of_another_window_length(run_dir, tmp_path):
+    import keras
+
+    (tmp_path / "config.json").write_bytes((run_dir / "config.json").read_bytes())
+    other = keras.Sequential([keras.Input((32, 32, 7)), keras.layers.Conv2D(6, 1)])
+    other.save(tmp_path / "model.keras")
+    assert "13 frames in and 12 out. Received: 7 in and 6 out" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--test-from", "2030-01-01"], "no test events"),
+        (["--test-from", "soon"], "`--test-from` must be a date"),
+        (["--thresholds", "16", "300"], "threshold"),
+        (["--levels", *"0 16 31 59 74 100 133 160 219 181 255".split()], "`levels` must be 11"),
+        (["--data", "absent"], "`--data` must be a folder"),
+    ],
+)
+def test_bad_flags(run_dir, flags, words):
+    assert words in refused(run_dir, *flags)
