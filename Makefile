@@ -10,7 +10,7 @@ install:
 
 demo: install
 	.venv/bin/horovodrun -np 2 --gloo .venv/bin/python experiments/train.py \
-		--grid 128 --depth 3 --filters 8 --epochs 3 --batch-per-replica 4
+		--grid 128 --depth 3 --filters 8 --epochs 20 --batch-per-replica 4 --schedule cosine
 	.venv/bin/python experiments/plot_figures.py runs/
 
 test: install

@@ -85,7 +85,8 @@ def _write_files(root, events, size, frames, seed, contiguous, progress):
     from tqdm import tqdm
 
     rows = []
-    bar = tqdm(total=events, desc="synthetic SEVIR", unit="event", disable=not progress)
+    hidden = None if progress else True  # None: shown on a terminal only
+    bar = tqdm(total=events, desc="synthetic SEVIR", unit="event", disable=hidden)
     for number, (name, _, _) in enumerate(_FILES):
         members = [k for k in range(events) if _FILE_OF_EVENT[k % len(_FILE_OF_EVENT)] == number]
         if not members:
