@@ -58,8 +58,12 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
     by_device = {each["uuid"]: each for each in energy["devices"]}
     assert by_device[FIRST]["mean_watts"] == pytest.approx(250, rel=0.02)
     assert by_device[SECOND]["mean_watts"] == pytest.approx(100, rel=0.02)
-    # Windows of the ranks differ by the moments at which each ends an epoch.
-    assert energy["joules"] == pytest.approx(350 * seconds, rel=0.1)
+    # Each rank's windows are its own; a boundary is known to a step of the counter, 20 ms.
+    for uuid, watts in ((FIRST, 250), (SECOND, 100)):
+        device = by_device[uuid]
+        steps_j = watts * 0.02 * 2 * 3
+        assert device["joules"] == pytest.approx(watts * device["seconds"], abs=steps_j)
+    assert energy["joules"] == sum(each["joules"] for each in energy["devices"])
     assert energy["joules"] == pytest.approx(sum(energy["joules_per_epoch"]), rel=0.01)
     assert energy["crosscheck_joules"] == pytest.approx(energy["joules"], rel=0.02)
     assert energy["idle_watts"] == pytest.approx(350, rel=0.02)
@@ -82,25 +86,22 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
 
 
 def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
-    stub = stub_driver([stub_nvml.Device(wave=stub_nvml.square(60, 260, 0.7))])
+    stub = stub_driver([stub_nvml.Device(wave=stub_nvml.ramp(60, 260, 60))])
     run_dir = tmp_path / "run"
     command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL, "--epochs", "2",
                "--batch-per-replica", "1", "--power-interval-s", "0.01"]  # fmt: skip
     done = run(command, env=environment(stub, CUDA_VISIBLE_DEVICES="0"))
     assert done.returncode == 0, done.stdout + done.stderr
     energy = json.loads((run_dir / "record.json").read_text())["energy"]
-    device = stub.devices[0]
-    # The stub's second 0 on the clock of the trace, and the exact integral of its power.
     points = [(float(row["time_s"]), float(row["watts"])) for row in trace(run_dir) if row["watts"]]
     windows = [each for each in energy["windows"] if each["name"] == "epoch"]
     by_trace = 0.0
-    for (start, watts), (end, _) in zip(points, points[1:], strict=False):
+    for (start, first), (end, last) in zip(points, points[1:], strict=False):
         inside = sum(
             max(0.0, min(end, each["end_s"]) - max(start, each["start_s"])) for each in windows
         )
-        by_trace += watts * inside
-    assert device.wave.points
-    assert by_trace == pytest.approx(energy["joules"], rel=0.08)
+        by_trace += (first + last) / 2 * inside
+    assert by_trace == pytest.approx(energy["joules"], rel=0.05)
 
 
 def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
