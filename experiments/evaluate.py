@@ -11,7 +11,6 @@ processes.
 
 import concurrent.futures
 import contextlib
-import datetime
 import importlib.util
 import itertools
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nowcast.config import Parser
+from keras_nowcast.config import Parser, RunConfig
 from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
 from keras_nowcast.process import run_script
@@ -32,6 +31,11 @@ SCALES = (1, 5, 17)  # pixels, odd: windows have a centre
 
 def main():
     arguments = build_parser().parse_args(sys.argv[1:])
+    for name in ("window_stride", "max_events"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            flag = name.replace("_", "-")
+            raise InputError(f"`--{flag}` must be at least 1. Received: {value}.")
     run = RunFolder(arguments.run)
     stored = run.stored_config()
     if stored is None:
@@ -104,15 +108,14 @@ def load_network(run, weights):
 def test_events(stored, arguments, say):
     """Returns the events held out by the run's rule, of its own data set or of another."""
     data = arguments.data or stored["data"]
-    if stored["authors_split"]:
+    if stored["authors_split"] and arguments.test_from is None:
         return sevir.authors_split(data, say).test[: arguments.max_events]
     events = sevir.select_events(sevir.read_catalogue(data, say), stored["max_missing"])
-    dates = [stored["train_before"], arguments.test_from or stored["test_from"]]
-    try:
-        dates = [date and datetime.datetime.fromisoformat(date) for date in dates]
-    except ValueError as error:
-        raise InputError(f"`--test-from` must be a date, YYYY-MM-DD. Received: {error}.") from None
-    return sevir.split_events(events, *dates).test[: arguments.max_events]
+    dates = RunConfig(
+        train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
+    )
+    split = sevir.split_events(events, dates.train_before_time, dates.test_from_time)
+    return split.test[: arguments.max_events]
 
 
 def score(world, network, events, stored, arguments):

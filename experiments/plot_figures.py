@@ -27,9 +27,11 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     for draw in (figures.training_curves, figures.cost_by_size):
         figures.write_figure(draw(runs), arguments.out, draw.__name__)
-    for folder, record in runs:
+    names = [folder.path.resolve().name for folder, _ in runs]
+    for number, (folder, record) in enumerate(runs):
         if record["energy"]["devices"]:
-            name = f"power_{folder.path.resolve().name}"
+            again = names[:number].count(names[number])  # runs of one name in several folders
+            name = f"power_{names[number]}" + (f"-{again + 1}" if again else "")
             figures.write_figure(figures.power_trace((folder, record)), arguments.out, name)
     records.write_table(runs, arguments.out / "table.csv")
     print(f"{len(runs)} runs: figures and table.csv written to {arguments.out}")

@@ -89,7 +89,8 @@ class RunConfig:
         False, "select events as SEVIR's authors did: complete ones, ids without repetition, whole "
         "batches of 8 events, divided at 2019-06-01"
     )
-    fp16_allreduce: bool = _flag(False, "compress gradients to float16 for the allreduce")
+    fp16_allreduce: bool = _flag(False, "send gradients as float16; meant for "
+                                "mixed_float16, whose check sees an overflow")
     tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
 
     def __post_init__(self):
@@ -103,7 +104,10 @@ class RunConfig:
                 raise InputError(f"`{_as_flag(name)}` must be at least {least}. Received: {value}.")
         self._demand(1 <= self.depth <= MAX_DEPTH, "depth", f"must be from 1 to {MAX_DEPTH}")
         self._demand(0 < self.learning_rate < float("inf"), "learning_rate", "must be above 0")
-        self._demand(self.power_interval_s >= 0.001, "power_interval_s", "must be at least 0.001")
+        in_range = 0.001 <= self.power_interval_s <= 60
+        self._demand(in_range, "power_interval_s", "must be from 0.001 to 60")
+        self._demand(self.warmup_epochs < float("inf"), "warmup_epochs", "must be a number")
+        self._demand(self.seed < 2**31, "seed", "must be below 2**31")
         self._demand(0 <= self.max_missing <= 1, "max_missing", "must be a share from 0 to 1")
         for each in dataclasses.fields(self):
             choices = each.metadata.get("choices")
@@ -130,11 +134,15 @@ class RunConfig:
 
     def _date(self, name):
         try:
-            return datetime.datetime.fromisoformat(getattr(self, name))
+            time = datetime.datetime.fromisoformat(getattr(self, name))
         except ValueError:
             raise InputError(
                 f"`{_as_flag(name)}` must be a date, YYYY-MM-DD. Received: {getattr(self, name)!r}."
             ) from None
+
+        if time.tzinfo is not None:  # the catalogue's times are UTC without saying so
+            time = time.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+        return time
 
     def _demand(self, holds, name, rule):
         if not holds:

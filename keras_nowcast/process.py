@@ -13,8 +13,8 @@ EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run again with --resume
 
-# Horovod's launcher with Gloo, OpenMPI's mpirun, MPICH's and Intel's. Slurm's own variables are
-# not among them: they are also set for a plain python started inside an allocation.
+# Horovod's launcher with Gloo, OpenMPI's mpirun, MPICH's and Intel's. Of Slurm's own variables only
+# those of a step count: the others are also set for a plain python inside an allocation.
 _LAUNCHER_VARIABLES = (
     ("HOROVOD_RANK", "HOROVOD_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),

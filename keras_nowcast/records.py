@@ -78,8 +78,10 @@ class RunFolder:
                 f"`--resume` needs a run to go on with. Received: `--run-dir` {self.path}, which "
                 "holds none; leave --resume out to start one."
             )
+        # The cosine is laid out over all epochs: with more of them it would be another schedule.
+        free = MAY_CHANGE_ON_RESUME - ({"epochs"} if config.schedule == "cosine" else set())
         for name, value in dataclasses.asdict(config).items():
-            if name not in MAY_CHANGE_ON_RESUME and name in stored and stored[name] != value:
+            if name not in free and name in stored and stored[name] != value:
                 raise InputError(
                     f"`--{name.replace('_', '-')}` must stay as the run in {self.path} was started"
                     f" with, {stored[name]!r}. Received: {value!r}; leave it out, or start another "
@@ -94,7 +96,14 @@ class RunFolder:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if not config.resume:
+                open(self.path / "config.json", "x").close()  # of two at once, one gets it
             write_json(self.path / "config.json", dataclasses.asdict(config))
+        except FileExistsError:
+            raise InputError(
+                f"`--run-dir` must not hold a run already. Received: {self.path}, which another "
+                "process has just taken."
+            ) from None
         except OSError as error:
             raise InputError(
                 f"`--run-dir` must be a folder that can be written. Received: {self.path} ({error})"
@@ -144,12 +153,12 @@ class RunFolder:
     def read_power(self):
         """Returns power.csv as {(host, device): (seconds, watts)}, NaN where no reading was valid.
 
-        A last row that a crash cut short is left out.
+        A row that a crash cut short is left out.
         """
         traces = {}
         with open(self.power_file, newline="") as file:
             for row in csv.DictReader(file):
-                if row["temperature_c"] is None:
+                if None in row or row["temperature_c"] is None:
                     continue
                 seconds, watts = traces.setdefault((row["host"], row["device"]), ([], []))
                 seconds.append(float(row["time_s"]))

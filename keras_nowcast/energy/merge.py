@@ -5,7 +5,7 @@ import math
 _ENOUGH = 0.99  # of the power's coverage: then the counter is the figure
 
 
-def merge_energy(results, *, samples=None, window="epoch"):
+def merge_energy(results, *, samples=None, seconds=None, epochs=None, window="epoch"):
     """Adds up what the processes measured: each device once, all hosts.
 
     A device that several processes read (two ranks on one GPU, a CPU package) is taken from the
@@ -16,6 +16,8 @@ def merge_energy(results, *, samples=None, window="epoch"):
     Args:
       results: of `Monitor.stop`, in the order of the ranks.
       samples: trained in those windows by all ranks, for `joules_per_sample`.
+      seconds: how long the work took, also where no meter was at hand; None for the windows' own.
+      epochs: how many entries `joules_per_epoch` has; None for those that have a window.
       window: name of the windows that are added up; those of one index become one entry of
         `joules_per_epoch`.
 
@@ -25,16 +27,17 @@ def merge_energy(results, *, samples=None, window="epoch"):
     devices = _distinct_devices(results)
     chosen = [_device_record(host, device, window) for host, device in devices]
     measured = [each for each in chosen if each["joules"] is not None]
+    wall_s = _union_s(devices, window)
     record = {
         "source": _job_source(measured),
         "source_reason": _join(result["reason"] for result in results),
         "joules": _sum(each["joules"] for each in measured),
-        "mean_watts": _sum(each["mean_watts"] for each in measured),
-        "idle_watts": _idle_watts(measured),
-        "joules_per_epoch": _per_index(devices, chosen, window),
+        "mean_watts": _watts_together(devices, chosen, "mean_watts"),
+        "idle_watts": _watts_together(devices, chosen, "idle_watts"),
+        "joules_per_epoch": _per_index(devices, chosen, window, epochs),
         "joules_per_sample": None,
         "joules_above_idle": _sum_all(each["joules_above_idle"] for each in measured),
-        "coverage": _coverage(chosen),
+        "coverage": _coverage(chosen, wall_s, seconds),
         "crosscheck_joules": _sum_all(each["crosscheck_joules"] for each in measured),
         "uncertainty_percent": _uncertainty(measured, "uncertainty_percent", together=True),
         "repeatability_percent": _uncertainty(measured, "repeatability_percent", together=False),
@@ -42,7 +45,8 @@ def merge_energy(results, *, samples=None, window="epoch"):
         "windows": _windows(devices),
     }
     if record["joules"] is not None and samples:
-        record["joules_per_sample"] = record["joules"] / samples
+        # The joules are of the covered time, and so must be the samples.
+        record["joules_per_sample"] = record["joules"] / (samples * record["coverage"])
     record.update(_reasons(record, results))
     return record
 
@@ -145,9 +149,24 @@ def _total(windows, kind):
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _per_index(devices, chosen, name):
+def _union_s(devices, name):
+    """Returns for how long at least one device's windows of that name were open."""
+    spans = sorted(
+        (each["start_s"], each["end_s"])
+        for _, device in devices
+        for each in device["windows"]
+        if each["name"] == name
+    )
+    open_s, until = 0.0, -math.inf
+    for start, end in spans:
+        open_s += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return open_s
+
+
+def _per_index(devices, chosen, name, epochs):
     """Returns the joules of each index of the windows, None where no device measured any."""
-    indices = sorted(
+    indices = range(epochs) if epochs is not None else sorted(
         {
             each["index"]
             for _, device in devices
@@ -170,13 +189,17 @@ def _per_index(devices, chosen, name):
 
 
 def _windows(devices):
-    """Returns when the windows of the first device were: those of its process."""
-    if not devices:
-        return []
-    return [
-        {name: each[name] for name in ("name", "index", "start_s", "end_s")}
-        for each in devices[0][1]["windows"]
-    ]
+    """Returns when the windows were: of each name and index those of the first device with it."""
+    found = {}
+    for number, (_, device) in enumerate(devices):
+        for each in device["windows"]:
+            of_number = found.setdefault((each["name"], each["index"]), (number, []))
+            if of_number[0] == number:
+                of_number[1].append(
+                    {name: each[name] for name in ("name", "index", "start_s", "end_s")}
+                )
+    windows = [each for _, of_device in found.values() for each in of_device]
+    return sorted(windows, key=lambda each: each["start_s"])
 
 
 def _job_source(measured):
@@ -188,16 +211,41 @@ def _job_source(measured):
     return "none"
 
 
-def _coverage(chosen):
-    """Share of the windows of all devices that was measured; None where there was none."""
+def _coverage(chosen, wall_s, seconds):
+    """Share of the work's time, of all devices, that was measured; None where there was none."""
     length_s = sum(each["seconds"] for each in chosen)
     if not length_s:
         return None
-    return sum(each["coverage"] * each["seconds"] for each in chosen) / length_s
+    of_windows = sum(each["coverage"] * each["seconds"] for each in chosen) / length_s
+    # A start of the run without meters has no windows, but its time counts.
+    return of_windows * min(1.0, wall_s / seconds) if seconds else of_windows
 
 
-def _idle_watts(measured):
-    return _sum_all(each["idle_watts"] for each in measured)
+def _watts_together(devices, chosen, name):
+    """Returns the power of all devices that were on together, None where any is unknown.
+
+    Of a run that went on elsewhere, the devices were never on together: there it is the mean over
+    its stretches, weighted by their length.
+    """
+    stretches = []  # [end, watts, seconds] of devices whose times overlap
+    measured = [
+        (min(w["start_s"] for w in device["windows"]), max(w["end_s"] for w in device["windows"]),
+         record)
+        for (_, device), record in zip(devices, chosen, strict=True)
+        if record["joules"] is not None
+    ]  # fmt: skip
+    for start, end, record in sorted(measured, key=lambda each: each[0]):
+        if record[name] is None:
+            return None
+        if stretches and start < stretches[-1][0]:
+            stretch = stretches[-1]
+            stretch[0] = max(stretch[0], end)
+            stretch[1] += record[name]
+            stretch[2] = max(stretch[2], record["seconds"])
+        else:
+            stretches.append([end, record[name], record["seconds"]])
+    seconds = sum(each for _, _, each in stretches)
+    return sum(watts * each for _, watts, each in stretches) / seconds if seconds else None
 
 
 def _uncertainty(measured, name, together):
@@ -220,7 +268,8 @@ def _reasons(record, results):
     if record["joules"] is None:
         for name in ("joules", "mean_watts", "idle_watts", "joules_per_sample", "coverage"):
             reasons[f"{name}_reason"] = why
-        reasons["crosscheck_joules_reason"] = reasons["uncertainty_percent_reason"] = why
+        for name in ("crosscheck_joules", "uncertainty_percent", "joules_above_idle"):
+            reasons[f"{name}_reason"] = reasons["repeatability_percent_reason"] = why
         if record["source"] == "none" and record["devices"]:
             reasons["source_reason"] = f"{record['source_reason']}; but {why}"
         return reasons
@@ -230,6 +279,10 @@ def _reasons(record, results):
         reasons["idle_watts_reason"] = "no idle baseline was measured before the work"
     if record["joules_per_sample"] is None:
         reasons["joules_per_sample_reason"] = "the number of samples was not given"
+    if record["joules_above_idle"] is None:
+        reasons["joules_above_idle_reason"] = "no idle baseline was measured before the work"
+    if record["repeatability_percent"] is None:
+        reasons["repeatability_percent_reason"] = "an estimate: no sensor was read"
     if record["crosscheck_joules"] is None:
         reasons["crosscheck_joules_reason"] = "there is one meter only, nothing to check it by"
     if record["uncertainty_percent"] is None:

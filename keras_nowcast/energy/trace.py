@@ -44,6 +44,8 @@ class PowerTrace:
         try:
             _create_with_header(Path(path))
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+            if not Path(path).read_bytes().endswith(b"\n"):
+                os.write(self._file, b"\n")  # a crash or a full disk cut the last row short
         except OSError as error:
             self.problem = f"power trace: {error}"
 
@@ -119,7 +121,11 @@ def join_traces(run_dir):
 def _rows(path):
     with open(path, newline="") as file:
         # A crash may have cut the last row short.
-        return [row for row in csv.DictReader(file) if row["throttle_reasons"] is not None]
+        return [
+            row
+            for row in csv.DictReader(file)
+            if None not in row and row["throttle_reasons"] is not None
+        ]
 
 
 def _create_with_header(path):

@@ -20,7 +20,6 @@ class Sums:
 
     error: float = 0.0  # squared errors, normalized units
     pixels: float = 0.0  # valid ones
-    steps: int = 0
     skipped_steps: int = 0
     seconds: float = 0.0  # of training, after the first compiled step
     samples: int = 0  # trained in those seconds
@@ -69,17 +68,17 @@ class EpochRecorder(keras.callbacks.Callback):
       world: the World.
       progress: the Progress to keep.
       metrics: the MeanSquaredErrorMetric and the ValidationScores the model was compiled with.
-      step_samples: function of a step of an epoch -> windows of all ranks in it.
+      pipeline: the WindowPipeline that is trained on.
       started: time.monotonic() at the start of the process.
       energy: the EnergyRecorder of this run.
     """
 
-    def __init__(self, world, progress, metrics, step_samples, started, energy):
+    def __init__(self, world, progress, metrics, pipeline, started, energy):
         super().__init__()
         self._world = world
         self._progress = progress
         self._metric, self._scores = metrics
-        self._step_samples = step_samples
+        self._pipeline = pipeline
         self._started = started
         self._energy = energy
         self._compiled = False
@@ -101,11 +100,12 @@ class EpochRecorder(keras.callbacks.Callback):
         step = self._progress.step
         self._progress.step += 1
         if self._compiled:
-            self._progress.sums.samples += self._step_samples(step)
+            self._progress.sums.samples += self._pipeline.step_samples(step)
         else:
             self._compiled = True
             self._progress.setup_seconds += time.monotonic() - self._started
-            self._start_clock()
+            if self._progress.step < self._pipeline.steps:  # else nothing is left to time
+                self._start_clock()
 
     def on_test_begin(self, logs=None):
         self._close_training()
@@ -131,7 +131,7 @@ class EpochRecorder(keras.callbacks.Callback):
             "skipped_steps": sums.skipped_steps,
             "seconds": sums.seconds,
             "val_seconds": self._val_seconds,
-            "samples_per_second": sums.samples / sums.seconds if sums.seconds else None,
+            "samples_per_second": sums.samples / sums.seconds if sums.samples else None,
             "joules": sums.joules,
             "samples": sums.samples,
             **self._validation_scores(),
@@ -170,7 +170,6 @@ class EpochRecorder(keras.callbacks.Callback):
         sums.error += error
         sums.pixels += pixels
         self._metric.reset_state()
-        sums.steps = self._progress.step
         applied = self._optimizer_steps() - self._applied
         sums.skipped_steps = (
             self._seen_skipped + self._progress.step - self._first_step - applied

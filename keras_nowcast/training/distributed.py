@@ -133,6 +133,11 @@ def start():
         )
     hvd = _horovod()
     hvd.init()
+    if hvd.size() != launched[1]:
+        raise InputError(
+            f"`horovod` must see every process of the launcher. Received: {launched[1]} started, "
+            f"{hvd.size()} seen; start with horovodrun, or with mpirun and a Horovod that has MPI."
+        )
     world = World(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
     _claim_devices(world)  # before the first collective, after which it is too late
     return world

@@ -1,5 +1,6 @@
 """What a run would find on this machine, and what stands in its way."""
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -60,6 +61,13 @@ def _unusable_packages():
     problems = []
     if importlib.util.find_spec("tensorflow") is None:
         problems.append("TensorFlow is not installed: run `make install`, or pip install -e .[cpu]")
+    for name in ("tensorflow", "horovod.tensorflow"):
+        try:
+            if importlib.util.find_spec(name.partition(".")[0]):
+                importlib.import_module(name)
+        except Exception as error:  # whatever a library that does not fit raises
+            line = " ".join(str(error).split())
+            problems.append(f"{name} is installed and does not load ({line}): run `make install`")
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         problems.append(
             f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']} and must be tensorflow: unset it"

@@ -119,17 +119,18 @@ class EnergyRecorder:
         """Returns what each rank measured since this start, JSON-able; a checkpoint keeps it."""
         return self._world.gather(self._monitor.results())
 
-    def record(self, samples):
+    def record(self, samples, seconds, epochs):
         """Returns the `energy` part of record.json, over all starts of the run.
 
         Args:
-          samples: windows trained in the measured time.
+          samples: windows trained in the timed part of the run.
+          seconds: length of that part.
+          epochs: how many are finished.
         """
         results = [*self._progress.energy, *self.results()]
-        if self._world.is_first:
-            join_traces(self._folder.path)
+        self._world.on_first(lambda: join_traces(self._folder.path))
         return {
-            **merge_energy(_joined(results), samples=samples),
+            **merge_energy(_joined(results), samples=samples, seconds=seconds, epochs=epochs),
             "power_limits": self._limits,
         }
 

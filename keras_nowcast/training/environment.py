@@ -6,6 +6,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
+from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
 from keras_nowcast.training import distributed
 
 
@@ -19,7 +21,11 @@ def describe(world):
     import keras
     import tensorflow as tf
 
-    seen = world.gather((socket.gethostname(), _visible_gpus()))
+    seen = world.gather((socket.gethostname(), _gpus(world.local_rank)))
+    gpus = {}
+    for rank, (host, mine) in enumerate(seen):
+        # Ranks may share a GPU; without its UUID that cannot be known.
+        gpus |= {(host, gpu["uuid"] or rank): gpu for gpu in mine}
     return {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
@@ -28,7 +34,7 @@ def describe(world):
         "hosts": list(dict.fromkeys(host for host, _ in seen)),
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "gpus": [gpu for _, gpus in seen for gpu in gpus],
+        "gpus": list(gpus.values()),
         "world_size": world.size,
         "git_commit": _git_commit(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
@@ -77,12 +83,17 @@ def peak_rss_bytes():
     return kib and int(kib) * 1024
 
 
-def _visible_gpus():
+def _gpus(local_rank):
+    """Returns [{uuid, name}] of the GPUs TensorFlow uses here; the UUID is None without NVML."""
     import tensorflow as tf
 
-    # TensorFlow knows a GPU's name only; its UUID, where NVML gives one, is in energy.devices.
-    details = map(tf.config.experimental.get_device_details, tf.config.get_visible_devices("GPU"))
-    return [{"uuid": None, "name": each.get("device_name")} for each in details]
+    used = tf.config.get_visible_devices("GPU")
+    try:
+        known = gpus_of_rank(visible_gpus(list_gpus(), os.environ), local_rank) if used else []
+        return [{"uuid": gpu.uuid, "name": gpu.name} for gpu in known]
+    except NvmlUnavailable:
+        details = map(tf.config.experimental.get_device_details, used)
+        return [{"uuid": None, "name": each.get("device_name")} for each in details]
 
 
 def _git_commit():

@@ -95,11 +95,13 @@ def _read_split(config, say):
 def _resolved(config, world, split, say):
     """Returns the config with every default that depends on data or machine filled in."""
     grid = config.grid or split.train[0].size
-    policy, reason = precision.choose_precision(config.precision, environment.capabilities())
+    policy, reason = world.broadcast(  # one for all ranks, also on unlike hosts
+        precision.choose_precision(config.precision, environment.capabilities())
+    )
     say(f"precision: {policy} ({reason})")
     name = (
         f"{datetime.datetime.now():%Y%m%d-%H%M%S}-d{config.depth}-f{config.filters}-g{grid}"
-        f"-{policy}-np{world.size}"
+        f"-{policy}-np{world.size}-seed{config.seed}"
     )
     return dataclasses.replace(
         config,
@@ -154,7 +156,7 @@ class Run:
             config.center_filters,
         ).record(config.precision, config.batch_per_replica, config.fp16_allreduce)
         self.recorder = callbacks.EpochRecorder(
-            world, self.progress, metrics, self.training.step_samples, started, self.energy
+            world, self.progress, metrics, self.training, started, self.energy
         )
         self.stopper = None
         say(environment.in_short(self.environment))
@@ -205,6 +207,9 @@ class Run:
                 elif self.progress.step:
                     self._fit_until(hooks, self.progress.epoch + 1)
                 self._fit_until(hooks, self.config.epochs)
+            except TrainingFailed:
+                self.recorder.settle()  # all ranks are after the same step
+                raise
             except tf.errors.OpError as error:
                 # TensorFlow wraps what a data generator raises; the plain error says more.
                 raise self._reading_error() or error from None
@@ -250,8 +255,8 @@ class Run:
         hooks = [
             self.recorder,
             callbacks.AverageStatistics(self.world),
-            callbacks.SaveEachEpoch(self.save),
             callbacks.KeepBest(self.progress, self._write_best),
+            callbacks.SaveEachEpoch(self.save),
             callbacks.EpochTable(self.world, self.folder, self.progress),
         ]
         if self.world.is_first:
@@ -290,6 +295,7 @@ class Run:
             arrays[name] = np.stack([of_rank[name] for of_rank in statistics])
         values = self.progress.as_dict()
         values["energy"] = values["energy"] + self.energy.results()
+        values["layout"] = self._layout()
         self.world.on_first(
             lambda: checkpoint.write_checkpoint(self.folder.checkpoints, values, arrays)
         )
@@ -297,8 +303,10 @@ class Run:
     def _restore(self):
         """Takes up the newest checkpoint; rank 0 reads it and shares what is not broadcast later.
 
-        Batch-norm statistics differ between ranks; with as many ranks as before each gets its own
-        back, else all get the mean.
+        Batch-norm statistics differ between ranks: each gets its own back.
+
+        Raises:
+          InputError: the run had other steps: another number of processes or windows.
         """
         from keras_nowcast.training import callbacks
 
@@ -308,6 +316,13 @@ class Run:
             values, arrays, damaged = checkpoint.read_checkpoint(self.folder.checkpoints)
             for name in damaged:
                 self.say(f"checkpoint {name} is damaged; going on from the one before it")
+            layout = values.pop("layout")
+            if layout != self._layout():
+                raise InputError(
+                    "`--resume` needs as many processes and windows as the run was started with, "
+                    f"{layout['world_size']} and {layout['windows']}. Received: {self.world.size} "
+                    f"and {self.training.windows}."
+                )
             checkpoint.assign_variables("replicated", self._replicated_variables(), arrays)
             return values, {k: v for k, v in arrays.items() if k.startswith("statistics/")}
 
@@ -316,16 +331,18 @@ class Run:
             self.say("the run ended before its first checkpoint: starting it again")
             return
         values, statistics = restored
-        for name, by_rank in statistics.items():
-            same = len(by_rank) == self.world.size
-            statistics[name] = by_rank[self.world.rank] if same else by_rank.mean(axis=0)
-        checkpoint.assign_variables("statistics", self.model.non_trainable_variables, statistics)
+        mine = {name: by_rank[self.world.rank] for name, by_rank in statistics.items()}
+        checkpoint.assign_variables("statistics", self.model.non_trainable_variables, mine)
         self.progress = callbacks.Progress.from_dict(values)
         self.say(f"going on in epoch {self.progress.epoch + 1} after step {self.progress.step}")
 
+    def _layout(self):
+        """What the numbers of steps in a checkpoint mean."""
+        return {"world_size": self.world.size, "windows": self.training.windows}
+
     def first_failure(self):
         """Returns where a loss was first not finite, in words, or None if none was."""
-        places = self.world.gather(self.stopper.failed_at)
+        places = self.world.gather(self.stopper and self.stopper.failed_at)
         failed = [(place, rank) for rank, place in enumerate(places) if place is not None]
         if not failed:
             return None
@@ -347,14 +364,17 @@ class Run:
     def write_record(self, status, reason=None):
         """Writes record.json; DESIGN.md names its keys."""
         memory = self._memory_record()
-        energy = self.energy.record(self._timed_samples())
+        training = self._training_record()
+        energy = self.energy.record(
+            self._timed_samples(), training["seconds"], len(training["seconds_per_epoch"])
+        )
         record = {
             "status": status,
             "status_reason": reason,
             "config": dataclasses.asdict(self.config),
             "environment": self.environment,
             "model": self.cost,
-            "training": self._training_record(),
+            "training": training,
             "energy": energy,
             "memory": memory,
         }
@@ -367,7 +387,8 @@ class Run:
     def _training_record(self):
         rows, sums = self.progress.rows, self.progress.sums
         seconds = sum(row["seconds"] for row in rows) + sums.seconds
-        rate = self._timed_samples() / seconds if seconds else None
+        samples = self._timed_samples()
+        rate = samples / seconds if samples and seconds else None
         last = rows[-1] if rows else {"loss": None, "val_loss": None}
         from keras_nowcast.training import callbacks
 
@@ -391,7 +412,7 @@ class Run:
             record["final_loss_scale_reason"] = "only mixed_float16 scales the loss"
         for name in ("loss", "val_loss"):
             if record[name] is None:
-                record[f"{name}_reason"] = "no epoch was finished"
+                record[f"{name}_reason"] = "no epoch was finished with valid pixels"
         for name in ("samples_per_second", "achieved_flops_per_second"):
             if record[name] is None:
                 record[f"{name}_reason"] = "no step after the first, compiling one was timed"
@@ -405,11 +426,14 @@ class Run:
         gpus = tf.config.get_visible_devices("GPU")
         gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
         ranks = self.world.gather((rss, gpu))
-        record = {"peak_rss_bytes": max(each for each, _ in ranks), "peak_gpu_bytes": None}
-        if gpu is None:
-            record["peak_gpu_bytes_reason"] = "TensorFlow uses no GPU"
-        else:
-            record["peak_gpu_bytes"] = max(each for _, each in ranks)
+        reasons = ("the system does not tell", "TensorFlow uses no GPU")
+        record = {}
+        for name, values, reason in zip(
+            ("peak_rss_bytes", "peak_gpu_bytes"), zip(*ranks, strict=True), reasons, strict=True
+        ):
+            record[name] = max((each for each in values if each is not None), default=None)
+            if record[name] is None:
+                record[f"{name}_reason"] = reason
         return record
 
 

@@ -39,7 +39,7 @@ def test_sum_over_distinct_devices_of_all_hosts():
     """Four ranks on two hosts; two of them share a GPU; the hosts' GPUs bear the same UUID."""
 
     def ranks(first, second):
-        return [window(0, part(first, 10.0)), window(1, part(second, 20.0))]
+        return [window(0, part(first, 10.0)), window(1, part(second, 20.0), start_s=10.0)]
 
     record = merge_energy(
         [
@@ -61,6 +61,35 @@ def test_sum_over_distinct_devices_of_all_hosts():
         ("n2", "GPU-a", 8000.0),
         ("n2", "GPU-b", 1200.0),
     ]
+
+
+def test_a_run_that_went_on_elsewhere():
+    """Two starts on two hosts, one after the other, each at 100 W: 100 W, not 200."""
+
+    def start(host, index, start_s):
+        idle = window(None, part(50.0, 1.0), name="idle", start_s=start_s)
+        epoch = window(index, part(1000.0, 10.0), start_s=start_s + 1)
+        return result(host, device("GPU-a", idle, epoch))
+
+    record = merge_energy([start("n1", 0, 0.0), start("n2", 1, 100.0)], samples=100, seconds=20.0)
+    assert record["joules"] == 2000.0
+    assert record["mean_watts"] == pytest.approx(100.0)
+    assert record["idle_watts"] == pytest.approx(50.0)
+    assert record["coverage"] == 1.0
+    assert [(w["name"], w["index"], w["start_s"]) for w in record["windows"]] == [
+        ("idle", None, 0.0), ("epoch", 0, 1.0), ("epoch", 1, 101.0),
+    ]  # fmt: skip
+
+
+def test_a_start_without_a_meter_lowers_coverage():
+    """Half of the time and of the samples has no joules; a sample still costs what it costs."""
+    nothing = result("n1", source="none")
+    measured = result("n1", device("GPU-a", window(1, part(1000.0, 10.0), start_s=10.0)))
+    record = merge_energy([nothing, measured], samples=200, seconds=20.0, epochs=2)
+    assert record["coverage"] == pytest.approx(0.5)
+    assert record["coverage_reason"]
+    assert record["joules_per_sample"] == pytest.approx(10.0)
+    assert record["joules_per_epoch"] == [None, 1000.0]
 
 
 def test_packages_once_a_host():

@@ -1,0 +1,94 @@
+"""What the doctor says on a machine with nothing, with a stub driver, and with RAPL denied."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "energy"))
+import stub_nvml  # noqa: E402
+
+from keras_nowcast.energy import choose_source, rapl  # noqa: E402
+from keras_nowcast.training import doctor  # noqa: E402
+
+DOCTOR = [sys.executable, str(Path(__file__).parents[2] / "experiments" / "doctor.py")]
+
+
+@pytest.fixture
+def powercap(tmp_path):
+    """A powercap tree of one package."""
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    (zone / "name").write_text("package-0\n")
+    (zone / "energy_uj").write_text("1000000\n")
+    (zone / "max_energy_range_uj").write_text("262143328850\n")
+    return tmp_path
+
+
+def examine(monkeypatch, root):
+    monkeypatch.setattr(
+        doctor, "choose_source", functools.partial(choose_source, rapl_root=root)
+    )
+    return doctor.examine()
+
+
+def test_with_nothing(monkeypatch, tmp_path):
+    found = examine(monkeypatch, tmp_path)
+    energy = found["ranks"][0]["energy"]
+    assert energy["source"] == "none" and "no RAPL zones" in energy["reason"]
+    assert found["problems"] == []
+    assert doctor.report(found)[-1] == "a run can work here"
+
+
+def test_with_rapl(monkeypatch, powercap):
+    found = examine(monkeypatch, powercap)
+    assert found["ranks"][0]["energy"]["source"] == "rapl"
+
+
+def test_with_rapl_denied(monkeypatch, powercap):
+    def deny(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(rapl, "_read_number", deny)
+    found = examine(monkeypatch, powercap)
+    energy = found["ranks"][0]["energy"]
+    assert energy["source"] == "none" and "may be read by root only" in energy["reason"]
+    assert "may be read by root only" in "\n".join(doctor.report(found))
+
+
+def test_with_a_stub_driver(stub_driver):
+    """GPUs that NVML shows and TensorFlow does not use are told and not booked; nvml takes them."""
+    stub = stub_driver([stub_nvml.Device(uuid="GPU-7", name="Stub A100")])
+    environment = {**os.environ, **stub.environment, "CUDA_VISIBLE_DEVICES": "0"}
+
+    def found(*flags):
+        done = subprocess.run(
+            [*DOCTOR, "--json", *flags], capture_output=True, text=True, env=environment, check=True
+        )
+        return json.loads(done.stdout)["ranks"][0]["energy"]
+
+    by_itself = found()
+    assert by_itself["source"] in ("none", "rapl")
+    assert "TensorFlow does not use the 1 GPU(s) that NVML shows" in by_itself["reason"]
+    forced = found("--power-source", "nvml")
+    assert forced["source"] == "nvml"
+    assert [(each["uuid"], each["name"]) for each in forced["devices"]] == [("GPU-7", "Stub A100")]
+
+
+def test_small_disk(monkeypatch, tmp_path):
+    usage = type("usage", (), {"free": 10 * 2**20})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    found = examine(monkeypatch, tmp_path)
+    assert len(found["problems"]) == 1 and "10 MiB of disk are free" in found["problems"][0]
+    assert doctor.report(found)[-1].startswith("PROBLEM")
+
+
+def test_another_backend(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    found = doctor.examine()
+    assert "must be tensorflow" in found["problems"][0]
+    assert doctor.report(found) == [f"PROBLEM      {found['problems'][0]}"]
