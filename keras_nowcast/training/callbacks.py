@@ -366,15 +366,15 @@ class ProgressLines(keras.callbacks.Callback):
 
     Args:
       epochs: how many epochs the run has.
-      steps: steps of an epoch.
+      pipeline: the WindowPipeline that is trained on.
       progress: the Progress of the run.
       energy: the EnergyRecorder of this run.
     """
 
-    def __init__(self, epochs, steps, progress, energy):
+    def __init__(self, epochs, pipeline, progress, energy):
         super().__init__()
         self._epochs = epochs
-        self._steps = steps
+        self._pipeline = pipeline
         self._progress = progress
         self._energy = energy
         self._bar = None
@@ -383,7 +383,7 @@ class ProgressLines(keras.callbacks.Callback):
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=self._steps,
+            total=self._pipeline.steps,
             initial=self._progress.step,
             desc=f"epoch {epoch + 1}/{self._epochs}",
             unit="step",
@@ -397,9 +397,10 @@ class ProgressLines(keras.callbacks.Callback):
         if self._bar.disable or time.monotonic() - self._shown_at < 0.5:
             return
         self._shown_at = time.monotonic()
-        sums, shown = self._progress.sums, {"loss": f"{logs['loss']:.4f}"}
-        if self._bar.n > self._bar.initial + 1 and self._bar.format_dict["rate"]:
-            rate = self._bar.format_dict["rate"] * sums.samples / max(1, self._bar.n - 1)
+        shown = {"loss": f"{logs['loss']:.4f}"}
+        steps_per_second = self._bar.format_dict["rate"]
+        if steps_per_second:
+            rate = steps_per_second * self._pipeline.windows / self._pipeline.steps
             shown["samples/s"] = f"{rate:.1f}"
         watts = self._energy.watts
         if watts is not None:

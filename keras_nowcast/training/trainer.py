@@ -262,7 +262,7 @@ class Run:
         if self.world.is_first:
             hooks += [
                 callbacks.ProgressLines(
-                    self.config.epochs, self.training.steps, self.progress, self.energy
+                    self.config.epochs, self.training, self.progress, self.energy
                 ),
             ]
             if self.config.tensorboard:
