@@ -100,7 +100,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--size", type=int, default=384)
     args = parser.parse_args()
     step = build_step(args.size)
     for _ in range(5):
