@@ -261,32 +261,32 @@ def _uncertainty(measured, name, together):
     return sum(shares) if together else math.sqrt(sum(share**2 for share in shares))
 
 
+# Why a figure is missing although joules were measured.
+_WHY_MISSING = {
+    "idle_watts": "no idle baseline was measured before the work",
+    "joules_above_idle": "no idle baseline was measured before the work",
+    "joules_per_sample": "the number of samples was not given",
+    "crosscheck_joules": "there is one meter only, nothing to check it by",
+    "uncertainty_percent": "an estimate: no sensor was read",
+    "repeatability_percent": "an estimate: no sensor was read",
+}
+
+
 def _reasons(record, results):
     """Returns a `*_reason` for every figure that is missing or partial."""
     reasons = {}
     why = _join(_problem_lines(record["devices"])) or record["source_reason"]
     if record["joules"] is None:
-        for name in ("joules", "mean_watts", "idle_watts", "joules_per_sample", "coverage"):
+        for name in ("joules", "mean_watts", "coverage", *_WHY_MISSING):
             reasons[f"{name}_reason"] = why
-        for name in ("crosscheck_joules", "uncertainty_percent", "joules_above_idle"):
-            reasons[f"{name}_reason"] = reasons["repeatability_percent_reason"] = why
         if record["source"] == "none" and record["devices"]:
             reasons["source_reason"] = f"{record['source_reason']}; but {why}"
         return reasons
     if record["coverage"] is not None and record["coverage"] < 0.995:
         reasons["coverage_reason"] = why
-    if record["idle_watts"] is None:
-        reasons["idle_watts_reason"] = "no idle baseline was measured before the work"
-    if record["joules_per_sample"] is None:
-        reasons["joules_per_sample_reason"] = "the number of samples was not given"
-    if record["joules_above_idle"] is None:
-        reasons["joules_above_idle_reason"] = "no idle baseline was measured before the work"
-    if record["repeatability_percent"] is None:
-        reasons["repeatability_percent_reason"] = "an estimate: no sensor was read"
-    if record["crosscheck_joules"] is None:
-        reasons["crosscheck_joules_reason"] = "there is one meter only, nothing to check it by"
-    if record["uncertainty_percent"] is None:
-        reasons["uncertainty_percent_reason"] = "an estimate: no sensor was read"
+    for name, reason in _WHY_MISSING.items():
+        if record[name] is None:
+            reasons[f"{name}_reason"] = reason
     problems = _join(
         [*_problem_lines(record["devices"]), *(r["trace_problem"] or "" for r in results)]
     )

@@ -44,8 +44,8 @@ class PowerTrace:
         try:
             _create_with_header(Path(path))
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
-            if not Path(path).read_bytes().endswith(b"\n"):
-                os.write(self._file, b"\n")  # a crash or a full disk cut the last row short
+            if _last_byte(path) != b"\n":  # a crash or a full disk cut the last row short
+                os.write(self._file, b"\n")
         except OSError as error:
             self.problem = f"power trace: {error}"
 
@@ -126,6 +126,13 @@ def _rows(path):
             for row in csv.DictReader(file)
             if None not in row and row["throttle_reasons"] is not None
         ]
+
+
+def _last_byte(path):
+    """Returns the last byte of a file that is not empty; the file may be days long."""
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
 
 
 def _create_with_header(path):

@@ -108,7 +108,7 @@ class EpochRecorder(keras.callbacks.Callback):
                 self._start_clock()
 
     def on_test_begin(self, logs=None):
-        self._close_training()
+        self.settle()
         self._scores.active.assign(True)
         self._energy.begin("validation")
         self._val_since = time.monotonic()
@@ -119,7 +119,7 @@ class EpochRecorder(keras.callbacks.Callback):
         self._scores.active.assign(False)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._close_training()
+        self.settle()
         sums = self._progress.sums
         loss = sums.error / sums.pixels if sums.pixels else math.nan
         row = {
@@ -142,13 +142,6 @@ class EpochRecorder(keras.callbacks.Callback):
         self._progress.epoch, self._progress.step, self._progress.sums = epoch + 1, 0, Sums()
         if not math.isfinite(loss):
             raise TrainingFailed(f"the loss of epoch {epoch} is {loss}")
-
-    def settle(self):
-        """Brings the sums up to this step, so that a checkpoint of it is complete.
-
-        Training does not go on in this epoch after it.
-        """
-        self._close_training()
 
     def _start_clock(self):
         """Counts time, and energy, as training from now on."""
@@ -175,7 +168,11 @@ class EpochRecorder(keras.callbacks.Callback):
             self._seen_skipped + self._progress.step - self._first_step - applied
         )
 
-    def _close_training(self):
+    def settle(self):
+        """Ends the training part of the epoch under way and brings the sums up to this step.
+
+        All ranks call it; does nothing when it was done already.
+        """
         if not self._closed:
             self._stop_clock()
             self._collect()

@@ -147,14 +147,9 @@ class Run:
         world.broadcast_variables(self._replicated_variables())
         self.energy = EnergyRecorder(config, world, folder, self.progress)
         self.energy.follow(self.model)
-        self.cost = cost.count_unet(
-            config.grid,
-            sevir.FRAMES_IN,
-            sevir.FRAMES_OUT,
-            config.depth,
-            config.filters,
-            config.center_filters,
-        ).record(config.precision, config.batch_per_replica, config.fp16_allreduce)
+        self.cost = cost.count_unet(*_network_sizes(config)).record(
+            config.precision, config.batch_per_replica, config.fp16_allreduce
+        )
         self.recorder = callbacks.EpochRecorder(
             world, self.progress, metrics, self.training, started, self.energy
         )
@@ -437,6 +432,18 @@ class Run:
         return record
 
 
+def _network_sizes(config):
+    """Returns what build_unet and count_unet both take first."""
+    return (
+        config.grid,
+        sevir.FRAMES_IN,
+        sevir.FRAMES_OUT,
+        config.depth,
+        config.filters,
+        config.center_filters,
+    )
+
+
 def _build_compiled(config, world, flags, steps):
     """Builds the network and everything that trains it.
 
@@ -450,15 +457,7 @@ def _build_compiled(config, world, flags, steps):
     from keras_nowcast.training.validation import ValidationScores
 
     scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
-    model = build_unet(
-        config.grid,
-        sevir.FRAMES_IN,
-        sevir.FRAMES_OUT,
-        config.depth,
-        config.filters,
-        config.center_filters,
-        **scaling,
-    )
+    model = build_unet(*_network_sizes(config), **scaling)
     warmup_steps = round(config.warmup_epochs * steps)
     decay_steps = max(0, config.epochs * steps - warmup_steps) if config.schedule == "cosine" else 0
     schedule = ScaledWarmup(config.learning_rate, world.size, warmup_steps, decay_steps)
