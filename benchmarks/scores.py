@@ -2,8 +2,8 @@
 
 Four ways to the same counts on the same fields, 384 x 384, compared before they are timed:
 
-- numpy: `verification.scores`, one pass, all thresholds of a piece that is in the cache (counts alone,
-  as the others).
+- numpy: `verification.scores`, one pass, all thresholds of a piece that is in the cache (counts
+  alone, as the others).
 - graph: `verification.metrics.contingency_counts`, one pass and a joint histogram, in TensorFlow.
 - numpy, each: for each threshold and lead, boolean fields and their sums.
 - tensorflow, each: for each threshold and lead, fields of 0.0 and 1.0 and the sums of their

@@ -86,11 +86,9 @@ def load_network(run, weights):
             f"`run` must hold a trained model, {file.name}. Received: {run.path} without one; let "
             "its training finish (train.py --resume)."
         )
-    import keras
+    from keras_nowcast.model.unet import read_unet
 
-    import keras_nowcast.model.layers  # noqa: F401  its layers are in the file
-
-    model = keras.models.load_model(file)
+    model = read_unet(file)
     frames = (model.input_shape[-1], model.output_shape[-1])
     if frames != (sevir.FRAMES_IN, sevir.FRAMES_OUT):
         raise InputError(

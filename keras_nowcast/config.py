@@ -60,6 +60,10 @@ class RunConfig:
     augment: bool = _flag(
         False, "mirror, turn and shift the training windows at random, from the run's seed"
     )
+    start_from: str | None = _flag(
+        None, "run folder whose finished network this one starts as; of the same sizes (default: "
+        "random weights)"
+    )
     seed: int = _flag(0, "seed of weights and shuffling")
     resume: bool = _flag(False, "go on from the checkpoint in --run-dir")
     power_source: str = _flag("auto", "where power is read", choices=POWER_SOURCES)
@@ -119,6 +123,11 @@ class RunConfig:
                 self._date(name)
         if self.grid is not None:
             check_sizes(self.grid, self.depth, self.filters, self.center_filters)
+        if self.start_from is not None and not RunFolder(self.start_from).model_file.is_file():
+            raise InputError(
+                f"`--start-from` must be a run folder with a finished network, model.keras. "
+                f"Received: {self.start_from}."
+            )
         if self.resume and self.run_dir is None:
             raise InputError("`--resume` needs `--run-dir`, the folder of the run to go on with.")
 

@@ -5,9 +5,12 @@ Source: the public nowcasting network of the group of arXiv 2008.08062. Each enc
 mirrors it, with transposed convolutions and skip connections.
 """
 
+import zipfile
+
 import keras
 from keras import layers
 
+from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.layers import FusedBatchNormalization, ScaleVIL
 from keras_nowcast.model.sizes import check_sizes, default_center_filters, level_filters
@@ -72,6 +75,21 @@ def write_unet(model, path):
     uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
     with written_whole(path) as beside:
         uncompiled.save(beside)
+
+
+def read_unet(path):
+    """Returns the network that write_unet wrote, not compiled.
+
+    Raises:
+        InputError: The file is not one of Keras' format, or is damaged.
+    """
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"`run` must hold a network that loads. Received: {path} ({reason})"
+        ) from None
 
 
 def _conv(x, filters, prefix, number):

@@ -144,6 +144,8 @@ class Run:
         self.progress = callbacks.Progress()
         if config.resume:
             self._restore()
+        elif config.start_from:
+            self._take_weights(RunFolder(config.start_from))
         world.broadcast_variables(self._replicated_variables())
         self.energy = EnergyRecorder(config, world, folder, self.progress)
         self.energy.follow(self.model)
@@ -330,6 +332,23 @@ class Run:
         checkpoint.assign_variables("statistics", self.model.non_trainable_variables, mine)
         self.progress = callbacks.Progress.from_dict(values)
         self.say(f"going on in epoch {self.progress.epoch + 1} after step {self.progress.step}")
+
+    def _take_weights(self, run):
+        """Makes the network what another run's was at its end, batch-norm statistics and all."""
+        from keras_nowcast.model.unet import read_unet
+
+        def read():
+            theirs, ours = read_unet(run.model_file), self.model
+            if [each.shape for each in theirs.weights] != [each.shape for each in ours.weights]:
+                raise InputError(
+                    "`--start-from` needs a network of the same depth and filters. Received: "
+                    f"{run.path}, whose network has {theirs.count_params():,} parameters, and this "
+                    f"one {ours.count_params():,}."
+                )
+            ours.set_weights(theirs.get_weights())
+
+        self.world.on_all(read)
+        self.say(f"starting as the network of {run.path}")
 
     def _layout(self):
         """What the numbers of steps in a checkpoint mean."""

@@ -12,7 +12,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.model.loss import MaskedMeanSquaredError
 from keras_nowcast.model.precision import build_optimizer
 from keras_nowcast.model.sizes import default_center_filters
-from keras_nowcast.model.unet import build_unet, write_unet
+from keras_nowcast.model.unet import build_unet, read_unet, write_unet
 
 VIL = {"mean": 50, "scale": 25, "missing": 255}
 
@@ -184,3 +184,10 @@ def test_a_saved_network_loads_with_our_layers_alone(tmp_path, policy):
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "forecast.npy"), model(vil))
     assert model.compiled  # writing left the model as it was
+
+
+def test_a_file_that_is_no_network_is_one_line(tmp_path):
+    broken = tmp_path / "model.keras"
+    broken.write_bytes(b"PK and no more")
+    with pytest.raises(InputError, match="`run` must hold a network that loads"):
+        read_unet(broken)

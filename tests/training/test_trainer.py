@@ -14,6 +14,7 @@ import pytest
 
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+from keras_nowcast.model.unet import read_unet
 from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
 from keras_nowcast.training.trainer import train
 
@@ -220,3 +221,21 @@ def test_a_second_interrupt_acts_at_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert threading.current_thread() is threading.main_thread()
+
+
+def test_a_run_starts_from_another_runs_network(finished, small_sevir, tmp_path):
+    started = run(
+        small_sevir, tmp_path / "started", epochs=1, start_from=str(finished.path),
+        learning_rate=1e-12,
+    )  # fmt: skip
+    theirs, ours = read_unet(finished.model_file), read_unet(started.model_file)
+    for before, after in zip(theirs.trainable_weights, ours.trainable_weights, strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-8)
+
+
+def test_a_network_of_other_sizes_is_no_start(finished, small_sevir, tmp_path):
+    with pytest.raises(InputError, match="`--start-from` needs a network of the same depth"):
+        run(small_sevir, tmp_path / "other", filters=2, start_from=str(finished.path))
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(InputError, match="`--start-from` must be a run folder"):
+        run(small_sevir, tmp_path / "none", start_from=str(tmp_path))
