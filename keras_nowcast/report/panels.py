@@ -172,8 +172,14 @@ def scores_by_lead(rows, thresholds):
             for method, look in _looks(rows).items():
                 _curve(cell, _of(rows, method, threshold), score, look)
             cell.set(title=title, xlabel="lead time (min)", ylabel=label)
+            mine = [row[score] for row in rows if threshold in (None, row["threshold"])]
+            if np.isnan(mine).all():
+                cell.text(
+                    0.5, 0.5, "not one event,\nforecast or observed", ha="center", va="center",
+                    transform=cell.transAxes,
+                )  # fmt: skip
             cell.set_ylim(bottom=0)
-            cell.set_xlim(left=0)
+            cell.set_xlim(0, 1.05 * max(row["lead_minutes"] for row in rows))
             cell.grid(alpha=0.3)
         for cell in axes.flat[len(panels) :]:
             cell.axis("off")
