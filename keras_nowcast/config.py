@@ -58,7 +58,8 @@ class RunConfig:
         choices=SCHEDULES,
     )
     augment: bool = _flag(
-        False, "mirror, turn and shift the training windows at random, from the run's seed"
+        False, "mirror, turn, shift, and weaken or strengthen the training windows at random, from "
+        "the run's seed"
     )
     start_from: str | None = _flag(
         None, "run folder whose finished network this one starts as; of the same sizes (default: "

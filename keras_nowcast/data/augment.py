@@ -1,12 +1,16 @@
-"""More windows from few: the same weather seen turned, mirrored and shifted.
+"""More windows from few: the same weather seen turned, mirrored, shifted and weaker or stronger.
 
-A storm moves as well to the north as to the east, and nothing ties it to a place on the grid. All
-frames of a window are changed alike, as uint8, inside TensorFlow.
+A storm moves as well to the north as to the east, nothing ties it to a place on the grid, and what
+is heavy rain to one radar, or in one season, is moderate to another. All frames of a window are
+changed alike, as uint8, inside TensorFlow.
 """
 
 from keras_nowcast.data import sevir
 
 SHIFT_SHARE = 8  # shifts go up to an eighth of the grid, so that most of a window stays on it
+# Codes are multiplied by a factor from this range. Choice: codes and not VIL, so that echoes keep
+# their order and weak ones fade into no echo as they do for a less sensitive radar.
+STRENGTHS = (0.4, 1.1)
 
 
 def augmented(dataset, seed, rank=0, first_step=0):
@@ -37,16 +41,26 @@ def augmented(dataset, seed, rank=0, first_step=0):
 
 
 def _changed(window, key):
-    """Returns one (grid, grid, time) window mirrored or not, turned, and shifted."""
+    """Returns one (grid, grid, time) window mirrored or not, turned, scaled and shifted."""
     import tensorflow as tf
 
-    keys = tf.random.split(key, 3)
+    keys = tf.random.split(key, 4)
     mirror = tf.random.stateless_uniform((), keys[0], maxval=2, dtype=tf.int32)
     turns = tf.random.stateless_uniform((), keys[1], maxval=4, dtype=tf.int32)
     window = tf.cond(mirror == 1, lambda: tf.reverse(window, [1]), lambda: window)
     window = tf.image.rot90(window, turns)
+    window = _scaled(window, tf.random.stateless_uniform((), keys[3], *STRENGTHS))
     margin = window.shape[0] // SHIFT_SHARE
     beyond = tf.pad(
         window, [[margin, margin], [margin, margin], [0, 0]], constant_values=sevir.MISSING
     )
     return tf.image.stateless_random_crop(beyond, window.shape, keys[2])
+
+
+def _scaled(window, factor):
+    """Returns a window of codes multiplied by `factor`, rounded, at most the highest code."""
+    import tensorflow as tf
+
+    highest = sevir.MISSING - 1
+    scaled = tf.minimum(tf.round(tf.cast(window, tf.float32) * factor), float(highest))
+    return tf.where(window == sevir.MISSING, window, tf.cast(scaled, tf.uint8))

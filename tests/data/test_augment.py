@@ -1,12 +1,13 @@
-"""Windows seen turned, mirrored and shifted, the same in all frames, from the seed alone."""
+"""Windows turned, mirrored, shifted and scaled, the same in all frames, from the seed alone."""
 
 import itertools
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from keras_nowcast.data import sevir
-from keras_nowcast.data.augment import SHIFT_SHARE, augmented
+from keras_nowcast.data import augment, sevir
+from keras_nowcast.data.augment import SHIFT_SHARE, STRENGTHS, augmented
 
 GRID = 16
 
@@ -17,6 +18,12 @@ def batches(count=6, size=3):
     image = rng.integers(0, 200, (count, size, GRID, GRID, 1), dtype=np.uint8)
     vil = image + np.arange(25, dtype=np.uint8)
     return tf.data.Dataset.from_tensor_slices((vil[..., :13], vil[..., 13:])), vil
+
+
+@pytest.fixture
+def as_strong(monkeypatch):
+    """Leaves the codes of moved windows as they are."""
+    monkeypatch.setattr(augment, "STRENGTHS", (1.0, 1.0))
 
 
 def changed(seed=1, first_step=0, skip=0):
@@ -37,7 +44,7 @@ def possible(image):
             yield beyond[y : y + GRID, x : x + GRID]
 
 
-def test_each_window_is_a_mirrored_turned_and_shifted_one():
+def test_each_window_is_a_mirrored_turned_and_shifted_one(as_strong):
     _, before = batches()
     kinds = set()
     for step, batch in enumerate(changed()):
@@ -49,7 +56,7 @@ def test_each_window_is_a_mirrored_turned_and_shifted_one():
     assert len(kinds) > 12  # of 18 windows: each its own change
 
 
-def test_all_frames_are_changed_alike():
+def test_all_frames_are_changed_alike(as_strong):
     for batch in changed():
         valid = batch[..., 0] != sevir.MISSING
         np.testing.assert_array_equal((batch == sevir.MISSING).all(-1), ~valid)
@@ -62,3 +69,20 @@ def test_the_seed_and_the_step_decide():
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     np.testing.assert_array_equal(first[4:], changed(first_step=4, skip=4))
+
+
+def test_all_codes_of_a_window_are_scaled_by_one_factor_and_missing_ones_by_none():
+    codes = np.array([[0, 100], [200, sevir.MISSING]], np.uint8)
+    vil = np.tile(codes[None, None, :, :, None], (8, 2, GRID // 2, GRID // 2, 25))
+    dataset = tf.data.Dataset.from_tensor_slices((vil[..., :13], vil[..., 13:]))
+    factors = set()
+    for x, y in augmented(dataset, seed=1).as_numpy_iterator():
+        for window in np.concatenate([x, y], axis=-1):
+            found = np.unique(window)
+            none, weak, strong, missing = found
+            assert (none, missing) == (0, sevir.MISSING)
+            low, high = (weak - 0.5) / 100, (weak + 0.5) / 100
+            assert min(round(200 * low), 254) <= strong <= min(round(200 * high), 254)
+            factors.add(int(weak))
+    assert 100 * STRENGTHS[0] <= min(factors) < max(factors) <= 100 * STRENGTHS[1]
+    assert len(factors) > 8
