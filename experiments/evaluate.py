@@ -105,14 +105,13 @@ def load_network(run, weights):
 
 def test_events(stored, arguments, say):
     """Returns the events held out by the run's rule, of its own data set or of another."""
-    data = arguments.data or stored["data"]
-    if stored["authors_split"] and arguments.test_from is None:
-        return sevir.authors_split(data, say).test[: arguments.max_events]
-    events = sevir.select_events(sevir.read_catalogue(data, say), stored["max_missing"])
     dates = RunConfig(
         train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
     )
-    split = sevir.split_events(events, dates.train_before_time, dates.test_from_time)
+    split = sevir.read_split(
+        arguments.data or stored["data"], stored["max_missing"], dates.train_before_time,
+        dates.test_from_time, stored["authors_split"] and arguments.test_from is None, say,
+    )  # fmt: skip
     return split.test[: arguments.max_events]
 
 

@@ -200,22 +200,41 @@ def build_parser(description, config_class=RunConfig):
     return parser
 
 
-def add_field(parser, each):
-    """Adds the flag of one dataclass field to a parser."""
+def add_field(parser, each, several=False):
+    """Adds the flag of one dataclass field to a parser.
+
+    Args:
+      parser: an ArgumentParser.
+      each: the field.
+      several: take one or more values, as a list; a flag not given is then absent from what is
+        parsed.
+    """
     flag, kind = _as_flag(each.name), _value_type(each)
     text = each.metadata["help"]
+    default = argparse.SUPPRESS if several else each.default
     if kind is bool:
-        parser.add_argument(flag, action="store_true", default=each.default, help=text)
+        parser.add_argument(flag, action="store_true", default=default, help=text)
         return
     if each.default is not None:
-        text += " (default: %(default)s)"
+        text += f" (default: {each.default})"
     parser.add_argument(
         flag,
         type=kind,
-        default=each.default,
+        default=default,
+        nargs="+" if several else None,
         metavar="|".join(each.metadata.get("choices", ())) or each.name.split("_")[-1].upper(),
         help=text,
     )
+
+
+def as_arguments(config):
+    """Returns the words of the command line that make this config; what is default is left out."""
+    words = []
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if value != each.default:
+            words += [_as_flag(each.name)] + ([] if value is True else [str(value)])
+    return words
 
 
 def parse_config(description, arguments=None):

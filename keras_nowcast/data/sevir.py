@@ -349,6 +349,24 @@ def authors_split(root, say=print):
     return Split(train, test, note)
 
 
+def read_split(root, max_missing, train_before, test_from, authors=False, say=print):
+    """Reads a data set's catalogue and splits its events.
+
+    Args:
+      root, say: as read_catalogue takes them.
+      max_missing: as select_events takes it.
+      train_before, test_from: as split_events takes them.
+      authors: whether to follow authors_split, which has its own rules for all of these.
+
+    Raises:
+      InputError: as those functions do.
+    """
+    if authors:
+        return authors_split(root, say)
+    events = select_events(read_catalogue(root, say), max_missing)
+    return split_events(events, train_before, test_from)
+
+
 def _whole_batches(events):
     kept = len(events) // AUTHORS_BATCH * AUTHORS_BATCH
     return sorted(sorted(events, key=lambda event: event.id)[:kept], key=_by_time)

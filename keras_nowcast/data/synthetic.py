@@ -20,6 +20,8 @@ import numpy as np
 from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
 
+DEFAULT_ROOT = Path("data/synthetic")
+
 _COARSE_KM = 4  # grid length of the field of scales above _SPLIT_KM
 _SPLIT_KM = 32
 _DOMAIN = 192  # points along a side of the coarse periodic domain, 768 km
@@ -78,6 +80,22 @@ def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=Fal
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return root
+
+
+def default_root(say=print):
+    """Returns the root of the data set used where none is given; writes it first if it is absent.
+
+    Of several processes that find it absent at once, one is the first to finish; all use its.
+    """
+    there = DEFAULT_ROOT / "CATALOG.csv"
+    if not there.exists():
+        say(f"no --data given: writing a small synthetic SEVIR to {DEFAULT_ROOT}")
+        try:
+            write_synthetic(DEFAULT_ROOT)
+        except (OSError, InputError):
+            if not there.exists():
+                raise
+    return DEFAULT_ROOT
 
 
 def _write_files(root, events, size, frames, seed, contiguous, progress):

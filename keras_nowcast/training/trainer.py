@@ -17,7 +17,6 @@ from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.energy import EnergyRecorder
 
-SYNTHETIC_ROOT = Path("data/synthetic")
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
 
 
@@ -69,22 +68,16 @@ def _with_data(config, world, say):
         return config
     from keras_nowcast.data import synthetic
 
-    def write():
-        if not (SYNTHETIC_ROOT / "CATALOG.csv").exists():
-            say(f"no --data given: writing a small synthetic SEVIR to {SYNTHETIC_ROOT}")
-            synthetic.write_synthetic(SYNTHETIC_ROOT)
-
-    world.on_first(write)
-    say(f"no --data given: training on the synthetic SEVIR in {SYNTHETIC_ROOT}")
-    return dataclasses.replace(config, data=str(SYNTHETIC_ROOT))
+    root = world.on_first(lambda: synthetic.default_root(say))
+    say(f"no --data given: training on the synthetic SEVIR in {root}")
+    return dataclasses.replace(config, data=str(root))
 
 
 def _read_split(config, say):
-    if config.authors_split:
-        split = sevir.authors_split(config.data, say)
-    else:
-        events = sevir.select_events(sevir.read_catalogue(config.data, say), config.max_missing)
-        split = sevir.split_events(events, config.train_before_time, config.test_from_time)
+    split = sevir.read_split(
+        config.data, config.max_missing, config.train_before_time, config.test_from_time,
+        config.authors_split, say,
+    )  # fmt: skip
     if config.grid is not None:
         for event in split.train + split.test:
             sevir.block_factor(event, config.grid)

@@ -1,0 +1,149 @@
+"""Trains every cell of a grid, each as a run of its own, and skips what is finished.
+
+    python experiments/sweep.py --depth 3 4 --filters 8 16 --precision float32 auto --np 1 2
+    python experiments/sweep.py --preset demo --dry-run
+
+Every flag of train.py but --run-dir and --resume is taken; those with several values span the grid.
+A preset gives the cells instead, and flags then change its cells. Ctrl-C leaves everything
+resumable: the same command goes on. Exit status: 0 every cell has completed or failed, 75
+interrupted.
+"""
+
+import dataclasses
+import runpy
+import sys
+from pathlib import Path
+
+from keras_nowcast.config import Parser, RunConfig, add_field
+from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+from keras_nowcast.process import run_script
+
+HERE = Path(__file__).parent
+SBATCH_SCRIPT = HERE.parent / "slurm" / "sweep.sbatch"
+SET_BY_THE_SWEEP = ("run_dir", "resume")
+
+
+def main():
+    arguments = build_parser().parse_args(sys.argv[1:])
+    if arguments.timeout_minutes is not None and not arguments.timeout_minutes > 0:
+        raise InputError(
+            f"`--timeout-minutes` must be above 0. Received: {arguments.timeout_minutes}."
+        )
+    from keras_nowcast.study import grid, slurm
+    from keras_nowcast.study.launch import LAUNCHERS, Launcher
+    from keras_nowcast.study.sweep import Options, Sweep
+
+    folder = arguments.sweep_dir or Path("runs") / (preset_name(arguments.preset) or "sweep")
+    one_of_a_list = arguments.run_cell is not None
+    cells = [slurm.listed_cell(folder, arguments.run_cell)] if one_of_a_list else asked(arguments)
+    placed = grid.place(cells, say=print)
+    through_slurm = arguments.launcher == "slurm"
+    launcher = Launcher(LAUNCHERS[0] if through_slurm else arguments.launcher, HERE)
+    timeout_s = arguments.timeout_minutes and 60 * arguments.timeout_minutes
+    sweep = Sweep(
+        placed, folder, Options(launcher, timeout_s, arguments.retry, arguments.evaluate)
+    )
+    if arguments.dry_run:
+        from keras_nowcast.study.outlook import outlook_table
+
+        print(outlook_table(placed, folder, sweep.state))
+    elif through_slurm:
+        submit(sweep, arguments)
+    elif one_of_a_list:
+        end_as(sweep.run_one(placed[0]))
+    else:
+        sweep.run()
+
+
+def build_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--preset", help="a name in experiments/presets, or a .py file like those")
+    parser.add_argument(
+        "--sweep-dir", type=Path, help="folder of the cells (default: runs/sweep, runs/<preset>)"
+    )
+    parser.add_argument(
+        "--np", type=int, nargs="+", metavar="NP", help="processes of a cell (default: 1)"
+    )
+    parser.add_argument(
+        "--launcher", choices=("horovodrun", "mpirun", "slurm"), default="horovodrun",
+        help="what starts cells of several processes, or slurm: submit every cell as a task of a "
+        "job array (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="list the cells and train nothing")
+    parser.add_argument("--retry", action="store_true", help="run cells that failed again")
+    parser.add_argument(
+        "--timeout-minutes", type=float, metavar="MINUTES",
+        help="stop a cell after so long; it counts as failed, and --retry goes on with it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--evaluate", action="store_true", help="score each completed cell with evaluate.py"
+    )
+    parser.add_argument(
+        "--run-cell", type=int, metavar="INDEX",
+        help="run one cell of cells.json in --sweep-dir; what a task of a job array does",
+    )  # fmt: skip
+    cell = parser.add_argument_group("the cells")
+    for field in dataclasses.fields(RunConfig):
+        if field.name not in SET_BY_THE_SWEEP:
+            add_field(cell, field, several=True)
+    return parser
+
+
+def preset_name(preset):
+    return preset and Path(preset).stem
+
+
+def asked(arguments):
+    """Returns the Cells that the preset and the flags ask for."""
+    from keras_nowcast.study import grid
+
+    given = vars(arguments)
+    axes = {
+        field.name: given[field.name] if isinstance(given[field.name], list) else [True]
+        for field in dataclasses.fields(RunConfig)
+        if field.name in given
+    }
+    if arguments.np:
+        axes["processes"] = arguments.np
+    cells = read_preset(arguments.preset) if arguments.preset else [grid.Cell({})]
+    return grid.span(cells, axes)
+
+
+def read_preset(preset):
+    """Returns the RUNS of a preset, a list of Cells."""
+    path = Path(preset) if preset.endswith(".py") else HERE / "presets" / f"{preset}.py"
+    if not path.is_file():
+        names = ", ".join(sorted(each.stem for each in (HERE / "presets").glob("*.py")))
+        raise InputError(
+            f"`--preset` must be one of {names}, or a .py file. Received: {preset}."
+        )
+    return runpy.run_path(str(path))["RUNS"]
+
+
+def submit(sweep, arguments):
+    """Submits what has work to do; what cannot run becomes a row at once."""
+    from keras_nowcast.study import slurm
+
+    waiting = [cell for cell in sweep.cells if sweep.has_work(cell)]
+    for cell in [cell for cell in waiting if cell.refusal]:
+        sweep.run_one(cell)
+    waiting = [cell for cell in waiting if not cell.refusal]
+    words = ["--sweep-dir", str(sweep.folder)]
+    if arguments.timeout_minutes:
+        words += ["--timeout-minutes", str(arguments.timeout_minutes)]
+    words += ["--evaluate"] * arguments.evaluate + ["--retry"] * arguments.retry
+    if waiting:
+        slurm.submit(sweep.folder, waiting, SBATCH_SCRIPT, words)
+    print(sweep.summary())
+
+
+def end_as(state):
+    """Ends a task as its cell ended, so that the queue shows it."""
+    if state == "interrupted":
+        raise Interrupted("interrupted; the checkpoint is saved, submit it again to go on")
+    if state == "failed":
+        raise TrainingFailed("the cell failed; its record.json says why")
+
+
+if __name__ == "__main__":
+    run_script(main)

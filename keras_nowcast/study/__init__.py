@@ -1,0 +1,1 @@
+"""What many runs say together: their table, the claims, and what runs not made would take."""

@@ -1,0 +1,231 @@
+"""What a sweep runs: cells, each a RunConfig and a number of processes, and the name of each."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+
+from keras_nowcast.config import RunConfig
+from keras_nowcast.data import sevir, synthetic
+from keras_nowcast.errors import InputError
+from keras_nowcast.model.cost import count_unet
+from keras_nowcast.model.precision import choose_precision
+from keras_nowcast.model.sizes import default_center_filters
+from keras_nowcast.records import MAY_CHANGE_ON_RESUME
+
+DEFAULTS = {each.name: each.default for each in dataclasses.fields(RunConfig)}
+# Which events are used. A cell is known by the events themselves, however they were selected and
+# wherever they lie.
+SELECTION = frozenset({"data", "max_missing", "train_before", "test_from", "authors_split"})
+# What no result and no cost depends on: where files are and how a run is watched.
+NOT_OF_THE_CELL = SELECTION | MAY_CHANGE_ON_RESUME - {"epochs"}
+SET_BY_THE_SWEEP = frozenset({"run_dir", "resume"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep, as asked for.
+
+    Attributes:
+      settings: fields of RunConfig that differ from their defaults, by name.
+      processes: number of processes that train together.
+
+    Raises:
+      InputError: a value breaks its rule. A grid that the depth does not fit is no error yet: in
+        a sweep over both, such a cell is one of the results.
+    """
+
+    settings: dict
+    processes: int = 1
+
+    def __post_init__(self):
+        RunConfig(**{**self.settings, "grid": None})
+        if self.processes < 1:
+            raise InputError(f"`--np` must be at least 1. Received: {self.processes}.")
+
+    @property
+    def config(self):
+        """The RunConfig.
+
+        Raises:
+          InputError: its grid and its depth do not fit.
+        """
+        return RunConfig(**self.settings)
+
+    def config_in(self, folder, resume):
+        """Returns the RunConfig of its run in a folder."""
+        return RunConfig(**{**self.settings, "run_dir": str(folder), "resume": resume})
+
+    def value(self, name):
+        """Returns the value of a field of RunConfig."""
+        return self.settings.get(name, DEFAULTS[name])
+
+
+def grid_of(processes=(1,), **values):
+    """Returns the cells of a grid, for a preset.
+
+    Args:
+      processes: numbers of processes.
+      **values: for each field of RunConfig that is not to be at its default, its values.
+    """
+    return span([Cell({})], {**values, "processes": processes})
+
+
+def span(cells, axes):
+    """Returns each of the cells with every combination of the axes' values put in.
+
+    Args:
+      cells: Cells.
+      axes: for fields of RunConfig, and for `processes`, a sequence of values each; the last
+        varies fastest.
+
+    Raises:
+      InputError: as Cell does.
+    """
+    spanned = []
+    for cell in cells:
+        for values in itertools.product(*axes.values()):
+            settings = {**cell.settings, **dict(zip(axes, values, strict=True))}
+            processes = settings.pop("processes", cell.processes)
+            spanned.append(Cell(settings, processes))
+    return spanned
+
+
+@dataclass(frozen=True)
+class PlacedCell:
+    """A cell and the data it runs on.
+
+    Attributes:
+      cell: the Cell, its data and grid filled in.
+      name: of its folder: what a reader looks for, and a hash of all that matters.
+      windows: (to train, to test) in an epoch.
+      refusal: why it cannot run, known before it starts; None where nothing is known to prevent it.
+    """
+
+    cell: Cell
+    name: str
+    windows: tuple
+    refusal: str | None
+
+    @property
+    def policy(self):
+        """The precision it trains in; where it is auto, what a machine like this one chooses.
+
+        A GPU can only be asked by the process that uses it, so that auto is that of the CPU.
+        """
+        return choose_precision(self.cell.value("precision"), gpus=())[0]
+
+    @property
+    def cost(self):
+        """The counted Cost of its network."""
+        names = ("depth", "filters", "center_filters")
+        return count_unet(
+            self.cell.value("grid"), sevir.FRAMES_IN, sevir.FRAMES_OUT, *map(self.cell.value, names)
+        )
+
+    @property
+    def training_flops(self):
+        """FLOPs of its whole training, by count."""
+        windows = self.windows[0] * self.cell.value("epochs")
+        batch = self.cell.value("batch_per_replica")
+        return windows * self.cost.training_flops(self.policy, batch)
+
+    @property
+    def tensor_bytes(self):
+        """Bytes of tensors of one process at the fullest moment of a step, by count."""
+        step = self.cost.step_bytes(self.policy, self.cell.value("batch_per_replica"))
+        return self.cost.state_bytes + step
+
+    def model_record(self):
+        """Returns the `model` part of its record.json."""
+        batch, fp16 = (self.cell.value(name) for name in ("batch_per_replica", "fp16_allreduce"))
+        return self.cost.record(self.policy, batch, fp16)
+
+
+def place(cells, say=print):
+    """Reads the data sets of cells and returns PlacedCells, each once, in their order.
+
+    Args:
+      cells: Cells. Where one names no data set, the small synthetic one is written first.
+      say: called with lines about the data sets.
+
+    Raises:
+      InputError: a data set cannot be read or split, or not one of the cells can run.
+    """
+    splits = {}
+    placed = {}
+    for cell in cells:
+        if cell.value("data") is None:
+            root = str(synthetic.default_root(say))
+            cell = Cell({**cell.settings, "data": root}, cell.processes)
+        selection = tuple(cell.value(name) for name in sorted(SELECTION))
+        if selection not in splits:
+            splits[selection] = _read_split(cell, say)
+        one = _placed(cell, splits[selection])
+        placed.setdefault(one.name, one)
+    refusals = [one.refusal for one in placed.values()]
+    if refusals and all(refusals):
+        raise InputError(refusals[0])
+    return list(placed.values())
+
+
+def _read_split(cell, say):
+    config = RunConfig(**{**cell.settings, "grid": None})
+    split = sevir.read_split(
+        config.data, config.max_missing, config.train_before_time, config.test_from_time,
+        config.authors_split, say,
+    )  # fmt: skip
+    say(f"{config.data}: {split.note}")
+    return split
+
+
+def _placed(cell, split):
+    grid = cell.value("grid") or split.train[0].size
+    cell = Cell({**cell.settings, "grid": grid}, cell.processes)
+    return PlacedCell(
+        cell, _name(cell, split), tuple(_windows(cell, side) for side in (split.train, split.test)),
+        _refusal(cell, split),
+    )  # fmt: skip
+
+
+def _refusal(cell, split):
+    try:
+        config = cell.config
+        for event in split.train + split.test:
+            sevir.block_factor(event, config.grid)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _windows(cell, events):
+    stride, most = cell.value("window_stride"), cell.value("max_windows")
+    windows = sum(len(sevir.window_starts(event.frames, stride)) for event in events)
+    return windows if most is None else min(windows, most)
+
+
+def _name(cell, split):
+    """Returns for example d3-f16-g96-float32-np1-s0-1a2b3c4d.
+
+    Choice: a field that is off (None or False) does not enter the hash, so that a switch added by
+    a later version, which is off in every earlier run, does not rename the cells.
+    """
+    matters = {
+        name: type(default)(cell.value(name)) if default is not None else cell.value(name)
+        for name, default in DEFAULTS.items()
+        if name not in NOT_OF_THE_CELL and cell.value(name) not in (None, False)
+    }
+    matters.setdefault(
+        "center_filters", default_center_filters(cell.value("depth"), cell.value("filters"))
+    )
+    matters["processes"] = cell.processes
+    matters["events"] = [
+        [(event.id, str(event.time), event.frames, event.size) for event in side]
+        for side in (split.train, split.test)
+    ]
+    hashed = hashlib.sha256(json.dumps(matters, sort_keys=True).encode()).hexdigest()
+    return (
+        f"d{cell.value('depth')}-f{cell.value('filters')}-g{cell.value('grid')}-"
+        f"{cell.value('precision')}-np{cell.processes}-s{cell.value('seed')}-{hashed[:8]}"
+    )

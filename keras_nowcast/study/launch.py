@@ -1,0 +1,235 @@
+"""Starts a cell as a user would, attends it until it ends, and hands signals on to it.
+
+No shell takes part: commands are lists of words. What is started here has a session of its own,
+holds the lock of its folder while it lives, and is told to stop when the sweep that started it
+dies: nothing goes on training unnoticed.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_nowcast.config import RunConfig, as_arguments
+from keras_nowcast.errors import InputError
+from keras_nowcast.records import MAY_CHANGE_ON_RESUME
+
+LAUNCHERS = ("horovodrun", "mpirun")
+POLL_S = 0.2
+# From the request to stop to the end: the step under way and a checkpoint. Then it is killed.
+GRACE_S = 120
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+# ---- what is started --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How the processes of a cell are started.
+
+    Attributes:
+      name: one of LAUNCHERS, for cells of several processes; one process needs none.
+      scripts: folder with train.py and evaluate.py.
+    """
+
+    name: str
+    scripts: Path
+
+    def check(self):
+        """Raises InputError unless the launcher's program is there."""
+        self._program()
+
+    def training(self, config, processes):
+        """Returns the command that trains, or goes on training, a RunConfig in its run_dir."""
+        if config.resume:
+            # The folder says how the run was started; only what may differ is given again.
+            free = MAY_CHANGE_ON_RESUME - {"epochs"}
+            config = RunConfig(**{name: getattr(config, name) for name in free})
+        return [
+            *self._prefix(processes), sys.executable, str(self.scripts / "train.py"),
+            *as_arguments(config),
+        ]  # fmt: skip
+
+    def evaluation(self, folder):
+        """Returns the command that scores the run in a folder."""
+        return [sys.executable, str(self.scripts / "evaluate.py"), str(folder)]
+
+    def stop_signal(self, processes):
+        """Returns the signal that ends a training with a checkpoint.
+
+        OpenMPI's mpirun kills its ranks at the others and hands SIGUSR1 on.
+        """
+        through_mpi = self.name == "mpirun" and processes > 1
+        return signal.SIGUSR1 if through_mpi else signal.SIGTERM
+
+    def _prefix(self, processes):
+        if processes == 1:
+            return []
+        if self.name == "mpirun":
+            return [self._program(), "-np", str(processes), "-bind-to", "none"]
+        return [self._program(), "-np", str(processes), "--gloo"]
+
+    def _program(self):
+        beside = Path(sys.executable).with_name(self.name)
+        program = str(beside) if beside.exists() else shutil.which(self.name)
+        if program is None:
+            raise InputError(
+                f"`--launcher` must be a program that is installed; cells of several processes "
+                f"need it. Received: {self.name}; run `make install`, or choose another."
+            )
+        return program
+
+
+# ---- who may run a cell -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Makes a folder and locks it against other sweeps.
+
+    Gives the open lock file, or None where another process holds the lock. The kernel frees it
+    when the last process that has the file open is gone, however it ended; so a process that
+    inherits it is known to live. The file itself stays: removing it would let two in.
+
+    Raises:
+      InputError: the folder cannot be written, or its file system has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a")
+    except OSError as error:
+        raise InputError(
+            f"`--sweep-dir` must be a folder that can be written. Received: {folder} ({error})."
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        except OSError as error:
+            raise InputError(
+                f"`--sweep-dir` must be on a file system with locks. Received: {folder} ({error})."
+            ) from None
+        yield file
+
+
+# ---- from its start to its end ----------------------------------------------------------------
+
+
+class Signals:
+    """Counts SIGINT, SIGTERM and SIGUSR1 while it is open instead of ending the sweep at once.
+
+    Attributes:
+      received: how many came.
+    """
+
+    CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self):
+        self.received = 0
+
+    def __enter__(self):
+        self._former = {each: signal.signal(each, self._catch) for each in self.CAUGHT}
+        return self
+
+    def __exit__(self, *exception):
+        for each, handler in self._former.items():
+            signal.signal(each, handler)
+
+    def _catch(self, number, frame):
+        self.received += 1
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended.
+
+    Attributes:
+      status: its exit status, negative for a signal.
+      stopped: the sweep was told to stop, and handed that on.
+      timed_out: it was stopped for lack of time.
+      seconds: how long it lived.
+      printed: what it printed, at most the last 64 KiB.
+    """
+
+    status: int
+    stopped: bool
+    timed_out: bool
+    seconds: float
+    printed: str
+
+
+def attend(command, log, lock, stop_signal, signals, timeout_s=None, tick=lambda: None):
+    """Runs a command to its end.
+
+    Args:
+      command: list of words.
+      log: Path of the file that its output is appended to.
+      lock: the open file from `locked`; the process inherits it.
+      stop_signal: what makes it stop in order.
+      signals: the Signals of the sweep. At the first the process is asked to stop, at the second
+        it is killed.
+      timeout_s: it is asked to stop after this time; None for never.
+      tick: called a few times a second.
+
+    Returns:
+      An Ended.
+    """
+    with open(log, "a+b") as console:
+        console.write(f"$ {' '.join(command)}\n".encode())
+        console.flush()
+        begin = console.seek(0, os.SEEK_END)
+        since = time.monotonic()
+        process = _start(command, console, lock, stop_signal)
+        stopped_at = None
+        timed_out = False
+        while process.poll() is None:
+            tick()
+            late = timeout_s is not None and time.monotonic() - since > timeout_s
+            if stopped_at is None and (signals.received or late):
+                timed_out = not signals.received
+                stopped_at = time.monotonic()
+                process.send_signal(stop_signal)
+            elif signals.received > 1 or (stopped_at and time.monotonic() - stopped_at > GRACE_S):
+                _kill(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_S)
+        console.seek(max(begin, console.seek(0, os.SEEK_END) - 2**16))
+        printed = console.read().decode(errors="replace")
+    stopped = stopped_at is not None and not timed_out
+    return Ended(process.returncode, stopped, timed_out, time.monotonic() - since, printed)
+
+
+def _start(command, console, lock, stop_signal):
+    sweep = os.getpid()
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def stop_with_the_sweep():
+        libc.prctl(_PR_SET_PDEATHSIG, stop_signal)
+        if os.getppid() != sweep:  # it died before this was set
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=console,
+        stderr=console,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # Ctrl-C in a terminal reaches the sweep alone, which hands it on
+        pass_fds=[lock.fileno()],
+        preexec_fn=stop_with_the_sweep,
+    )
+
+
+def _kill(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,104 @@
+"""A sweep as Slurm jobs: an array for each number of processes, a task a cell."""
+
+import fcntl
+import json
+import shutil
+import subprocess
+from collections import defaultdict
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import write_json
+from keras_nowcast.study.grid import Cell
+
+CELLS = "cells.json"
+
+
+def list_cells(folder, cells):
+    """Adds cells to the list in a sweep's folder and returns the index of each in it.
+
+    An index stays what it is: tasks that wait in a queue know their cell by it.
+
+    Args:
+      folder: Path of the sweep's folder.
+      cells: PlacedCells.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".cells.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        listed = _read(folder / CELLS)
+        indices = {each["name"]: index for index, each in enumerate(listed)}
+        for cell in cells:
+            if cell.name not in indices:
+                indices[cell.name] = len(listed)
+                listed.append(
+                    {
+                        "name": cell.name,
+                        "settings": cell.cell.settings,
+                        "processes": cell.cell.processes,
+                    }
+                )
+        write_json(folder / CELLS, listed)
+    return [indices[cell.name] for cell in cells]
+
+
+def listed_cell(folder, index):
+    """Returns the Cell of an index in the list of a sweep's folder.
+
+    Raises:
+      InputError: there is no list, or no such index.
+    """
+    listed = _read(folder / CELLS)
+    if not 0 <= index < len(listed):
+        raise InputError(
+            f"`--run-cell` must be an index into {folder / CELLS}, which lists {len(listed)} "
+            f"cells. Received: {index}."
+        )
+    return Cell(listed[index]["settings"], listed[index]["processes"])
+
+
+def _read(path):
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def submit(folder, cells, script, arguments, say=print):
+    """Submits an array job for each number of processes, so that no task holds what it needs not.
+
+    Args:
+      folder: Path of the sweep's folder.
+      cells: PlacedCells to run.
+      script: Path of sweep.sbatch.
+      arguments: words for experiments/sweep.py, handed on by the script.
+      say: called with a line for each job.
+
+    Returns:
+      The job ids.
+
+    Raises:
+      InputError: there is no sbatch, or it refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise InputError("`--launcher` slurm needs sbatch, which is not on PATH. Received: slurm.")
+    by_processes = defaultdict(list)
+    for index, cell in zip(list_cells(folder, cells), cells, strict=True):
+        by_processes[cell.cell.processes].append(index)
+    return [
+        _submit_array(folder, processes, indices, script, arguments, say)
+        for processes, indices in by_processes.items()
+    ]
+
+
+def _submit_array(folder, processes, indices, script, arguments, say):
+    command = [
+        "sbatch", "--parsable",
+        f"--array={','.join(map(str, indices))}",
+        f"--ntasks={processes}",
+        f"--job-name=sweep-np{processes}",
+        f"--output={folder}/slurm-%A_%a.out",
+        str(script), *arguments,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"sbatch refused the job: {' '.join(done.stderr.split())}")
+    job = done.stdout.strip().split(";")[0]
+    say(f"job {job}: {len(indices)} cells of {processes} process{'es' * (processes > 1)} each")
+    return job

@@ -1,0 +1,277 @@
+"""Runs the cells of a sweep, one at a time, and leaves everything resumable.
+
+Several sweeps may work on one folder: a cell is run by who holds its lock.
+"""
+
+import shutil
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_nowcast.errors import Interrupted
+from keras_nowcast.records import RunFolder
+from keras_nowcast.study import outcome
+from keras_nowcast.study.launch import Launcher, Signals, attend, locked
+from keras_nowcast.study.outlook import duration, seconds_left
+
+CONSOLE = "console.log"
+SCORES = "scores.csv"
+WAIT_S = 1.0  # between two looks at cells that another sweep runs
+_SHOWN = {"val_loss": "val_loss {:.4f}", "samples_per_second": "{:.1f} samples/s"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a sweep does with each cell.
+
+    Attributes:
+      launcher: a Launcher.
+      timeout_s: the longest a start of a cell may take; None for no limit.
+      retry: whether cells that failed are run again.
+      evaluate: whether completed cells are scored by evaluate.py.
+    """
+
+    launcher: Launcher
+    timeout_s: float | None = None
+    retry: bool = False
+    evaluate: bool = False
+
+
+class Sweep:
+    """Cells and the folder their runs are in.
+
+    Args:
+      cells: PlacedCells.
+      folder: the sweep's folder.
+      options: Options.
+      say: prints a line.
+      follow: whether to show a live line while a cell runs (default: on a terminal).
+    """
+
+    def __init__(self, cells, folder, options, say=print, follow=None):
+        self.cells = cells
+        self.folder = Path(folder)
+        self.options = options
+        self._say = say
+        self._follow = sys.stdout.isatty() if follow is None else follow
+        self._signals = Signals()
+        # Failures from before: only these are tried again, and by one of several sweeps.
+        self._failures = {
+            cell.name: outcome.version_of_record(self.folder / cell.name)
+            for cell in cells
+            if self.state(cell) == outcome.FAILED
+        }
+
+    def state(self, cell):
+        """Returns the state of a cell: new, completed, interrupted or failed."""
+        return outcome.state(self.folder / cell.name)[0]
+
+    def has_work(self, cell):
+        """Returns whether anything is left to do for a cell."""
+        state = self.state(cell)
+        if state == outcome.FAILED:
+            return self._to_retry(cell)
+        return state != outcome.COMPLETED or self._to_evaluate(cell)
+
+    def run(self):
+        """Runs every cell that has not ended yet, waiting for those that other sweeps run.
+
+        Raises:
+          InputError: the folder or the launcher cannot be used.
+          Interrupted: a signal came, or a cell was interrupted; the same command goes on.
+        """
+        self.check_launcher()
+        self._say(f"{self.summary()} in {self.folder}")
+        with self._signals:
+            pending = [cell for cell in self.cells if self.has_work(cell)]
+            waiting = False
+            while pending:
+                elsewhere = [cell for cell in pending if not self.attempt(cell)]
+                if len(elsewhere) == len(pending):
+                    if not waiting:
+                        self._say(f"waiting for {len(elsewhere)} that another sweep runs")
+                    waiting = True
+                    self._wait()
+                pending = [cell for cell in elsewhere if self.has_work(cell)]
+        self._say(self.summary())
+        if any(self.state(cell) == outcome.INTERRUPTED for cell in self.cells):
+            raise Interrupted("a cell was interrupted; the same command goes on with it")
+
+    def check_launcher(self):
+        """Raises InputError where the launcher is needed and not there."""
+        if any(cell.cell.processes > 1 and not cell.refusal for cell in self.cells):
+            self.options.launcher.check()
+
+    def summary(self):
+        """Returns how many cells are in which state, as a line."""
+        counts = Counter(map(self.state, self.cells))
+        order = (outcome.COMPLETED, outcome.FAILED, outcome.INTERRUPTED, outcome.NEW)
+        parts = [f"{counts[state]} {state}" for state in order if counts[state]]
+        cells = f"{len(self.cells)} cell{'s' * (len(self.cells) > 1)}"
+        return f"{cells}: {', '.join(parts)}"
+
+    def run_one(self, cell):
+        """Runs one cell as `run` does, but does not wait for another sweep's; returns its state."""
+        self.check_launcher()
+        with self._signals:
+            if not self.attempt(cell):
+                self._say(f"{cell.name}  is run by another sweep")
+        return self.state(cell)
+
+    def attempt(self, cell):
+        """Does what is to do for a cell; returns False when another process runs it.
+
+        Raises:
+          Interrupted: a signal came.
+        """
+        self._check_signals()
+        with locked(self.folder / cell.name) as lock:
+            if lock is None:
+                return False
+            if self.has_work(cell):  # nobody else can change that now
+                self._settle(cell, self.folder / cell.name, lock)
+        return True
+
+    def _to_retry(self, cell):
+        first = self._failures.get(cell.name)
+        now = outcome.version_of_record(self.folder / cell.name)
+        return self.options.retry and not cell.refusal and first == now
+
+    def _to_evaluate(self, cell):
+        return self.options.evaluate and not (self.folder / cell.name / SCORES).exists()
+
+    def _check_signals(self):
+        if self._signals.received:
+            raise Interrupted("interrupted; every cell is kept, the same command goes on")
+
+    def _wait(self):
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until:
+            self._check_signals()
+            time.sleep(0.1)
+
+    def _settle(self, cell, folder, lock):
+        if cell.refusal:
+            outcome.write_failure(folder, cell, f"unfittable: {cell.refusal}")
+            self._tell(cell)
+            return
+        if self.state(cell) != outcome.COMPLETED:
+            ended = self._train(cell, folder, lock)
+            self._tell(cell, ended.seconds)
+        if self.state(cell) == outcome.COMPLETED and self._to_evaluate(cell):
+            self._check_signals()
+            self._evaluate(cell, folder, lock)
+
+    def _train(self, cell, folder, lock):
+        resume = self._prepare(folder)
+        before = outcome.version_of_record(folder)
+        kills = outcome.oom_kills()
+        processes = cell.cell.processes
+        config = cell.cell.config_in(folder, resume)
+        ended = attend(
+            self.options.launcher.training(config, processes),
+            folder / CONSOLE,
+            lock,
+            self.options.launcher.stop_signal(processes),
+            self._signals,
+            self.options.timeout_s,
+            self._live_line(cell, folder),
+        )
+        told = outcome.version_of_record(folder) != before
+        state = self.state(cell)
+        if told and state in (outcome.COMPLETED, outcome.FAILED):
+            return ended
+        # Stopped by this sweep, or by someone who signalled the cell itself: it can go on.
+        if ended.stopped or (told and not ended.timed_out):
+            return ended
+        reason = outcome.reason_of_failure(
+            ended, self.options.timeout_s, kills, outcome.oom_kills()
+        )
+        outcome.write_failure(folder, cell, reason, ended.printed, measured=told)
+        return ended
+
+    def _prepare(self, folder):
+        """Returns whether the run in a folder goes on; makes way for a new one if not.
+
+        Choice: of what failed, only what was short of time goes on; all else starts again.
+        """
+        state, reason = outcome.state(folder)
+        if state == outcome.INTERRUPTED:
+            return True
+        if state == outcome.FAILED and (reason or "").startswith(outcome.TIMEOUT):
+            (folder / "record.json").unlink()  # if this sweep dies too, the cell was interrupted
+            return (folder / "config.json").exists()
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (".lock", CONSOLE):
+                path.unlink()
+        return False
+
+    def _evaluate(self, cell, folder, lock):
+        launcher = self.options.launcher
+        stop = launcher.stop_signal(1)
+        command = launcher.evaluation(folder)
+        ended = attend(command, folder / "evaluate.log", lock, stop, self._signals)
+        if ended.status and not ended.stopped:
+            last = (ended.printed.strip() or "it printed nothing").splitlines()[-1]
+            self._say(f"{self._place(cell)}  could not be scored: {last}")
+
+    def _place(self, cell):
+        digits = len(str(len(self.cells)))
+        return f"[{self.cells.index(cell) + 1:{digits}}/{len(self.cells)}] {cell.name}"
+
+    def _live_line(self, cell, folder):
+        """Returns a function that shows, once a second, how far a cell is."""
+        since = time.monotonic()
+        shown_at = 0.0
+        left = self._left(cell)
+
+        def show():
+            nonlocal shown_at
+            now = time.monotonic()
+            if not self._follow or now - shown_at < 1:
+                return
+            shown_at = now
+            epochs = len(RunFolder(folder).read_epochs())
+            parts = [f"epoch {epochs}/{cell.cell.value('epochs')}", duration(now - since)]
+            if left is not None:
+                parts.append(f"about {duration(max(0, left - (now - since)))} left of all")
+            self._overwrite(f"{self._place(cell)}  {'  '.join(parts)}")
+
+        return show
+
+    def _left(self, *also):
+        """Returns an estimate of the seconds left, of cells that have work; None if unknown."""
+        waiting = [cell for cell in self.cells if cell in also or self._has_training(cell)]
+        finished = [cell for cell in self.cells if self.state(cell) == outcome.COMPLETED]
+        return seconds_left(waiting, finished, self.folder)
+
+    def _has_training(self, cell):
+        return not cell.refusal and self.has_work(cell) and self.state(cell) != outcome.COMPLETED
+
+    def _tell(self, cell, seconds=None):
+        """Prints the line of a cell that has ended."""
+        state, reason = outcome.state(self.folder / cell.name)
+        parts = [state]
+        if seconds is not None:
+            parts.append(duration(seconds))
+        if state == outcome.COMPLETED:
+            training = RunFolder(self.folder / cell.name).read_record()["training"]
+            for name, form in _SHOWN.items():
+                if training[name] is not None:
+                    parts.append(form.format(training[name]))
+        elif reason:
+            parts.append(reason)
+        left = self._left()
+        if left:
+            parts.append(f"about {duration(left)} left")
+        self._overwrite("")
+        self._say(f"{self._place(cell)}  {'  '.join(parts)}")
+
+    def _overwrite(self, line):
+        if self._follow:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{line[:width]}", end="", flush=True)
