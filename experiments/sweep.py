@@ -10,11 +10,10 @@ interrupted.
 """
 
 import dataclasses
-import runpy
 import sys
 from pathlib import Path
 
-from keras_nowcast.config import Parser, RunConfig, add_field
+from keras_nowcast.config import Parser, RunConfig, add_field, read_preset
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.process import run_script
 
@@ -105,19 +104,8 @@ def asked(arguments):
     }
     if arguments.np:
         axes["processes"] = arguments.np
-    cells = read_preset(arguments.preset) if arguments.preset else [grid.Cell({})]
+    cells = read_preset(HERE / "presets", arguments.preset) if arguments.preset else [grid.Cell({})]
     return grid.span(cells, axes)
-
-
-def read_preset(preset):
-    """Returns the RUNS of a preset, a list of Cells."""
-    path = Path(preset) if preset.endswith(".py") else HERE / "presets" / f"{preset}.py"
-    if not path.is_file():
-        names = ", ".join(sorted(each.stem for each in (HERE / "presets").glob("*.py")))
-        raise InputError(
-            f"`--preset` must be one of {names}, or a .py file. Received: {preset}."
-        )
-    return runpy.run_path(str(path))["RUNS"]
 
 
 def submit(sweep, arguments):

@@ -9,6 +9,7 @@ Exit status: 0 done; 2 bad usage or input; 75 interrupted with a checkpoint save
 """
 
 import time
+from pathlib import Path
 
 from keras_nowcast.config import parse_config
 from keras_nowcast.process import run_script
@@ -17,7 +18,7 @@ STARTED = time.monotonic()
 
 
 def main():
-    config = parse_config(__doc__)
+    config = parse_config(__doc__, Path(__file__).parent / "presets")
     from keras_nowcast.training.trainer import train
 
     train(config, started=STARTED)

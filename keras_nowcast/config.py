@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 import datetime
 import re
+import runpy
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from keras_nowcast.energy.source import SOURCES as POWER_SOURCES
 from keras_nowcast.errors import InputError
@@ -237,19 +239,54 @@ def as_arguments(config):
     return words
 
 
-def parse_config(description, arguments=None):
+def read_preset(folder, name):
+    """Returns the RUNS of a preset: a list of cells, each with `settings` and `processes`.
+
+    Args:
+      folder: Path of the presets.
+      name: a name in it, or the path of a .py file like those.
+
+    Raises:
+      InputError: there is no such preset.
+    """
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        names = ", ".join(sorted(each.stem for each in folder.glob("*.py")))
+        raise InputError(f"`--preset` must be one of {names}, or a .py file. Received: {name}.")
+    return runpy.run_path(str(path))["RUNS"]
+
+
+def parse_config(description, presets, arguments=None):
     """Reads the command line into a RunConfig.
+
+    Args:
+      description: the script's docstring.
+      presets: Path of the folder of presets, which --preset chooses from.
+      arguments: the words of the command line (default: this process's).
 
     Raises:
       InputError: an unknown flag, or a value that breaks its rule.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser(description)
+    parser.add_argument(
+        "--preset", help="settings to begin from, a name in experiments/presets or a .py file"
+    )
     asked = parser.parse_args(arguments)
+    if asked.preset is not None:
+        runs = read_preset(presets, asked.preset)
+        if len(runs) != 1:
+            raise InputError(
+                f"`--preset` must be one of a single run here. Received: {asked.preset}, which has "
+                f"{len(runs)}; experiments/sweep.py runs them."
+            )
+        parser.set_defaults(**runs[0].settings)
+        asked = parser.parse_args(arguments)
     if asked.resume and asked.run_dir is not None:
         # A run goes on as it was started, but for the flags given now.
         parser.set_defaults(**(RunFolder(asked.run_dir).stored_config() or {}))
         asked = parser.parse_args(arguments)
+    del asked.preset
     return RunConfig(**vars(asked))
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
-from keras_nowcast.config import RunConfig, build_parser, parse_config
+from keras_nowcast.config import RunConfig, build_parser, parse_config, read_preset
 from keras_nowcast.errors import InputError
 
+PRESETS = Path(__file__).parents[1] / "experiments" / "presets"
 CONTRACT = (
     "--data --run-dir --depth --filters --center-filters --precision --grid --epochs "
     "--batch-per-replica --learning-rate --warmup-epochs --seed --resume --power-source "
@@ -21,7 +23,8 @@ def test_every_flag_of_the_contract_is_there():
 
 
 def test_flags_set_their_fields():
-    config = parse_config("x", ["--grid", "128", "--learning-rate", "2e-3", "--data", "a b"])
+    words = ["--grid", "128", "--learning-rate", "2e-3", "--data", "a b"]
+    config = parse_config("x", PRESETS, words)
     assert config == RunConfig(grid=128, learning_rate=2e-3, data="a b")
 
 
@@ -46,7 +49,7 @@ def test_flags_set_their_fields():
 )
 def test_bad_flags(arguments, words):
     with pytest.raises(InputError) as raised:
-        parse_config("x", arguments)
+        parse_config("x", PRESETS, arguments)
     message = str(raised.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
@@ -55,7 +58,32 @@ def test_bad_flags(arguments, words):
 def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
     stored = dataclasses.asdict(RunConfig(depth=2, filters=8, run_dir=str(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    config = parse_config("x", ["--resume", "--run-dir", str(tmp_path), "--epochs", "20"])
+    config = parse_config("x", PRESETS, ["--resume", "--run-dir", str(tmp_path), "--epochs", "20"])
     assert config == RunConfig(
         depth=2, filters=8, run_dir=str(tmp_path), epochs=20, resume=True
     )
+
+
+def test_a_preset_is_what_flags_begin_from():
+    preset = parse_config("x", PRESETS, ["--preset", "real_radar"])
+    assert (preset.grid, preset.augment, preset.test_from) == (128, True, "2016-09-01")
+    changed = parse_config("x", PRESETS, ["--preset", "real_radar", "--grid", "64", "--seed", "3"])
+    assert changed == dataclasses.replace(preset, grid=64, seed=3)
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_preset_is_made_of_configs(path):
+    for run in read_preset(PRESETS, path.stem):
+        RunConfig(**run.settings)
+        assert run.processes >= 1
+
+
+def test_a_preset_of_many_runs_is_not_one_run(tmp_path):
+    many = tmp_path / "many.py"
+    many.write_text(
+        "from keras_nowcast.study.grid import grid_of\nRUNS = grid_of(filters=(4, 8))\n"
+    )
+    with pytest.raises(InputError, match="`--preset` must be one of a single run here.*2; exp"):
+        parse_config("x", PRESETS, ["--preset", str(many)])
+    with pytest.raises(InputError, match="`--preset` must be one of .*real_radar.*Received: none"):
+        parse_config("x", PRESETS, ["--preset", "none"])

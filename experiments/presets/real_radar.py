@@ -1,0 +1,25 @@
+"""Real radar of three weather services: trains on the days before 2016-09, holds out the rest.
+
+    python experiments/train.py --preset synthetic_start --run-dir runs/start
+    python experiments/train.py --preset real_radar --data ../shared/radar \
+        --start-from runs/start --run-dir runs/radar
+    python experiments/evaluate.py runs/radar
+"""
+
+from keras_nowcast.study.grid import Cell
+
+RUNS = [
+    Cell(
+        dict(
+            depth=4,
+            filters=16,
+            grid=128,
+            test_from="2016-09-01",
+            window_stride=1,
+            augment=True,
+            schedule="cosine",
+            learning_rate=1e-3,
+            epochs=24,
+        )
+    )
+]
