@@ -17,7 +17,7 @@ RUNS = [
             augment=True,
             schedule="cosine",
             learning_rate=2e-3,
-            epochs=28,
+            epochs=36,
         )
     )
 ]

@@ -1,0 +1,186 @@
+"""What skill does a short training on two cores buy on real radar? Seeds, precisions, baselines.
+
+    python benchmarks/real_radar.py --data ../shared/radar --runs runs/real_radar
+
+For each seed and precision: trains the preset synthetic_start, goes on with real_radar, and scores
+the result on the events held out, beside persistence and extrapolation. What is finished in --runs
+is not done again. Two tables, MSE in VIL codes squared:
+
+- skill: of the precision named first, the median over seeds (lowest to highest), both baselines,
+  and the number of seeds that are better than each, of which "surely" with a 95 % interval of the
+  difference over the held-out events that excludes 0.
+- precision: the difference of the second precision from the first, mean over seeds with the 95 %
+  interval of Student's t of the paired differences.
+"""
+
+import argparse
+import csv
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from result_files import write_results
+
+from keras_nowcast.records import RunFolder
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+LEADS = (5, 10, 15, 20, 30, 45, 60)
+THRESHOLD = 16
+BASELINES = ("persistence", "extrapolation")
+T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+BETTER = {"mse": -1, "csi": 1}  # the sign of a difference that is an improvement
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--precision", nargs="+", default=["mixed_bfloat16", "float32"])
+    arguments = parser.parse_args()
+    for seed in range(arguments.seeds):
+        for precision in arguments.precision:
+            make(arguments, precision, seed)
+    first, *others = arguments.precision
+    folders = {
+        each: [folder(arguments.runs, each, seed) for seed in range(arguments.seeds)]
+        for each in arguments.precision
+    }
+    note = f"{arguments.seeds} seeds, median (lowest to highest); {trained(folders[first])}"
+    write_results("real_radar", skill_rows(folders[first]), f"{first}, {note}")
+    for other in others:
+        rows = precision_rows(folders[first], folders[other])
+        write_results("real_radar_precision", rows, f"{other} minus {first}; {note}")
+
+
+def folder(runs, precision, seed):
+    return runs / f"{precision}-{seed}"
+
+
+def make(arguments, precision, seed):
+    """Trains and scores one seed, as far as that is not done."""
+    start = folder(arguments.runs, f"start-{precision}", seed)
+    run = folder(arguments.runs, precision, seed)
+    chosen = ["--precision", precision, "--seed", str(seed), "--power-source", "none"]
+    train(start, ["--preset", "synthetic_start", *chosen])
+    further = ["--preset", "real_radar", "--data", arguments.data, "--start-from", str(start)]
+    train(run, [*further, *chosen])
+    if not (run / "scores.csv").exists():
+        script("evaluate.py", [str(run)])
+
+
+def train(run_dir, words):
+    record = RunFolder(run_dir).read_record()
+    if record is not None and record["status"] == "completed":
+        return
+    resume = ["--resume"] if (run_dir / "config.json").exists() else words
+    script("train.py", [*resume, "--run-dir", str(run_dir)])
+
+
+def script(name, words):
+    subprocess.run([sys.executable, EXPERIMENTS / name, *words], check=True)
+
+
+def trained(folders):
+    """Returns how long training took, of both parts together, in words."""
+    parts = [
+        RunFolder(each.with_name(f"{prefix}{each.name}")).read_record()["training"]
+        for prefix in ("start-", "")
+        for each in folders[:1]
+    ]
+    windows = sum(part["epochs"] * part["windows_per_epoch"] for part in parts)
+    seconds = sum(part["seconds"] + part["setup_seconds"] for part in parts)
+    return f"{windows} windows of training in {seconds / 60:.1f} min without validation (seed 0)"
+
+
+def skill_rows(folders):
+    """Returns a row a score and lead time."""
+    scores = [read(each / "scores.csv") for each in folders]
+    differences = [read(each / "differences.csv") for each in folders]
+    rows = []
+    for score in BETTER:
+        for lead in LEADS:
+            values = [value(each, score, lead, method="model") for each in scores]
+            row = {
+                "score": score if score == "mse" else f"csi {THRESHOLD}",
+                "lead_minutes": lead,
+                "model": spread(values, score),
+            }
+            for baseline in BASELINES:
+                its = value(scores[0], score, lead, method=baseline)
+                row[baseline] = shown(its, score)
+                row[f"better than {baseline}"] = better(differences, score, lead, baseline)
+            rows.append(row)
+    return rows
+
+
+def better(differences, score, lead, baseline):
+    """Returns how many seeds are better, and of how many the interval says so."""
+    seen = sure = 0
+    for rows in differences:
+        row = chosen(rows, lead, method="model", reference=baseline)
+        signed = [
+            BETTER[score] * float(row[name])
+            for name in (f"{score}_difference", f"{score}_low", f"{score}_high")
+        ]
+        seen += signed[0] > 0
+        sure += min(signed[1:]) > 0
+    return f"{seen} of {len(differences)} ({sure} surely)"
+
+
+def precision_rows(first, other):
+    """Returns a row a score and lead time: the second precision's score minus the first's."""
+    scores = [[read(each / "scores.csv") for each in folders] for folders in (first, other)]
+    rows = []
+    for score in BETTER:
+        for lead in LEADS:
+            a, b = ([value(each, score, lead, method="model") for each in part] for part in scores)
+            differences = [its - mine for mine, its in zip(a, b, strict=True)]
+            mean = statistics.mean(differences)
+            half = T_975[len(a) - 1] * statistics.stdev(differences) / math.sqrt(len(a))
+            rows.append(
+                {
+                    "score": score if score == "mse" else f"csi {THRESHOLD}",
+                    "lead_minutes": lead,
+                    "first": spread(a, score),
+                    "second": spread(b, score),
+                    "difference": shown(mean, score),
+                    "low": shown(mean - half, score),
+                    "high": shown(mean + half, score),
+                    "within": "yes" if abs(mean) <= half else "no",
+                }
+            )
+    return rows
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def chosen(rows, lead, **equal):
+    """Returns the first row of a lead time at the threshold with these cells."""
+    for row in rows:
+        at = (row["lead_minutes"], row["threshold"]) == (str(lead), str(THRESHOLD))
+        if at and all(row[name] == wanted for name, wanted in equal.items()):
+            return row
+    raise SystemExit(f"no row with {equal} at {lead} minutes")
+
+
+def value(rows, score, lead, **equal):
+    return float(chosen(rows, lead, **equal)[score])
+
+
+def spread(values, score):
+    low, high = shown(min(values), score), shown(max(values), score)
+    return f"{shown(statistics.median(values), score)} ({low} to {high})"
+
+
+def shown(number, score):
+    return f"{number:.0f}" if score == "mse" and abs(number) >= 10 else f"{number:.2f}"
+
+
+if __name__ == "__main__":
+    main()
