@@ -64,8 +64,8 @@ class RunConfig:
         "the run's seed"
     )
     start_from: str | None = _flag(
-        None, "run folder whose finished network this one starts as; of the same sizes (default: "
-        "random weights)"
+        None, "run folder whose finished network this one starts as, of the same sizes; its batch "
+        "normalization stays as it is (default: random weights)"
     )
     seed: int = _flag(0, "seed of weights and shuffling")
     resume: bool = _flag(False, "go on from the checkpoint in --run-dir")

@@ -18,8 +18,8 @@ RUNS = [
             window_stride=1,
             augment=True,
             schedule="cosine",
-            learning_rate=1e-4,
-            epochs=24,
+            learning_rate=3e-4,
+            epochs=12,
         )
     )
 ]

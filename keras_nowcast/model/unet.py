@@ -92,6 +92,17 @@ def read_unet(path):
         ) from None
 
 
+def freeze_normalization(model):
+    """Keeps batch normalization as it is while the rest trains: its averages, scales and offsets.
+
+    Source: Keras' guide to transfer learning. Learnt anew from a few events, the averages would fit
+    these alone; the weights were learnt under the former ones.
+    """
+    for layer in model.layers:
+        if isinstance(layer, FusedBatchNormalization):
+            layer.trainable = False
+
+
 def _conv(x, filters, prefix, number):
     x = layers.Conv2D(filters, 3, padding="same", name=f"{prefix}_conv_{number}")(x)
     x = FusedBatchNormalization(name=f"{prefix}_norm_{number}")(x)

@@ -464,12 +464,14 @@ def _build_compiled(config, world, flags, steps):
       ValidationScores.
     """
     from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
-    from keras_nowcast.model.unet import build_unet
+    from keras_nowcast.model.unet import build_unet, freeze_normalization
     from keras_nowcast.training.schedule import ScaledWarmup
     from keras_nowcast.training.validation import ValidationScores
 
     scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
     model = build_unet(*_network_sizes(config), **scaling)
+    if config.start_from is not None:
+        freeze_normalization(model)
     warmup_steps = round(config.warmup_epochs * steps)
     decay_steps = max(0, config.epochs * steps - warmup_steps) if config.schedule == "cosine" else 0
     schedule = ScaledWarmup(config.learning_rate, world.size, warmup_steps, decay_steps)

@@ -229,8 +229,19 @@ def test_a_run_starts_from_another_runs_network(finished, small_sevir, tmp_path)
         learning_rate=1e-12,
     )  # fmt: skip
     theirs, ours = read_unet(finished.model_file), read_unet(started.model_file)
-    for before, after in zip(theirs.trainable_weights, ours.trainable_weights, strict=True):
-        np.testing.assert_allclose(before, after, atol=1e-8)
+    for before, after in zip(theirs.weights, ours.weights, strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-8, err_msg=before.path)
+
+
+def test_only_what_is_not_normalization_learns_on(finished, small_sevir, tmp_path):
+    further = run(
+        small_sevir, tmp_path / "further", epochs=1, start_from=str(finished.path),
+        learning_rate=1e-2,
+    )  # fmt: skip
+    before, after = read_unet(finished.model_file), read_unet(further.model_file)
+    for mine, other in zip(before.layers, after.layers, strict=True):
+        for old, new in zip(mine.weights, other.weights, strict=True):
+            assert np.array_equal(old, new) == ("norm" in mine.name), old.path
 
 
 def test_a_network_of_other_sizes_is_no_start(finished, small_sevir, tmp_path):
