@@ -1,15 +1,20 @@
-"""Draws the figures of finished runs and writes their table, from run folders alone.
+"""Makes the table, the figures and the report of finished runs, from run folders alone.
 
     python experiments/plot_figures.py runs/
 
-writes figures/training_curves, figures/cost_by_size, a figures/power_<run> for each run that
-measured power (each as .pdf and .png), and figures/table.csv.
+writes to figures/: table.csv, one row a run; report.html, the whole study in one file; a figure for
+each question (training_curves, cost_by_size, mixed_speedup, skill_by_cost, scaling, roofline,
+memory_by_size, power_traces), and of up to a dozen runs that measured power a power_<run> each; all
+as .pdf and .png. Prints what the runs say of the paper's claims.
 """
 
+import shlex
 import sys
+import textwrap
 from pathlib import Path
 
 from keras_nowcast.config import Parser
+from keras_nowcast.errors import InputError
 from keras_nowcast.process import run_script
 
 
@@ -20,21 +25,74 @@ def main():
     arguments = parser.parse_args(sys.argv[1:])
 
     from keras_nowcast import records
+    from keras_nowcast.study import claims, planner, table
 
-    runs = records.read_runs(arguments.runs)
+    found = records.read_runs(arguments.runs)
+    runs = table.read(found)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"`--out` must be a folder that can be written. Received: {arguments.out} ({error})."
+        ) from None
+    table.write_table(runs, arguments.out / "table.csv")
+    answers = claims.claims(runs)
+    drawn, not_drawn = draw_all(runs, found, arguments.out)
+    write_report(runs, answers, drawn, not_drawn, planner.Planner(runs), arguments)
+    for claim in answers:
+        print(textwrap.fill(claim.title, 100))
+        indent = {"initial_indent": "    ", "subsequent_indent": "    "}
+        print(textwrap.fill(claim.answer, 100, **indent) + "\n")
+    for name, why in not_drawn.items():
+        print(f"{name} is not drawn: {why}")
+    print(
+        f"{len(runs)} runs: table.csv, report.html and {len(drawn)} figures written to "
+        f"{arguments.out}"
+    )
+
+
+def draw_all(runs, found, folder):
+    """Writes all figures there are data for.
+
+    Returns:
+      ({name: SVG}, {name: why it was not drawn}).
+    """
     from keras_nowcast.report import figures
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for draw in (figures.training_curves, figures.cost_by_size):
-        figures.write_figure(draw(runs), arguments.out, draw.__name__)
-    names = [folder.path.resolve().name for folder, _ in runs]
-    for number, (folder, record) in enumerate(runs):
-        if record["energy"]["devices"]:
-            again = names[:number].count(names[number])  # runs of one name in several folders
-            name = f"power_{names[number]}" + (f"-{again + 1}" if again else "")
-            figures.write_figure(figures.power_trace((folder, record)), arguments.out, name)
-    records.write_table(runs, arguments.out / "table.csv")
-    print(f"{len(runs)} runs: figures and table.csv written to {arguments.out}")
+    drawn, not_drawn = {}, {}
+    for draw in figures.OF_ALL_RUNS:
+        try:
+            drawn[draw.__name__] = figures.write_figure(draw(runs), folder, draw.__name__)
+        except figures.NotDrawn as why:
+            not_drawn[draw.__name__] = str(why)
+    traced = [i for i, run in enumerate(runs) if run.devices]
+    if len(traced) > figures.MANY_RUNS:
+        not_drawn["power_<run>"] = (
+            f"{len(traced)} runs have a trace of power, and {figures.MANY_RUNS} are drawn each by "
+            "itself; give fewer run folders"
+        )
+        return drawn, not_drawn
+    names = [runs[i].name for i in traced]
+    for number, i in enumerate(traced):
+        again = names[:number].count(names[number])  # runs of one name in several folders
+        name = f"power_{names[number]}" + (f"-{again + 1}" if again else "")
+        figures.write_figure(figures.power_trace(runs[i], found[i][1]), folder, name)
+    return drawn, not_drawn
+
+
+def write_report(runs, answers, drawn, not_drawn, planned, arguments):
+    """Writes report.html, whole."""
+    from keras_nowcast import records
+    from keras_nowcast.files import written_whole
+    from keras_nowcast.report import html
+
+    unrecorded = [run.path for run in records.unrecorded_runs(arguments.runs)]
+    command = shlex.join(
+        ["python", "experiments/plot_figures.py", *arguments.runs, "--out", str(arguments.out)]
+    )
+    page = html.page(runs, answers, drawn, not_drawn, planned, unrecorded, command)
+    with written_whole(arguments.out / "report.html") as beside:
+        beside.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

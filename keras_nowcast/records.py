@@ -149,6 +149,19 @@ class RunFolder:
         with open(path, newline="") as file:
             return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
+    def read_scores(self):
+        """Returns the rows of scores.csv as dicts, [] where the run was not evaluated.
+
+        Numbers are int or float, empty cells None; `method` and `lead_minutes` "all" stay text.
+        """
+        path = self.path / "scores.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="", encoding="utf-8") as file:
+            return [
+                {k: v if k == "method" or v == "all" else _number(v) for k, v in row.items()}
+                for row in csv.DictReader(file)
+            ]
 
     def read_power(self):
         """Returns power.csv as {(host, device): (seconds, watts)}, NaN where no reading was valid.
@@ -193,6 +206,16 @@ def read_runs(folders):
     return list(found.values())
 
 
+def unrecorded_runs(folders):
+    """Returns the folders, in and below `folders`, of runs that have left no record (yet)."""
+    found = {}
+    for folder in map(Path, folders):
+        for file in sorted(folder.rglob("config.json")):
+            if not (file.parent / "record.json").exists():
+                found[file.parent.resolve()] = RunFolder(file.parent)
+    return list(found.values())
+
+
 def without_nan(value):
     """Returns `value` with each NaN or infinity in a dict null and a `<name>_reason` beside it."""
     if isinstance(value, dict):
@@ -227,44 +250,3 @@ def _number(text):
         return int(text)
     except ValueError:
         return float(text)
-
-
-TABLE_COLUMNS = (
-    ("config", ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
-                "epochs", "seed")),
-    ("environment", ("world_size", "cpu", "tensorflow", "keras", "horovod", "git_commit")),
-    ("model", ("parameters", "trainable_parameters", "forward_flops_per_sample",
-               "training_flops_per_sample")),
-    ("training", ("seconds", "samples_per_second", "achieved_flops_per_second", "loss",
-                  "val_loss", "skipped_steps")),
-    ("energy", ("source", "joules", "mean_watts", "joules_per_sample", "coverage",
-                "uncertainty_percent")),
-    ("memory", ("peak_rss_bytes", "peak_gpu_bytes")),
-)  # fmt: skip
-
-
-def table(runs):
-    """Returns one flat dict a run: the numbers that runs are compared by.
-
-    Args:
-      runs: list of (RunFolder, record).
-    """
-    return [
-        {"run": str(folder.path), "status": record["status"]}
-        | {
-            name if name not in ("source", "joules") else f"energy_{name}": record[part].get(name)
-            for part, names in TABLE_COLUMNS
-            for name in names
-        }
-        for folder, record in runs
-    ]
-
-
-def write_table(runs, path):
-    """Writes `table(runs)` as CSV, whole; an empty cell where nothing was measured."""
-    rows = table(runs)
-    with written_whole(path) as beside:
-        with open(beside, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)

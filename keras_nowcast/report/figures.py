@@ -1,5 +1,10 @@
-"""Figures of finished runs. Each takes what records.read_runs gives and returns a Figure."""
+"""Figures of finished runs, from what `study.table.read` gives.
 
+A figure raises `NotDrawn`, with the reason, where the runs do not hold what it shows.
+"""
+
+import io
+import re
 import statistics
 
 import matplotlib
@@ -7,10 +12,13 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from keras_nowcast.files import written_whole
+from keras_nowcast.study import claims, table
+from keras_nowcast.study.claims import model_name, processes
 
 # Source: Okabe and Ito 2008, colours that stay apart for colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,35 +35,44 @@ STYLE = {
     "axes.prop_cycle": plt.cycler(color=COLORS),
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text in the PDF
+    "svg.fonttype": "none",  # and in the SVG
 }
 MANY_RUNS = 12  # more lines than this cannot be told apart by a legend
+MOST_POINTS = 1500  # of a power trace that are drawn: more than a figure has dots across
+
+
+class NotDrawn(Exception):
+    """There are no data for a figure; the message says which are missing."""
 
 
 def training_curves(runs):
     """Draws loss and validation loss over the epochs, a colour for each run.
 
-    Args:
-      runs: list of (RunFolder, record).
-
     Returns:
-      A Figure; mean squared error in normalized units, logarithmic.
+      A Figure; mean squared error in normalized units, logarithmic. Of many runs a colour is a
+      precision, since no legend could name them all.
     """
+    drawn = [run for run in runs if run.epochs]
+    if not drawn:
+        raise NotDrawn("no run has finished an epoch")
+    few = len(drawn) <= MANY_RUNS
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(10, 4.4), sharey=True, layout="constrained"
         )
-        for number, (folder, record) in enumerate(runs):
-            rows = folder.read_epochs()
-            look = {
-                "color": COLORS[number % len(COLORS)],
-                "marker": MARKERS[number // len(COLORS) % len(MARKERS)],
-                "markersize": 4,
-                "label": label(record["config"], record["environment"]),
-            }
+        for number, run in enumerate(drawn):
+            look = {"color": _precision_color(run.row["precision"]), "alpha": 0.6, "linewidth": 0.8}
+            if few:
+                look = {
+                    "color": COLORS[number % len(COLORS)],
+                    "marker": MARKERS[number // len(COLORS) % len(MARKERS)],
+                    "markersize": 4,
+                    "label": label(run.row),
+                }
             for axes, column in ((left, "loss"), (right, "val_loss")):
-                drawn = [(row["epoch"] + 1, row[column]) for row in rows if row[column] is not None]
-                if drawn:
-                    axes.plot(*zip(*drawn, strict=True), **look)
+                points = [(e["epoch"] + 1, e[column]) for e in run.epochs if e[column] is not None]
+                if points:
+                    axes.plot(*zip(*points, strict=True), **look)
         left.set_ylabel("mean squared error (normalized VIL)")
         left.set_title("training")
         right.set_title("validation")
@@ -65,88 +82,375 @@ def training_curves(runs):
             axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(runs) <= MANY_RUNS:
-            handles, labels = left.get_legend_handles_labels()
-            figure.legend(
-                handles, labels, loc="outside lower center", ncols=min(2, len(labels)), fontsize=8
-            )
-        return figure
+        if few:
+            _legend(figure, *left.get_legend_handles_labels(), columns=2)
+        else:
+            _legend(figure, *_precision_handles({run.row["precision"] for run in drawn}))
+        return _signed(figure, drawn)
 
 
 def cost_by_size(runs):
-    """Draws seconds an epoch, and joules an epoch where measured, against parameters.
+    """Draws seconds an epoch, and joules an epoch and mean power where measured, against size.
 
     The bars span the epochs of a run; its point is their median. The first epoch lacks the first,
     compiling step and is left out where there are others.
 
     Returns:
-      A Figure of one panel, or of two when at least one run measured its energy.
+      A Figure of one panel, or of three when at least one run measured its energy.
     """
-    measured = any(record["energy"]["joules"] is not None for _, record in runs)
+    drawn = [run for run in runs if run.row["seconds_per_epoch"] is not None]
+    if not drawn:
+        raise NotDrawn("no run has a timed epoch")
+    measured = [run for run in drawn if run.row["joules_per_epoch"] is not None]
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            1, 1 + measured, figsize=(5.2 + 4.4 * measured, 4.2), layout="constrained",
-            squeeze=False,
+            1, 3 if measured else 1, figsize=(12.4 if measured else 5.6, 4.4),
+            layout="constrained", squeeze=False,
         )  # fmt: skip
         panels = panels[0]
-        _by_size(panels[0], runs, "seconds", "training time (s per epoch)")
+        _by_size(panels[0], drawn, _epoch_spread("seconds"), "training time (s per epoch)")
         if measured:
-            _by_size(panels[1], runs, "joules", "energy of training (J per epoch)")
-            if any(_estimate_mark(record) for _, record in runs):
-                panels[1].set_title("hollow: an ESTIMATE, not measured", fontsize=9)
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
-        )
-        return figure
+            _by_size(
+                panels[1], measured, _epoch_spread("joules"), "energy of training (J per epoch)"
+            )
+            _by_size(panels[2], measured, lambda run: (run.row["mean_watts"],) * 3,
+                     "mean power of training (W)")  # fmt: skip
+            if any(run.row["energy_is_estimate"] for run in measured):
+                for axes in panels[1:]:
+                    axes.set_title("hollow: an ESTIMATE, not measured", fontsize=9)
+        _legend(figure, *panels[0].get_legend_handles_labels(), columns=3)
+        return _signed(figure, drawn)
 
 
-def _by_size(axes, runs, column, unit):
+def _epoch_spread(column):
+    """Returns the function of a Run that gives (median, least, most) of a column over epochs."""
+
+    def of(run):
+        values = [e[column] for e in run.epochs[1:] or run.epochs if e[column] is not None]
+        return statistics.median(values), min(values), max(values)
+
+    return of
+
+
+def _by_size(axes, runs, spread_of, unit):
     drawn = set()
-    for folder, record in runs:
-        rows = folder.read_epochs()
-        values = [row[column] for row in rows[1:] or rows if row[column] is not None]
-        if not values:
+    for run in runs:
+        middle, least, most = spread_of(run)
+        if middle is None:
             continue
-        kind = (record["config"]["precision"], record["environment"]["world_size"])
-        middle = statistics.median(values)
+        kind = (run.row["precision"], run.row["world_size"])
+        hollow = run.row["energy_is_estimate"] and ("J" in unit or "W" in unit)
         axes.errorbar(
-            record["model"]["trainable_parameters"],
-            middle,
-            yerr=[[middle - min(values)], [max(values) - middle]],
-            color=PRECISION_COLORS[kind[0]],
-            marker=MARKERS[(kind[1] - 1) % len(MARKERS)],
-            markerfacecolor="none" if column == "joules" and _estimate_mark(record) else None,
-            capsize=3,
+            run.row["trainable_parameters"], middle, yerr=[[middle - least], [most - middle]],
+            color=_precision_color(kind[0]), marker=_process_marker(kind[1]),
+            markerfacecolor="none" if hollow else None, capsize=3, linestyle="",
             label=None if kind in drawn else f"{kind[0]}, {processes(kind[1])}",
-        )
+        )  # fmt: skip
         drawn.add(kind)
-    axes.set_xscale("log")
-    axes.set_xlabel("trainable parameters")
+    _size_axis(axes)
     axes.set_ylabel(unit)
-    axes.margins(x=0.2, y=0.1)
+    axes.margins(x=0.15, y=0.1)
     axes.set_ylim(bottom=0)
 
 
-def _estimate_mark(record):
-    """Returns words for joules that no sensor measured, an empty text otherwise."""
-    return " (an ESTIMATE, not measured)" if record["energy"]["source"] == "estimate" else ""
+def mixed_speedup(runs):
+    """Draws how many times as fast mixed precision trains as float32, against size.
+
+    Returns:
+      A Figure of throughput and of time to the same validation loss; bars span pairs of seeds.
+    """
+    cells = table.cells(runs)
+    pairs = claims.precision_pairs(cells)
+    if not pairs:
+        raise NotDrawn(
+            "no completed run in float32 and one in mixed precision differ in nothing else"
+        )
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            1, 2, figsize=(10, 4.4), layout="constrained", sharex=True, sharey=True
+        )
+        kinds = {}
+        for plain, mixed in pairs:
+            setting = mixed.setting
+            look = {
+                "color": _precision_color(setting["precision"]),
+                "marker": _process_marker(setting["world_size"]),
+            }
+            kinds[f"{setting['precision']}, {processes(setting['world_size'])}"] = look
+            ratios = (claims.throughput_ratio(plain, mixed), claims.quality_ratio(plain, mixed))
+            for axes, ratio in zip(panels, ratios, strict=True):
+                if ratio:
+                    axes.errorbar(
+                        mixed.median("trainable_parameters"), ratio.median,
+                        yerr=[[ratio.median - ratio.least], [ratio.most - ratio.median]],
+                        capsize=3, **look,
+                    )  # fmt: skip
+        titles = ("throughput", "time to the same validation loss")
+        for axes, title in zip(panels, titles, strict=True):
+            axes.axhline(1, color="0.4", linewidth=1)
+            axes.set_title(title)
+            _size_axis(axes)
+            axes.set_ylim(bottom=0)
+        panels[0].set_ylabel("times as fast as float32")
+        handles = [Line2D([], [], linestyle="", **look) for look in kinds.values()]
+        _legend(figure, handles, list(kinds), columns=3)
+        return _signed(figure, _runs_of(pairs))
 
 
-def power_trace(run):
+def skill_by_cost(runs):
+    """Draws skill against energy, against time where not all measured it, with the Pareto front.
+
+    Returns:
+      A Figure; a point a cell, the median over its seeds, bars their range.
+    """
+    skill = table.choose_skill(runs)
+    cells = [cell for cell in table.cells(runs) if cell.median("seconds_per_epoch") is not None]
+    if skill is None or not cells:
+        raise NotDrawn("no score and time are known of all completed runs")
+    several = len(table.group(cells, "precision", "world_size", *claims.SIZE)) > 1
+    cost = claims.cost_of_cells(cells)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
+        kinds = {}
+        for cell in cells:
+            scores, costs = skill.of_cell(cell), cell.values(cost.column)
+            middle = (statistics.median(costs), statistics.median(scores))
+            look = {
+                "color": _precision_color(cell.setting["precision"]),
+                "marker": _process_marker(cell.setting["world_size"]),
+                "markerfacecolor": "none" if cost.is_estimate else None,
+            }
+            kinds[f"{cell.setting['precision']}, {processes(cell.setting['world_size'])}"] = look
+            axes.errorbar(
+                *middle, capsize=2, **look,
+                xerr=[[middle[0] - min(costs)], [max(costs) - middle[0]]],
+                yerr=[[middle[1] - min(scores)], [max(scores) - middle[1]]],
+            )  # fmt: skip
+        front = claims.pareto_cells(cells, skill, cost)
+        points = [
+            (cell.median(cost.column), statistics.median(skill.of_cell(cell))) for cell in front
+        ]
+        axes.plot(*zip(*points, strict=True), color="0.35", linewidth=1, zorder=1,
+                  drawstyle="steps-post")  # fmt: skip
+        for cell, point in zip(front, points, strict=True):
+            axes.annotate(
+                f"d{cell.setting['depth']} f{cell.setting['filters']}", point, xytext=(4, -10),
+                textcoords="offset points", fontsize=7, color="0.25",
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_xlabel(f"{cost.name} ({cost.unit})")
+        better = "higher" if skill.higher_is_better else "lower"
+        axes.set_ylabel(f"{skill.name}\n({better} is better)")
+        notes = ["the line is the Pareto front"]
+        if cost.name != "energy":
+            notes.append("time, since not every run measured energy")
+        if cost.is_estimate:
+            notes.append("hollow: energy is an ESTIMATE, not measured")
+        if several:
+            notes.append("runs of several grids, batches, lengths or data: not all comparable")
+        axes.set_title("; ".join(notes), fontsize=9)
+        handles = [Line2D([], [], linestyle="", **look) for look in kinds.values()]
+        _legend(figure, handles, list(kinds), columns=3)
+        return _signed(figure, _runs_of([cells]))
+
+
+def scaling(runs):
+    """Draws speed-up and efficiency over the number of processes.
+
+    Returns:
+      A Figure; a line a setting, bars span pairs of seeds.
+    """
+    cells = table.cells(runs)
+    pairs = claims.scaling_pairs(cells)
+    if not pairs:
+        raise NotDrawn("no two completed runs differ in the number of processes alone")
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+        lines = {}
+        for few, many in pairs:
+            speed = claims.throughput_ratio(few, many)
+            if speed:
+                times = many.setting["world_size"] / few.setting["world_size"]
+                lines.setdefault(id(few), (few, []))[1].append((times, speed))
+        for few, points in lines.values():
+            look = {
+                "color": _precision_color(few.setting["precision"]),
+                "marker": MARKERS[few.setting["depth"] % len(MARKERS)],
+                "capsize": 3,
+                "alpha": 0.8,
+            }
+            times = [1, *(each for each, _ in points)]
+            speeds = [(1, 1, 1), *((s.median, s.least, s.most) for _, s in points)]
+            _line_with_bars(left, times, speeds, **look)
+            shares = [
+                tuple(end / n for end in speed) for n, speed in zip(times, speeds, strict=True)
+            ]
+            _line_with_bars(right, times, shares, **look)
+        most = max(times for _, points in lines.values() for times, _ in points)
+        left.plot([1, most], [1, most], "--", color="0.5", linewidth=1)
+        right.axhline(1, linestyle="--", color="0.5", linewidth=1)
+        for axes in (left, right):
+            axes.set_xlabel(f"processes over {processes(pairs[0][0].setting['world_size'])}")
+            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.set_ylabel("speed-up (throughput)")
+        right.set_ylabel("efficiency (speed-up / processes)")
+        if any(claims.shares_cores(many.setting) for _, many in pairs):
+            left.set_title("processes share the cores of one host", fontsize=9)
+        figure.suptitle("dashed: perfect scaling", fontsize=9)
+        precisions = {few.setting["precision"] for few, _ in pairs}
+        _legend(figure, *_precision_handles(precisions), columns=3)
+        return _signed(figure, _runs_of(pairs))
+
+
+def _line_with_bars(axes, places, spreads, **look):
+    middle, least, most = zip(*spreads, strict=True)
+    below = [a - b for a, b in zip(middle, least, strict=True)]
+    above = [b - a for a, b in zip(middle, most, strict=True)]
+    axes.errorbar(places, middle, yerr=[below, above], **look)
+
+
+def roofline(runs):
+    """Draws achieved FLOP/s against the counted arithmetic intensity of the training step.
+
+    No roof is drawn: no run measures the machine's peak or its bandwidth.
+    """
+    drawn = [
+        run for run in runs
+        if run.row["achieved_flops_per_second"] and run.row["counted_intensity"]
+    ]  # fmt: skip
+    if not drawn:
+        raise NotDrawn("no run has a timed step")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
+        kinds = set()
+        for run in drawn:
+            kind = (run.row["precision"], run.row["world_size"])
+            axes.plot(
+                run.row["counted_intensity"], run.row["achieved_flops_per_second"] / 1e9,
+                linestyle="", color=_precision_color(kind[0]), marker=_process_marker(kind[1]),
+                alpha=0.8, label=None if kind in kinds else f"{kind[0]}, {processes(kind[1])}",
+            )  # fmt: skip
+            kinds.add(kind)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.axes.set_xscale("log")
+            axis.axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_tick_params(which="minor", labelsize=7)
+        axes.set_xlabel("counted arithmetic intensity of a training step (FLOP/byte)")
+        axes.set_ylabel("achieved GFLOP/s, all processes")
+        axes.set_title("no roof is drawn: the machine's peak was not measured by any run",
+                       fontsize=9)  # fmt: skip
+        _legend(figure, *axes.get_legend_handles_labels(), columns=3)
+        return _signed(figure, drawn)
+
+
+def memory_by_size(runs):
+    """Draws the memory of a process against size: counted, and measured where it was."""
+    drawn = [run for run in runs if run.row["counted_step_bytes"] and measured_memory(run.row)]
+    if not drawn:
+        raise NotDrawn("no run knows the peak memory of its processes")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
+        kinds = {}
+        for run in drawn:
+            counted = run.row["counted_step_bytes"] + run.row["counted_state_bytes"]
+            color = _precision_color(run.row["precision"])
+            for what, value, marker in (
+                ("measured", measured_memory(run.row), "o"), ("counted", counted, "_")
+            ):  # fmt: skip
+                look = {"color": color, "marker": marker, "linestyle": ""}
+                kinds[f"{what}, {run.row['precision']}"] = look
+                axes.plot(run.row["trainable_parameters"], value / 2**20, alpha=0.8, **look)
+        on_gpu = any(run.row["peak_gpu_bytes"] for run in drawn)
+        _size_axis(axes)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_ylabel("memory of a process (MiB)")
+        axes.set_title(
+            "measured: peak of the GPU's allocator" if on_gpu else
+            "measured: peak resident memory, with Python and TensorFlow themselves\n"
+            "counted: parameters, moments, gradients and activations", fontsize=9,
+        )  # fmt: skip
+        handles = [Line2D([], [], **look) for look in kinds.values()]
+        _legend(figure, handles, list(kinds), columns=2)
+        return _signed(figure, drawn)
+
+
+def measured_memory(row):
+    """Returns the peak bytes of the fullest process: of its GPU, else resident; None if neither."""
+    return row["peak_gpu_bytes"] or row["peak_rss_bytes"]
+
+
+def power_traces(runs):
+    """Draws the power of up to a dozen runs over time, a panel each, all devices together."""
+    traced = [run for run in runs if run.devices]
+    if not traced:
+        raise NotDrawn("no run has a trace of power: " + _why_no_energy(runs))
+    # Evenly over the runs, so that not only the first ones are seen.
+    drawn = [traced[len(traced) * i // MANY_RUNS] for i in range(MANY_RUNS)]
+    drawn = list(dict.fromkeys(drawn)) if len(traced) > MANY_RUNS else traced
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            rows, columns, figsize=(4 * columns, 2.3 * rows + 0.8), layout="constrained",
+            squeeze=False, sharey=True,
+        )  # fmt: skip
+        for axes, run in zip(panels.flat, drawn, strict=False):
+            for number, (seconds, watts) in enumerate(run.folder.read_power().values()):
+                axes.plot(*_thinned(seconds, watts), linewidth=0.8,
+                          color=COLORS[number % len(COLORS)])  # fmt: skip
+            axes.set_title(label(run.row) + _estimate_mark(run.row), fontsize=7)
+            axes.set_ylim(bottom=0)
+        for axes in panels.flat[len(drawn) :]:
+            axes.axis("off")
+        figure.supxlabel("time since the start (s); a colour a device", fontsize=9)
+        figure.supylabel("power (W)", fontsize=9)
+        if len(drawn) < len(traced):
+            figure.suptitle(f"{len(drawn)} of {len(traced)} runs with a trace", fontsize=9)
+        return _signed(figure, drawn)
+
+
+def _why_no_energy(runs):
+    return "; ".join(
+        dict.fromkeys(run.row["energy_reason"] for run in runs if run.row["energy_reason"])
+    ) or "none was kept"
+
+
+def _thinned(seconds, watts):
+    """Returns a trace of at most MOST_POINTS, least and most of each stretch of a longer one."""
+    if len(seconds) <= MOST_POINTS:
+        return seconds, watts
+    stretch = 2 * len(seconds) // MOST_POINTS + 1
+    kept = []
+    for start in range(0, len(seconds), stretch):
+        places = range(start, min(start + stretch, len(seconds)))
+        known = [i for i in places if watts[i] == watts[i]] or [start]
+        kept += sorted({min(known, key=watts.__getitem__), max(known, key=watts.__getitem__)})
+    return [seconds[i] for i in kept], [watts[i] for i in kept]
+
+
+def power_trace(run, record):
     """Draws one run's power over time, the epochs marked, and the energy of each epoch.
 
     Args:
-      run: (RunFolder, record) of a run that measured or estimated its energy.
+      run: a Run that measured or estimated its energy.
+      record: its record.json.
 
     Returns:
       A Figure; watts of each device against seconds since the start, joules against the epoch.
     """
-    folder, record = run
     energy = record["energy"]
     with plt.rc_context(STYLE):
-        figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.2), layout="constrained")
-        for number, ((host, device), (seconds, watts)) in enumerate(folder.read_power().items()):
+        figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.4), layout="constrained")
+        traces = run.folder.read_power()
+        for number, ((host, device), (seconds, watts)) in enumerate(traces.items()):
             color = COLORS[number % len(COLORS)]
+            seconds, watts = _thinned(seconds, watts)
             above.plot(seconds, watts, color=color, linewidth=1, label=f"{host} {device}")
         for window in energy["windows"]:
             if window["name"] in _WINDOW_COLORS:
@@ -157,47 +461,125 @@ def power_trace(run):
         handles, labels = above.get_legend_handles_labels()
         handles += [Patch(color=color, alpha=0.3) for color in _WINDOW_COLORS.values()]
         labels += [name if name != "epoch" else "training" for name in _WINDOW_COLORS]
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+        _legend(figure, handles, labels, columns=3)
         above.set_ylim(bottom=0)
         above.set_xlabel("time since the start (s)")
         above.set_ylabel("power (W)")
         above.set_title(
-            f"{label(record['config'], record['environment'])}\n"
-            f"energy source: {energy['source']}{_estimate_mark(record)}",
+            f"{label(run.row)}\nenergy source: {energy['source']}{_estimate_mark(run.row)}",
             fontsize=9,
         )
-        known = [
-            (row["epoch"] + 1, row["joules"])
-            for row in folder.read_epochs()
-            if row["joules"] is not None
-        ]
+        known = [(row["epoch"] + 1, row["joules"]) for row in run.epochs
+                 if row["joules"] is not None]  # fmt: skip
         if known:
             below.bar(*zip(*known, strict=True), color=COLORS[0])
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.set_xlabel("epoch")
         below.set_ylabel("energy of training (J)")
-        return figure
+        return _signed(figure, [run])
 
 
 _WINDOW_COLORS = {"idle": "#999999", "epoch": COLORS[2], "validation": COLORS[4]}
 
+# In the order in which they are shown.
+OF_ALL_RUNS = (
+    training_curves, cost_by_size, mixed_speedup, skill_by_cost, scaling, roofline, memory_by_size,
+    power_traces,
+)  # fmt: skip
+CAPTIONS = {
+    "training_curves": "Loss over the epochs",
+    "cost_by_size": "Training time, energy and mean power by size",
+    "mixed_speedup": "How much faster mixed precision trains",
+    "skill_by_cost": "What skill costs",
+    "scaling": "Several processes",
+    "roofline": "Achieved speed by arithmetic intensity",
+    "memory_by_size": "Memory by size",
+    "power_traces": "Power over time",
+}
 
-def label(config, environment):
+
+def _estimate_mark(row):
+    """Returns words for joules that no sensor measured, an empty text otherwise."""
+    return " (an ESTIMATE, not measured)" if row["energy_is_estimate"] else ""
+
+
+def label(row):
     """Returns a run's name in a legend: what sets it apart from other runs."""
     return (
-        f"depth {config['depth']}, {config['filters']} filters, {config['precision']}, "
-        f"{processes(environment['world_size'])}, seed {config['seed']}"
+        f"{model_name(row)}, {row['precision']}, {processes(row['world_size'])}, "
+        f"seed {row['seed']}"
     )
 
 
-def processes(world_size):
-    """Returns '1 process' or 'n processes'."""
-    return f"{world_size} process" + ("es" if world_size > 1 else "")
+def _precision_color(precision):
+    return PRECISION_COLORS.get(precision, COLORS[6])
+
+
+def _process_marker(world_size):
+    return MARKERS[(world_size - 1) % len(MARKERS)]
+
+
+def _precision_handles(precisions):
+    known = sorted(precisions)
+    return [Line2D([], [], color=_precision_color(each)) for each in known], known
+
+
+def _size_axis(axes):
+    axes.set_xscale("log")
+    axes.set_xlabel("trainable parameters")
+    axes.margins(x=0.15)
+
+
+def _legend(figure, handles, labels, columns=3):
+    columns = min(columns, len(labels)) or 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def _runs_of(groups):
+    """Returns the Runs of groups of Cells, each once."""
+    return list(dict.fromkeys(run for cells in groups for cell in cells for run in cell.runs))
+
+
+def _signed(figure, runs):
+    """Writes beneath a figure which runs it was drawn from, and returns it."""
+    names = [run.name for run in runs]
+    if len(names) > 6:
+        folders = sorted({str(run.folder.path.parent) for run in runs})
+        where = ", ".join(folders[:3]) + (" and others" if len(folders) > 3 else "")
+        text = f"{len(names)} runs of {where}: {names[0]} ... {names[-1]}"
+    else:
+        text = f"{'runs' if len(names) > 1 else 'run'}: {', '.join(names)}"
+    figure.get_layout_engine().set(rect=(0, 0.045, 1, 0.955))
+    wide = int(figure.get_figwidth() * 20)
+    if len(text) > wide:
+        text = text[: wide - 4] + " ..."
+    figure.text(0.01, 0.012, text, fontsize=6, color="0.35")
+    return figure
 
 
 def write_figure(figure, folder, name):
-    """Writes `name`.pdf and `name`.png into a Path, whole, and closes the figure."""
+    """Writes `name`.pdf and `name`.png into a Path, whole, closes the figure.
+
+    Returns:
+      It as SVG text to put into HTML: an <svg> element whose ids are its own.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, for all three
     for suffix in (".pdf", ".png"):
         with written_whole(folder / f"{name}{suffix}") as beside:
             figure.savefig(beside)
+    svg = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(svg, format="svg", metadata={"Date": None})
     plt.close(figure)
+    return _inline(svg.getvalue(), name)
+
+
+def _inline(svg, name):
+    """Returns matplotlib's SVG without what only a file of its own needs."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Ids such as "axes_1" are in every figure, and a page has each once.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return svg.strip()

@@ -1,0 +1,207 @@
+"""Says what networks that were not trained would take, from finished runs and counted cost.
+
+    python experiments/plan.py runs/                                       # sizes nearby
+    python experiments/plan.py runs/ --depth 3 4 5 --filters 16 32 --epochs 50 --max-hours 8
+    python experiments/plan.py runs/ --reach 0.35                          # the cheapest that did
+
+What is not given is as in the largest finished run. Each answer comes with its interval, and with
+the error of predicting each measured cell from the others.
+"""
+
+import sys
+
+from keras_nowcast.config import Parser
+from keras_nowcast.errors import InputError
+from keras_nowcast.process import run_script
+
+LISTS = {  # flag: (type, argument of Planner.candidates, help)
+    "depth": (int, "depths", "encoder levels"),
+    "filters": (int, "filters", "filters of the first level"),
+    "precision": (str, "precisions", "precisions of the layers"),
+    "np": (int, "processes", "numbers of processes"),
+}
+SAME = {
+    "grid": (int, "pixels along a side"),
+    "epochs": (int, "epochs to train"),
+    "batch_per_replica": (int, "windows in a batch of one process"),
+    "data": (str, "root of a data set that one of the runs was trained on"),
+}
+BUDGETS = {  # flag: (quantity, its units in one of the flag, help)
+    "max_joules": ("joules", 1, "joules training may take"),
+    "max_hours": ("wall_seconds", 3600, "hours the process may take"),
+    "max_memory_gib": ("memory_bytes", 2**30, "GiB a process may take"),
+}
+
+
+def main():
+    arguments = build_parser().parse_args(sys.argv[1:])
+    check(arguments)
+
+    from keras_nowcast import records
+    from keras_nowcast.study import planner, table
+
+    runs = table.read(records.read_runs(arguments.runs))
+    if arguments.reach is not None:
+        print_reaching(runs, arguments.reach)
+        return
+    planned = planner.Planner(runs)
+    forecasts = forecasts_of(planned, arguments)
+    print_forecasts(forecasts)
+    for flag, (name, factor, _) in BUDGETS.items():
+        most = getattr(arguments, flag)
+        if most is not None:
+            print_largest(forecasts, name, most * factor)
+    print_total(forecasts)
+    print_errors(planned)
+
+
+def build_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("runs", nargs="+", help="run folders, or folders of them")
+    for name, (kind, _, words) in LISTS.items():
+        parser.add_argument(
+            f"--{name}", type=kind, nargs="+", metavar=name.upper(),
+            help=f"{words} (default: those of the runs and the sizes next to them)",
+        )  # fmt: skip
+    for name, (kind, words) in SAME.items():
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=kind, help=f"{words} (default: as in the largest run)")
+    for name, (_, _, words) in BUDGETS.items():
+        flag = "--" + name.replace("_", "-")
+        text = f"name the largest network within so many {words}"
+        parser.add_argument(flag, type=float, help=text)
+    parser.add_argument(
+        "--reach", type=float, metavar="SKILL",
+        help="name the measured run that reached this skill for the least: CSI of the validation, "
+        "mean over thresholds, or its loss where no CSI is known",
+    )  # fmt: skip
+    return parser
+
+
+def check(arguments):
+    """Raises InputError where a flag breaks its rule."""
+    for name in (*BUDGETS, "np"):
+        given = getattr(arguments, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not 0 < value < float("inf"):
+                flag = name.replace("_", "-")
+                raise InputError(f"`--{flag}` must be above 0. Received: {value}.")
+
+
+def forecasts_of(planned, arguments):
+    """Returns the Forecasts asked for; without any list the sizes next to those that were run."""
+    lists = {
+        argument: getattr(arguments, flag)
+        for flag, (_, argument, _) in LISTS.items()
+        if getattr(arguments, flag) is not None
+    }
+    same = {name: getattr(arguments, name) for name in SAME if getattr(arguments, name) is not None}
+    if not lists and not same:
+        return planned.next_sizes()
+    forecasts = [planned.forecast(*each) for each in planned.candidates(**lists, **same)]
+    if not forecasts:
+        raise InputError(
+            "`--depth` must suit the grid, which it halves that often. Received: "
+            f"{' '.join(map(str, arguments.depth))}; give smaller depths, or another --grid."
+        )
+    return forecasts
+
+
+def print_forecasts(forecasts):
+    """One line a network, intervals in brackets."""
+    from keras_nowcast.study.planner import text_row
+
+    rows = [text_row(each) for each in forecasts]
+    header = list(rows[0])
+    lines = [header, *([row[name] for name in header] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(padded).rstrip())
+    for reason in dict.fromkeys(each for row in forecasts for each in row.reasons.values()):
+        print(f"not predicted: {reason}")
+    print()
+
+
+def print_largest(forecasts, name, most):
+    """The largest network within a budget: likely, and sure as far as the interval goes."""
+    from keras_nowcast.study import planner
+
+    words, unit, factor = planner.UNITS[name]
+    likely, sure = planner.largest_within(forecasts, name, most)
+    print(f"{planner.WORDS[name]}, at most {most * factor:g} {unit}:")
+    if likely is None:
+        print("  none of these networks is predicted to be within it")
+    else:
+        print(f"  the largest, as predicted:           {described(likely, name)}")
+    if sure is not None:
+        print(f"  the largest with its whole interval: {described(sure, name)}")
+    elif likely is not None:
+        print("  none is within it with its whole interval")
+    print()
+
+
+def described(forecast, name):
+    """Returns a network and what it takes, in a line."""
+    from keras_nowcast.study import planner
+
+    row = planner.text_row(forecast)
+    note = f"; {row['note']}" if row["note"] else ""
+    return (
+        f"{row['model']}, {row['precision']}, {row['processes']} process(es), "
+        f"{row['parameters']} parameters: {row[planner.UNITS[name][0]]}{note}"
+    )
+
+
+def print_total(forecasts):
+    """How long all of them would take, one after the other."""
+    from keras_nowcast.study import planner
+
+    whole, without = planner.total(forecasts, "wall_seconds")
+    if whole is None:
+        print(f"all {len(forecasts)} one after the other: not predicted")
+        return
+    missing = f", without {without} that could not be predicted" if without else ""
+    print(
+        f"all {len(forecasts)} one after the other{missing}: {whole.scaled(1 / 3600).text('hours')}"
+        ", without writing checkpoints"
+    )
+
+
+def print_errors(planned):
+    """How far off the planner is on the study's own cells."""
+    from keras_nowcast.study import planner
+
+    print("\npredicting each measured cell from the others (leave one out):")
+    for name, words in planner.WORDS.items():
+        errors = planned.errors[name]
+        said = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
+        print(f"  {words}: {said}")
+
+
+def print_reaching(runs, level):
+    """What the measured runs had cost when they reached a skill, the cheapest first."""
+    from keras_nowcast.study import planner, table
+
+    skill = table.validation_skill(runs)
+    if skill is None:
+        raise InputError("`runs` must be completed runs with a validation. Received: none scored.")
+    found = planner.reaching(runs, skill, level)
+    if not found:
+        scores = [skill.of(row) for run in runs if run.is_completed for row in run.epochs]
+        known = [score for score in scores if score is not None]
+        best = max(known) if skill.higher_is_better else min(known)
+        print(f"no measured run reached {skill.name} of {level:g}; the best was {best:.4f}")
+        return
+    print(f"{skill.name} of {level:g}, as measured, the cheapest first:")
+    for each in found:
+        estimate = " (an ESTIMATE, not measured)" if each.run.row["energy_is_estimate"] else ""
+        joules = "energy not measured here" if each.joules is None else (
+            f"{each.joules:.4g} J{estimate}"
+        )
+        print(f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch}")
+    print("Skill is not predicted for networks that were not run.")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,594 @@
+"""The paper's claims, each with this study's own numbers beside the paper's.
+
+A claim is answered from completed runs alone. Where they do not hold what it needs, its answer is
+'not measured here' and why. docs/study.md says how each number is made.
+
+Two things are called faster, and they differ: throughput (windows trained a second) and time to
+quality (seconds of training until the loss level that the slower-converging of the two reached).
+"""
+
+import itertools
+import statistics
+from dataclasses import dataclass
+
+from keras_nowcast.study import table
+
+NOT_MEASURED = "not measured here"
+PAPER = "arXiv 2008.08062"
+PAPER_DEPTH = 4
+PAPER_PARAMETERS_PERCENT = 1549
+PAPER_ENERGY_PERCENT = 63.22
+# What sets one size of network apart from another.
+SIZE = ("depth", "filters", "center_filters")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and what this study has to say of it.
+
+    Attributes:
+      title: what is asked.
+      paper: what the paper says of it, or that no figure of it is at hand.
+      answer: this study's, in words and numbers.
+      is_measured: whether there were data for an answer.
+      rows: the comparisons behind it, dicts of text with the same keys.
+      notes: lines on how to read it.
+    """
+
+    title: str
+    paper: str
+    answer: str
+    is_measured: bool
+    rows: tuple = ()
+    notes: tuple = ()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number measured several times: its median, least and most, and how often."""
+
+    median: float
+    least: float
+    most: float
+    count: int
+
+    def text(self, form):
+        """Returns '1.32 (1.20 to 1.41, 3 times)', the median alone where it was measured once."""
+        middle = format(self.median, form)
+        if self.count == 1:
+            return middle
+        return f"{middle} ({self.least:{form}} to {self.most:{form}}, {self.count} times)"
+
+
+def spread(values):
+    """Returns the Spread of numbers, without those that are None; None where none is left."""
+    known = [value for value in values if value is not None]
+    return Spread(statistics.median(known), min(known), max(known), len(known)) if known else None
+
+
+def claims(runs):
+    """Returns the paper's Claims, answered from Runs (`table.read`)."""
+    cells = table.cells(runs)
+    skill = table.choose_skill(runs)
+    return [
+        mixed_precision(cells, skill),
+        more_parameters(cells, skill),
+        larger_models(cells, skill),
+        data_parallel(cells),
+    ]
+
+
+def mixed_precision(cells, skill):
+    """Mixed precision's time and energy against float32's, and whether the skill is equal."""
+    title = "Mixed precision: less time and energy at equal skill?"
+    paper = f"Training time falls significantly with no loss of model performance ({PAPER})."
+    pairs = precision_pairs(cells)
+    if not pairs:
+        return _not_measured(
+            title, paper,
+            "it needs a completed run in float32 and one in mixed precision that differ in nothing "
+            "else but the seed",
+        )  # fmt: skip
+    compared = [_precision_row(plain, mixed, skill) for plain, mixed in pairs]
+    sentences = []
+    for policy in dict.fromkeys(mixed.setting["precision"] for _, mixed in pairs):
+        mine = [row for row in compared if row["precision"] == policy]
+        sentences += _precision_sentences(policy, mine, skill)
+    notes = [
+        "Throughput and time to quality: seconds of float32 over seconds of mixed precision, above "
+        "1 where mixed precision is faster. Time to quality counts whole epochs until the "
+        "validation loss that the slower-converging of the two reached. Energy: joules a window of "
+        "mixed precision over those of float32.",
+    ]
+    return Claim(title, paper, " ".join(sentences), True, _texts(compared), tuple(notes))
+
+
+def precision_pairs(cells):
+    """Returns (float32, mixed precision) Cells that differ in nothing else."""
+    return [
+        (plain, mixed)
+        for alike in table.group(cells, "precision", "fp16_allreduce")
+        for plain in alike
+        for mixed in alike
+        if plain.setting["precision"] == "float32" and mixed.setting["precision"] != "float32"
+    ]
+
+
+def throughput_ratio(first, second):
+    """Returns the Spread of the second Cell's windows a second over the first's; None without."""
+    return spread(_ratio(b, a, "samples_per_second") for a, b in _paired(first, second))
+
+
+def quality_ratio(first, second):
+    """Returns the Spread of `time_to_quality_ratio` over pairs of the Cells' runs, or None."""
+    return spread(time_to_quality_ratio(a, b) for a, b in _paired(first, second))
+
+
+def _energy_ratio(first, second):
+    pairs = _paired(first, second)
+    return _energy(
+        spread(_ratio(b, a, "joules_per_sample") for a, b in pairs), _RATIO, first, second
+    )
+
+
+def _precision_row(plain, mixed, skill):
+    return {
+        "precision": mixed.setting["precision"],
+        "model": model_name(mixed.setting),
+        "parameters": f"{mixed.median('trainable_parameters'):,}",
+        "processes": str(mixed.setting["world_size"]),
+        "seeds": f"{len(plain.runs)} and {len(mixed.runs)}",
+        "throughput": throughput_ratio(plain, mixed),
+        "time to quality": quality_ratio(plain, mixed),
+        "energy": _energy_ratio(plain, mixed),
+        "skill": _skill_verdict(plain, mixed, skill),
+    }
+
+
+def _precision_sentences(policy, rows, skill):
+    rates = spread(row["throughput"] and row["throughput"].median for row in rows)
+    quality = spread(row["time to quality"] and row["time to quality"].median for row in rows)
+    yield f"{policy}, over {_counted(len(rows), 'cell')}:"
+    if rates:
+        yield f"throughput {_over_cells(rates, '.2f')} times float32's;"
+    if quality:
+        yield f"to the same validation loss {_over_cells(quality, '.2f')} times as fast;"
+    else:
+        yield f"time to the same validation loss {NOT_MEASURED}, no level was reached by both;"
+    energies = [row["energy"] for row in rows if row["energy"].spread]
+    if energies:
+        ratio = spread(each.spread.median for each in energies)
+        yield f"energy {_over_cells(ratio, '.2f')} times float32's{_mark(energies)};"
+    else:
+        yield f"energy {NOT_MEASURED} ({_why_no_energy(rows)});"
+    told = [row["skill"] for row in rows if row["skill"].is_told]
+    if told:
+        alike = sum(each.is_equal for each in told)
+        yield (
+            f"{skill.name} equal within the spread of the seeds in {alike} of the "
+            f"{_counted(len(told), 'cell')} with several seeds."
+        )
+    else:
+        yield f"whether the skill is equal is {NOT_MEASURED}: no cell has several seeds of both."
+
+
+def more_parameters(cells, skill):
+    """More parameters against more energy and time, at the paper's number of encoding levels."""
+    title = f"More parameters against more energy, at {PAPER_DEPTH} encoding levels"
+    paper = (
+        f"+{PAPER_PARAMETERS_PERCENT} % trainable parameters cost +{PAPER_ENERGY_PERCENT} % energy "
+        f"for a UNet with {PAPER_DEPTH} encoding levels ({PAPER}); which two models is not said."
+    )
+    deep = [cell for cell in cells if cell.setting["depth"] == PAPER_DEPTH]
+    ladders = [ladder for ladder in map(_by_size, table.group(deep, *SIZE)) if len(ladder) > 1]
+    if not ladders:
+        return _not_measured(
+            title, paper,
+            f"it needs two completed runs of --depth {PAPER_DEPTH} that differ in their filters "
+            "alone",
+        )  # fmt: skip
+    pairs = [pair for ladder in ladders for pair in _told_pairs(ladder)]
+    compared = [_size_row(small, large, skill) for small, large in pairs]
+    closest = min(compared, key=_far_from_paper)
+    energies = [row["energy"] for row in compared if row["energy"].spread]
+    if energies:
+        closest = min((row for row in compared if row["energy"].spread), key=_far_from_paper)
+        cost = f"{closest['energy'].spread.text('+.1f')} % energy{_mark([closest['energy']])}, "
+    else:
+        cost = f"energy {NOT_MEASURED} ({_why_no_energy(compared)}), "
+    time = closest["time"]
+    answer = (
+        f"{closest['from']} to {closest['to']} in {closest['precision']}, the pair closest to the "
+        f"paper's of those measured here: {closest['parameters']:+,.0f} % trainable parameters, "
+        f"{cost}{time.text('+.1f') + ' % time' if time else 'time ' + NOT_MEASURED}."
+    )
+    notes = (
+        "Of every setting, smallest to largest and the pair closest to the paper's. Time and "
+        "energy are those of a trained window; the spread is over pairs of seeds.",
+    )
+    return Claim(title, paper, answer, True, _texts(compared), notes)
+
+
+def _far_from_paper(row):
+    return abs(row["parameters"] - PAPER_PARAMETERS_PERCENT)
+
+
+def _told_pairs(ladder):
+    """Returns the smallest and largest of a ladder, and the pair nearest the paper's increase."""
+    pairs = list(itertools.combinations(ladder, 2))
+    nearest = min(
+        pairs, key=lambda pair: abs(_growth_percent(*pair) - PAPER_PARAMETERS_PERCENT)
+    )
+    ends = (ladder[0], ladder[-1])
+    return [ends] if nearest == ends else [ends, nearest]
+
+
+def _size_row(small, large, skill):
+    both = [table.increases(a.row, b.row, skill) for a, b in _paired(small, large)]
+    return {
+        "from": model_name(small.setting),
+        "to": model_name(large.setting),
+        "precision": small.setting["precision"],
+        "processes": str(small.setting["world_size"]),
+        "parameters": _growth_percent(small, large),
+        "time": spread(each["time"] for each in both),
+        "energy": _energy(spread(each["energy"] for each in both), _PERCENT, small, large),
+        "skill": spread(each["skill_difference"] for each in both),
+    }
+
+
+def larger_models(cells, skill):
+    """What skill larger models bring, and what each step up costs."""
+    title = "Larger models: what more skill costs"
+    paper = f"No figure of {PAPER} is at hand for it but that of the second claim."
+    if skill is None:
+        return _not_measured(title, paper, "no score is known of all completed runs")
+    ladders = [each for each in map(_by_size, table.group(cells, *SIZE)) if len(each) > 1]
+    if not ladders:
+        return _not_measured(
+            title, paper, "it needs two completed runs that differ in the size of the network alone"
+        )
+    compared, sentences = [], []
+    for ladder in ladders:
+        cost = cost_of_cells(ladder)
+        if cost is None:
+            continue
+        front = pareto_cells(ladder, skill, cost)
+        steps = [_step_row(a, b, skill, cost) for a, b in itertools.pairwise(front)]
+        compared += steps
+        sentences.append(_front_sentence(ladder, front, skill, cost))
+    if not sentences:
+        return _not_measured(title, paper, "neither time nor energy is known of the runs")
+    notes = (
+        "Along the Pareto front of each setting: from each network that no other beats in both "
+        f"cost and skill to the next. Skill is {skill.name}, "
+        f"{'higher' if skill.higher_is_better else 'lower'} is better, the median over seeds. A "
+        "gain smaller than the spread of the seeds is none that was shown.",
+    )
+    return Claim(title, paper, " ".join(sentences), True, _texts(compared), notes)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What cells are compared by: energy where all measured it, else time.
+
+    Attributes:
+      column: of the table, per epoch.
+      name, unit: in words.
+      is_estimate: whether the energy of any is an estimate.
+    """
+
+    column: str
+    name: str
+    unit: str
+    is_estimate: bool = False
+
+    @property
+    def label(self):
+        """Returns its name, with the mark of an estimate where it is one."""
+        return self.name + (" (an ESTIMATE, not measured)" if self.is_estimate else "")
+
+
+def cost_of_cells(cells):
+    """Returns the Cost by which all these cells can be compared, None where there is none."""
+    if all(cell.median("joules_per_epoch") is not None for cell in cells):
+        estimate = any(is_estimate(cell) for cell in cells)
+        return Cost("joules_per_epoch", "energy", "J per epoch", estimate)
+    if all(cell.median("seconds_per_epoch") is not None for cell in cells):
+        return Cost("seconds_per_epoch", "training time", "s per epoch")
+    return None
+
+
+def pareto_cells(cells, skill, cost):
+    """Returns the cells that none of the others beats in both cost and skill, cheapest first."""
+    sign = 1 if skill.higher_is_better else -1
+    points = [
+        (cell.median(cost.column), sign * statistics.median(skill.of_cell(cell))) for cell in cells
+    ]
+    return [cells[i] for i in table.pareto(points)]
+
+
+def _step_row(small, large, skill, cost):
+    gain = statistics.median(skill.of_cell(large)) - statistics.median(skill.of_cell(small))
+    more = table.increase_percent(small.median(cost.column), large.median(cost.column))
+    chance = _seed_range(small, large, skill)
+    return {
+        "from": model_name(small.setting),
+        "to": model_name(large.setting),
+        "precision": small.setting["precision"],
+        "processes": str(small.setting["world_size"]),
+        "parameters": _growth_percent(small, large),
+        "cost": f"{more:+.1f} % {cost.label}",
+        "skill": f"{gain:+.4f}",
+        "spread of seeds": NOT_MEASURED if chance is None else f"{chance:.4f}",
+    }
+
+
+def _front_sentence(ladder, front, skill, cost):
+    setting = ladder[0].setting
+    where = f"{setting['precision']}, {processes(setting['world_size'])}"
+    first, last = front[0], front[-1]
+    if len(front) == 1:
+        return (
+            f"{where}: of {len(ladder)} networks the cheapest, {model_name(first.setting)}, is "
+            f"also the most skilful ({skill.name} {statistics.median(skill.of_cell(first)):.4f})."
+        )
+    more = table.increase_percent(first.median(cost.column), last.median(cost.column))
+    return (
+        f"{where}: {model_name(first.setting)} to {model_name(last.setting)}, "
+        f"{_growth_percent(first, last):+,.0f} % trainable parameters, {more:+.1f} % {cost.label}, "
+        f"{skill.name} {statistics.median(skill.of_cell(first)):.4f} to "
+        f"{statistics.median(skill.of_cell(last)):.4f}; {len(front)} of {len(ladder)} networks are "
+        "on the front."
+    )
+
+
+def data_parallel(cells):
+    """Speed-up and efficiency of several processes against the fewest of the same setting."""
+    title = "Data-parallel training: speed-up and efficiency"
+    paper = (
+        "No figure of the paper is at hand; the same group's earlier one (arXiv 1908.10964) cut "
+        "training from 59 hours to just over 1 hour by data parallelism."
+    )
+    pairs = scaling_pairs(cells)
+    if not pairs:
+        return _not_measured(
+            title, paper,
+            "it needs two completed runs that differ in the number of processes alone",
+        )  # fmt: skip
+    compared = [_scaling_row(few, many) for few, many in pairs]
+    sentences = []
+    for few, many in sorted({(r["from"], r["processes"]) for r in compared}):
+        mine = [row for row in compared if (row["from"], row["processes"]) == (few, many)]
+        speed = spread(row["speed-up"] and row["speed-up"].median for row in mine)
+        if speed is None:
+            continue
+        quality = spread(row["time to quality"] and row["time to quality"].median for row in mine)
+        efficiency = spread(row["efficiency"].median for row in mine if row["efficiency"])
+        sentences.append(
+            f"{many} processes against {few}, over {_counted(len(mine), 'cell')}: throughput "
+            f"{_over_cells(speed, '.2f')} times, efficiency {_over_cells(efficiency, '.0%')}; to "
+            "the same validation loss "
+            + (f"{_over_cells(quality, '.2f')} times as fast." if quality else f"{NOT_MEASURED}.")
+        )
+    notes = [
+        "Each process keeps its batch, so the global batch grows with the processes, and so does "
+        "the learning rate. Efficiency is the speed-up over the ratio of processes."
+    ]
+    shared = [many for _, many in pairs if shares_cores(many.setting)]
+    if shared:
+        notes.append(
+            "Without a GPU of its own, each process shares the cores of one host with the others: "
+            f"{max(cell.setting['world_size'] for cell in shared)} processes on "
+            f"{shared[0].setting['cores']} cores here. That is no measure of a cluster."
+        )
+    return Claim(title, paper, " ".join(sentences), bool(sentences), _texts(compared), tuple(notes))
+
+
+def scaling_pairs(cells):
+    """Returns (few, many) Cells that differ in the number of processes alone, few the fewest."""
+    pairs = []
+    for alike in table.group(cells, "world_size", "hosts", "gpus"):
+        # Of one number of processes there may be several: the same GPUs, on one host or on two.
+        ordered = sorted(alike, key=lambda cell: cell.setting["world_size"])
+        first = ordered[0]
+        pairs += [
+            (first, each)
+            for each in ordered[1:]
+            if each.setting["world_size"] > first.setting["world_size"]
+        ]
+    return pairs
+
+
+def shares_cores(setting):
+    """Whether its processes compute on the cores of one host."""
+    return not setting["gpus"] and setting["world_size"] > (setting["hosts"] or 1)
+
+
+def _scaling_row(few, many):
+    times = many.setting["world_size"] / few.setting["world_size"]
+    speed = throughput_ratio(few, many)
+    efficiency = speed and Spread(
+        speed.median / times, speed.least / times, speed.most / times, speed.count
+    )
+    return {
+        "model": model_name(many.setting),
+        "precision": many.setting["precision"],
+        "from": str(few.setting["world_size"]),
+        "processes": str(many.setting["world_size"]),
+        "speed-up": speed,
+        "efficiency": efficiency,
+        "time to quality": quality_ratio(few, many),
+        "energy": _energy_ratio(few, many),
+    }
+
+
+def time_to_quality_ratio(slow, fast):
+    """Returns seconds of `slow` over seconds of `fast` until the level both reached, or None.
+
+    The level is the validation loss of the slower-converging of the two: the higher of their
+    lowest. Seconds are of training, whole epochs.
+    """
+    level = common_level(slow, fast)
+    if level is None:
+        return None
+    a, b = seconds_to(slow.epochs, level), seconds_to(fast.epochs, level)
+    return a / b if a and b else None
+
+
+def common_level(*runs):
+    """Returns the lowest validation loss that every one of the Runs reached, None if unknown."""
+    lowest = [
+        min((row["val_loss"] for row in run.epochs if row["val_loss"] is not None), default=None)
+        for run in runs
+    ]
+    return None if None in lowest else max(lowest)
+
+
+def seconds_to(epochs, level):
+    """Returns the seconds of training until the first epoch whose validation loss is `level`."""
+    seconds = 0.0
+    for row in epochs:
+        seconds += row["seconds"]
+        if row["val_loss"] is not None and row["val_loss"] <= level:
+            return seconds
+    return None
+
+
+def is_estimate(cell):
+    """Whether the energy of any run of a cell is an estimate, which no sensor measured."""
+    return any(run.row["energy_is_estimate"] for run in cell.runs)
+
+
+def model_name(setting):
+    """Returns 'depth 4, 16 filters', with the centre's where they are not the default."""
+    default = table.default_center_filters(setting["depth"], setting["filters"])
+    other = setting["center_filters"] != default
+    center = f", {setting['center_filters']} in the centre" if other else ""
+    return f"depth {setting['depth']}, {setting['filters']} filters{center}"
+
+
+def processes(world_size):
+    """Returns '1 process' or 'n processes'."""
+    return _counted(world_size, "process", "processes")
+
+
+@dataclass(frozen=True)
+class _Energy:
+    """A ratio or increase of energy; `spread` is None where it was not measured."""
+
+    spread: Spread | None
+    form: str
+    is_estimate: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Whether two skills are equal within the spread of the seeds; not told from single seeds."""
+
+    text: str
+    is_told: bool
+    is_equal: bool
+
+
+_RATIO, _PERCENT = ".2f", "+.1f"
+
+
+def _energy(of_pairs, form, *cells):
+    reasons = [run.row["energy_reason"] for cell in cells for run in cell.runs]
+    reason = next((each for each in reasons if each), "the runs share no measure of it")
+    return _Energy(of_pairs, form, any(map(is_estimate, cells)), reason)
+
+
+def _mark(energies):
+    return " (an ESTIMATE, not measured)" if any(each.is_estimate for each in energies) else ""
+
+
+def _why_no_energy(rows):
+    return "; ".join(dict.fromkeys(row["energy"].reason for row in rows))
+
+
+def _skill_verdict(plain, mixed, skill):
+    if skill is None:
+        return _Verdict(NOT_MEASURED, False, False)
+    one, other = skill.of_cell(plain), skill.of_cell(mixed)
+    difference = statistics.median(other) - statistics.median(one)
+    text = f"{statistics.median(one):.4f}, {statistics.median(other):.4f} ({difference:+.4f})"
+    chance = _seed_range(plain, mixed, skill)
+    if chance is None:
+        return _Verdict(f"{text}; one seed, equality not told", False, False)
+    equal = abs(difference) <= chance
+    better = (difference > 0) == skill.higher_is_better
+    verdict = "equal within" if equal else f"{'better' if better else 'worse'} by more than"
+    return _Verdict(f"{text}; {verdict} the spread of the seeds, {chance:.4f}", True, equal)
+
+
+def _seed_range(first, second, skill):
+    """Returns the wider of the two cells' ranges over seeds; None unless both have several."""
+    if len(first.runs) < 2 or len(second.runs) < 2:
+        return None
+    return max(max(each) - min(each) for each in (skill.of_cell(first), skill.of_cell(second)))
+
+
+def _paired(first, second):
+    """Returns pairs of Runs of the same seed; all pairs where no seed is in both cells."""
+    everything = list(itertools.product(first.runs, second.runs))
+    alike = [(a, b) for a, b in everything if a.row["seed"] == b.row["seed"]]
+    return alike or everything
+
+
+def _ratio(above, below, column):
+    a, b = above.row[column], below.row[column]
+    return a / b if a is not None and b else None
+
+
+def _by_size(cells):
+    return sorted(cells, key=lambda cell: cell.median("trainable_parameters"))
+
+
+def _growth_percent(small, large):
+    return table.increase_percent(
+        small.median("trainable_parameters"), large.median("trainable_parameters")
+    )
+
+
+def _over_cells(of_cells, form):
+    middle = format(of_cells.median, form)
+    if of_cells.count == 1:
+        return middle
+    return f"{middle} ({of_cells.least:{form}} to {of_cells.most:{form}})"
+
+
+def _counted(number, word, words=None):
+    return f"{number} {word if number == 1 else words or word + 's'}"
+
+
+def _not_measured(title, paper, why):
+    return Claim(title, paper, f"{NOT_MEASURED}: {why}.", False)
+
+
+_FORMS = {"efficiency": ".0%", "time": "+.1f", "skill": "+.4f"}
+
+
+def _texts(rows):
+    """Returns the rows of a claim with every value as text."""
+    return tuple({name: _text(name, value) for name, value in row.items()} for row in rows)
+
+
+def _text(name, value):
+    if isinstance(value, str):
+        return value
+    if isinstance(value, _Verdict):
+        return value.text
+    if isinstance(value, _Energy):
+        if value.spread is None:
+            return NOT_MEASURED
+        unit = " %" if value.form == _PERCENT else ""
+        return value.spread.text(value.form) + unit + _mark([value])
+    if isinstance(value, Spread):
+        unit = " %" if name == "time" else ""
+        return value.text(_FORMS.get(name, ".2f")) + unit
+    if value is None:
+        return NOT_MEASURED
+    return f"{value:+,.0f} %"

@@ -1,0 +1,585 @@
+"""What runs that were not made would take, from those that were and from counted cost.
+
+Seconds of a training step are a sum of parts that cannot be negative, one set of rates for each
+precision: starting each layer's operations, moving bytes, computing, and updating the parameters
+(`step_terms`). Joules of a step have the same form, because power times each part's time has; the
+memory of a process is a base and a multiple of what is counted. The rates are those of the least
+squared relative error over the completed cells.
+
+Several processes share a machine in ways that no count tells, so a number of processes other than
+the one most cells have is a factor on the law of that one, and a time for each byte of gradients
+exchanged.
+
+How good this is, is measured: every cell is predicted from the others (`leave_one_out`), and the
+errors of those predictions are the intervals. docs/study.md says more.
+"""
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_nowcast.config import RunConfig
+from keras_nowcast.data.pipeline import steps_per_epoch
+from keras_nowcast.errors import InputError
+from keras_nowcast.model.precision import choose_precision
+from keras_nowcast.model.sizes import MAX_DEPTH
+from keras_nowcast.study import table
+from keras_nowcast.study.claims import model_name
+
+QUANTITIES = ("seconds", "wall_seconds", "joules", "memory_bytes")
+WORDS = {
+    "seconds": "time of training",
+    "wall_seconds": "time of the process (set-up, training, validation)",
+    "joules": "energy of training",
+    "memory_bytes": "peak memory of a process",
+}
+# How they are shown: a short name, the unit, and how many of it make one of the quantity's own.
+UNITS = {
+    "seconds": ("training", "s", 1),
+    "wall_seconds": ("process", "s", 1),
+    "joules": ("energy", "J", 1),
+    "memory_bytes": ("memory", "MiB", 2**-20),
+}
+SHARE = 0.9  # of leave-one-out errors that an interval is to hold
+FEWEST_CELLS = 3  # of a precision, to fit anything
+# The sides of the blocks in which vector instructions handle channels: a convolution of 4 channels
+# takes nearly as long as one of 16. Choice: 16 fits float32 and bfloat16 on a CPU with AVX-512.
+CHANNEL_BLOCK = 16
+_MACHINE = ("cpu", "cores", "gpus", "hosts")
+# What decides the number of windows of an epoch.
+_WINDOWS = ("data", "window_stride", "max_windows", "max_missing", "train_before", "test_from",
+            "authors_split")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A predicted number.
+
+    Attributes:
+      value: the prediction.
+      low, high: between them lies, by the errors of leaving one cell out, a share of the truths.
+      share: that share; below SHARE where there are too few cells for it.
+    """
+
+    value: float
+    low: float
+    high: float
+    share: float
+
+    def text(self, unit):
+        """Returns '12.3 (10.1 to 15.0) s'."""
+        value, low, high = (f"{each:.3g}" for each in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high}) {unit}"
+
+    def scaled(self, factor):
+        """Returns it in another unit."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor, self.share)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a cell would take; None where it cannot be said, and why in `reasons`.
+
+    Attributes:
+      setting: dict of the cell's configuration, its world_size and its centre's filters.
+      parameters: trainable ones.
+      seconds: of training, all epochs.
+      wall_seconds: of the process: set-up, training and validation, without writing checkpoints.
+      joules: of training, all epochs.
+      memory_bytes: peak of its fullest process, on the GPU where there is one, else resident.
+      reasons: {name of a quantity: why there is none}.
+      is_estimate: whether the joules rest on runs whose energy was an estimate.
+      is_extrapolated: whether a step of it computes more, or less, than any measured one.
+    """
+
+    setting: dict
+    parameters: int
+    seconds: Interval | None = None
+    wall_seconds: Interval | None = None
+    joules: Interval | None = None
+    memory_bytes: Interval | None = None
+    reasons: dict = field(default_factory=dict)
+    is_estimate: bool = False
+    is_extrapolated: bool = False
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far predictions of cells from the other cells were off.
+
+    Attributes:
+      percent: one an error, signed, predicted over measured.
+    """
+
+    percent: tuple
+
+    @property
+    def median(self):
+        """The median of their sizes, percent."""
+        return statistics.median(map(abs, self.percent))
+
+    def text(self):
+        """Returns 'median 4.2 %, at most 13.0 %, over 24 cells'."""
+        worst = max(map(abs, self.percent))
+        return f"median {self.median:.1f} %, at most {worst:.1f} %, over {len(self.percent)} cells"
+
+    @property
+    def factor(self):
+        """(factor, share): a truth lies within this factor of its prediction, in this share.
+
+        Source: the jackknife as conformal prediction has it: of n errors, the n + 1 times the
+        share smallest; with too few of them the largest, which holds n of n + 1.
+        """
+        sizes = sorted(abs(math.log1p(each / 100)) for each in self.percent)
+        rank = min(len(sizes), math.ceil((len(sizes) + 1) * SHARE))
+        return math.exp(sizes[rank - 1]), min(SHARE, rank / (len(sizes) + 1))
+
+
+def predict(cells, runs):
+    """Returns a Forecast for each cell, from what `records.read_runs` gives.
+
+    Args:
+      cells: iterable of (config, processes, windows_per_epoch): a RunConfig, the number of
+        processes, and the windows of an epoch, None for those of a completed run on the same data.
+      runs: list of (RunFolder, record); may be empty.
+    """
+    planner = Planner(table.read(runs))
+    return [planner.forecast(*cell) for cell in cells]
+
+
+def total(forecasts, name):
+    """Returns (Interval, number without): the sum of one quantity over Forecasts.
+
+    The ends are the sums of the ends, as if all predictions erred together. None where no forecast
+    has the quantity.
+    """
+    known = [getattr(each, name) for each in forecasts if getattr(each, name) is not None]
+    if not known:
+        return None, len(forecasts)
+    ends = (sum(getattr(each, end) for each in known) for end in ("value", "low", "high"))
+    return Interval(*ends, min(each.share for each in known)), len(forecasts) - len(known)
+
+
+def step_terms(cost, precision, windows, batch):
+    """Returns what a step of one process is made of, for the rates to multiply.
+
+    Args:
+      cost: the Cost of the network.
+      precision: a mixed or float32 policy.
+      windows: in the step, of one process; may be a fraction, the mean over an epoch's steps.
+      batch: the batch of a process, for what is moved once a batch.
+
+    Returns:
+      (FLOPs computed with channels filled up to blocks, bytes moved by the layers, layers, bytes
+      moved by the optimizer): the order in which few cells can tell them apart.
+    """
+    computed = moved = 0.0
+    for layer in cost.layers:
+        fill = _filled(layer.input_channels) * _filled(layer.channels) if layer.kernel else 1
+        computed += fill * layer.training_flops
+        moved += layer.training_bytes_moved(precision, batch)
+    return windows * computed, windows * moved, len(cost.layers), cost.optimizer_bytes_moved
+
+
+def _filled(channels):
+    return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK / channels
+
+
+def memory_terms(cost, precision, batch):
+    """Returns what the memory of a process is made of: counted bytes, and the base of 1."""
+    return cost.step_bytes(precision, batch) + cost.state_bytes, 1
+
+
+def fit_rates(terms, values):
+    """Returns the rates, none below 0, whose sums come closest to values in relative error.
+
+    Exact: the best of the least-squares solutions on all subsets of the terms that are feasible.
+    Terms beyond one less than there are values are left out (their rates 0).
+
+    Args:
+      terms: (n, k) array.
+      values: n numbers above 0.
+    """
+    terms = np.asarray(terms, float)
+    relative = terms / np.asarray(values, float)[:, None]
+    scale = relative.max(axis=0)
+    scale[scale == 0] = 1
+    relative /= scale
+    usable = range(min(terms.shape[1], max(1, len(terms) - 1)))
+    best, rates = math.inf, np.zeros(terms.shape[1])
+    for count in range(1, len(usable) + 1):
+        for chosen in map(list, itertools.combinations(usable, count)):
+            solution = np.linalg.lstsq(relative[:, chosen], np.ones(len(terms)), rcond=None)[0]
+            misfit = np.sum((relative[:, chosen] @ solution - 1) ** 2)
+            if (solution >= 0).all() and misfit < best - 1e-12:
+                best, rates = misfit, np.zeros(terms.shape[1])
+                rates[chosen] = solution
+    return rates / scale
+
+
+class Planner:
+    """The laws that completed runs of one machine follow.
+
+    Args:
+      runs: list of Run; where they are of several machines, the one with most cells counts.
+
+    Attributes:
+      cells: the Cells the laws are fitted to.
+      machine: dict of what tells it apart; None without runs.
+      left_out: how many cells of other machines there are.
+    """
+
+    def __init__(self, runs):
+        everything = table.cells(runs)
+        machines = Counter(map(_machine, everything))
+        chosen = machines.most_common(1)[0][0] if machines else None
+        self.machine = chosen and dict(chosen)
+        self.cells = [cell for cell in everything if _machine(cell) == chosen]
+        self.left_out = len(everything) - len(self.cells)
+        self._points = {name: self._known(name) for name in QUANTITIES}
+        self.errors = {name: leave_one_out(points) for name, points in self._points.items()}
+        self._laws = {name: Laws(points) for name, points in self._points.items()}
+
+    def _known(self, quantity):
+        return [point for cell in self.cells if (point := _point(cell, quantity)) is not None]
+
+    def forecast(self, config, processes, windows=None):
+        """Returns the Forecast of a cell; arguments as in `predict`."""
+        fields = {
+            name: value
+            for name, value in dataclasses.asdict(config).items()
+            if name not in ("run_dir", "resume")
+        }
+        fields["precision"] = choose_precision(config.precision, ())[0]
+        fields["center_filters"] = table.center_filters(fields)
+        cost = table.count_config(fields)
+        fields["world_size"] = processes
+        forecast = {"setting": fields, "parameters": cost.trainable_parameters}
+        if not self.cells:
+            reasons = dict.fromkeys(QUANTITIES, "there is no completed run to go by")
+            return Forecast(**forecast, reasons=reasons)
+        windows = windows or self._windows(fields)
+        values, reasons, outside = {}, {}, False
+        for quantity in QUANTITIES:
+            if windows is None and quantity != "memory_bytes":
+                reasons[quantity] = "no completed run tells how many windows these data have"
+                continue
+            point = _new_point(fields, cost, windows or 1, quantity)
+            value, reason = self._laws[quantity].value(point)
+            errors = self.errors[quantity]
+            if not self._points[quantity]:
+                reasons[quantity] = self.why_no_errors(quantity)
+            elif value is None:
+                reasons[quantity] = reason
+            elif errors is None:
+                reasons[quantity] = "too few completed cells to tell how far off it would be"
+            else:
+                factor, share = errors.factor
+                values[quantity] = Interval(value, value / factor, value * factor, share)
+                outside |= quantity == "seconds" and self._is_outside(point)
+        estimate = any(
+            run.row["energy_is_estimate"]
+            for point in self._points["joules"]
+            for run in point.cell.runs
+        )
+        return Forecast(
+            **forecast, **values, reasons=reasons, is_estimate=estimate, is_extrapolated=outside
+        )
+
+    def why_no_errors(self, quantity):
+        """Returns why a quantity has no Errors."""
+        if not self.cells:
+            return "there is no completed run"
+        if not self._points[quantity]:
+            return "no completed run measured it" + (
+                f" ({self.cells[0].runs[0].row['energy_reason']})" if quantity == "joules" else ""
+            )
+        return f"a precision needs more than {FEWEST_CELLS} completed cells for it"
+
+    def candidates(self, depths=None, filters=None, precisions=None, processes=None, **fields):
+        """Returns (RunConfig, processes) of every combination, all else as in the largest cell.
+
+        Args:
+          depths, filters, precisions, processes: lists; None for what was measured.
+          fields: of RunConfig, to change.
+
+        Raises:
+          InputError: no completed run tells what is not given, or a field breaks its rule.
+        """
+        base = self._largest()
+        axes = (
+            depths or self._measured_values("depth"),
+            filters or self._measured_values("filters"),
+            precisions or self._measured_values("precision"),
+            processes or [base["world_size"]],
+        )
+        known = {each.name for each in dataclasses.fields(RunConfig)} & set(base)
+        config = RunConfig(**{name: base[name] for name in known} | {"center_filters": None})
+        config = dataclasses.replace(config, **fields)
+        return [
+            (dataclasses.replace(config, depth=depth, filters=width, precision=precision), count)
+            for depth, width, precision, count in itertools.product(*axes)
+            if config.grid % 2**depth == 0
+        ]
+
+    def next_sizes(self, most=12):
+        """Returns Forecasts of sizes that were not run, between and just beyond those that were."""
+        if not self.cells:
+            return []
+        depths, filters = self._measured_values("depth"), self._measured_values("filters")
+        deeper = [depths[-1] + 1] if depths[-1] < MAX_DEPTH else []
+        wider = [2 * filters[-1]]
+        base = self._largest()
+        same = {(cell.setting["depth"], cell.setting["filters"], cell.setting["precision"],
+                 cell.setting["world_size"]) for cell in self.cells}  # fmt: skip
+        new = [
+            self.forecast(config, count)
+            for config, count in self.candidates(depths + deeper, filters + wider)
+            if (config.depth, config.filters, config.precision, base["world_size"]) not in same
+        ]
+        return sorted(new, key=lambda each: each.parameters)[:most]
+
+    def _largest(self):
+        if not self.cells:
+            raise InputError(
+                "`runs` must hold completed runs to plan by. Received: none; run a sweep first."
+            )
+        return max(self.cells, key=lambda cell: cell.median("trainable_parameters")).setting
+
+    def _measured_values(self, name):
+        return sorted({cell.setting[name] for cell in self.cells})
+
+    def _windows(self, fields):
+        for cell in self.cells:
+            if all(cell.setting.get(name) == fields[name] for name in _WINDOWS):
+                return cell.median("windows_per_epoch")
+        return None
+
+    def _is_outside(self, point):
+        measured = [
+            each.terms[0] for each in self._points["seconds"] if each.precision == point.precision
+        ]
+        return not min(measured) <= point.terms[0] <= max(measured)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A cell as a law sees it.
+
+    Attributes:
+      precision, world_size: which rates it follows.
+      terms: what they multiply.
+      exchanged: bytes of gradients a step, for the law of several processes; 0 for memory.
+      times: steps that one value of the law is multiplied by, and
+      value: the measured quantity; None for a cell that was not run.
+      cell: the Cell; None likewise.
+    """
+
+    precision: str
+    world_size: int
+    terms: tuple
+    exchanged: float
+    times: float
+    value: float | None = None
+    cell: object = None
+
+
+def _point(cell, quantity):
+    """Returns the Point of a measured cell; None where this was not measured."""
+    value = _measured(cell, quantity)
+    windows = cell.median("windows_per_epoch")
+    if not value or not windows:
+        return None
+    point = _new_point(cell.setting, table.count_config(cell.setting), windows, quantity)
+    return dataclasses.replace(point, value=value, cell=cell)
+
+
+def _new_point(setting, cost, windows, quantity):
+    precision, processes = setting["precision"], setting["world_size"]
+    batch = setting["batch_per_replica"]
+    steps = steps_per_epoch(windows, processes, batch)
+    if quantity == "memory_bytes":
+        return Point(precision, processes, memory_terms(cost, precision, batch), 0, 1)
+    terms = step_terms(cost, precision, windows / steps / processes, batch)
+    times = steps * setting["epochs"]
+    if quantity == "wall_seconds":
+        # Set-up happens once: seconds, and some for each layer that is traced.
+        terms = (1, *(times * term for term in terms), len(cost.layers))
+        return Point(precision, processes, terms, times * cost.allreduce_bytes(), 1)
+    return Point(precision, processes, terms, cost.allreduce_bytes(), times)
+
+
+def _measured(cell, quantity):
+    """Returns the median over the seeds of one quantity of whole runs, or None."""
+    if quantity == "memory_bytes":
+        return cell.median("peak_gpu_bytes") or cell.median("peak_rss_bytes")
+    totals = [_total_of_run(run.row, quantity) for run in cell.runs]
+    known = [each for each in totals if each is not None]
+    return statistics.median(known) if known else None
+
+
+def _total_of_run(row, quantity):
+    """Returns seconds or joules of all epochs of a run, the first step's training among them."""
+    windows = row["epochs"] * row["windows_per_epoch"] if row["windows_per_epoch"] else 0
+    if quantity == "joules":
+        each = row["joules_per_sample"]
+        return None if each is None else each * windows
+    if not row["samples_per_second"] or not windows:
+        return None
+    seconds = windows / row["samples_per_second"]
+    if quantity == "seconds":
+        return seconds
+    if row["val_seconds_per_epoch"] is None or row["setup_seconds"] is None:
+        return None
+    return row["setup_seconds"] + seconds + row["epochs"] * row["val_seconds_per_epoch"]
+
+
+class Laws:
+    """The rates of one quantity, of every precision and number of processes that was measured.
+
+    Args:
+      points: measured Points.
+    """
+
+    def __init__(self, points):
+        self._rates = {}
+        self._base = {}
+        self._several = {}
+        for precision in {point.precision for point in points}:
+            mine = [point for point in points if point.precision == precision]
+            base = Counter(point.world_size for point in mine).most_common(1)[0][0]
+            alone = [point for point in mine if point.world_size == base]
+            if len(alone) < FEWEST_CELLS:
+                continue
+            self._base[precision] = base
+            self._rates[precision] = _fit(alone, [point.terms for point in alone])
+            for processes in {point.world_size for point in mine} - {base}:
+                those = [point for point in mine if point.world_size == processes]
+                terms = [(self._alone(point), point.exchanged) for point in those]
+                self._several[precision, processes] = _fit(those, terms)
+
+    def _alone(self, point):
+        return float(np.dot(self._rates[point.precision], point.terms))
+
+    def value(self, point):
+        """Returns (value, None), or (None, why there is none)."""
+        if point.precision not in self._rates:
+            return None, f"fewer than {FEWEST_CELLS} completed cells in {point.precision} tell it"
+        alone = self._alone(point)
+        if point.world_size == self._base[point.precision]:
+            return point.times * alone, None
+        key = (point.precision, point.world_size)
+        if key not in self._several:
+            return None, f"no completed cell of {key[1]} processes in {key[0]} tells it"
+        return point.times * float(np.dot(self._several[key], (alone, point.exchanged))), None
+
+
+def _fit(points, terms):
+    return fit_rates(terms, [point.value / point.times for point in points])
+
+
+def leave_one_out(points):
+    """Returns the Errors of predicting each measured Point from the others, None without any."""
+    percent = []
+    for left in points:
+        # Another precision's cells have no say.
+        others = [each for each in points if each is not left and each.precision == left.precision]
+        value, _ = Laws(others).value(left)
+        if value:
+            percent.append(100 * (value / left.value - 1))
+    return Errors(tuple(percent)) if percent else None
+
+
+def _machine(cell):
+    return tuple((name, cell.setting[name]) for name in _MACHINE)
+
+
+def text_row(forecast):
+    """Returns a Forecast as a dict of text, a line of a table."""
+    setting = forecast.setting
+    row = {
+        "model": model_name(setting),
+        "precision": setting["precision"],
+        "processes": str(setting["world_size"]),
+        "parameters": f"{forecast.parameters:,}",
+    }
+    for name, (words, unit, factor) in UNITS.items():
+        interval = getattr(forecast, name)
+        row[words] = interval.scaled(factor).text(unit) if interval else "not predicted"
+        if name == "joules" and interval and forecast.is_estimate:
+            row[words] += " (an ESTIMATE, not measured)"
+    row["note"] = "beyond what was measured" if forecast.is_extrapolated else ""
+    return row
+
+
+# ---- answers -------------------------------------------------------------------------------------
+
+
+def largest_within(forecasts, name, most):
+    """Returns (likely, sure): the Forecasts of most parameters within a budget, or None.
+
+    Args:
+      forecasts: Forecasts.
+      name: of the quantity the budget is of.
+      most: the budget, in its unit.
+
+    Returns:
+      The largest whose prediction is within, and the largest whose whole interval is.
+    """
+    known = [each for each in forecasts if getattr(each, name) is not None]
+
+    def largest(end):
+        fitting = [each for each in known if getattr(getattr(each, name), end) <= most]
+        return max(fitting, key=lambda each: each.parameters, default=None)
+
+    return largest("value"), largest("high")
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """A measured run that reached a skill, and what it had cost by the end of that epoch.
+
+    Attributes:
+      run: the Run.
+      epoch: the number of epochs it took.
+      seconds: of training.
+      joules: likewise; None where not measured.
+    """
+
+    run: object
+    epoch: int
+    seconds: float
+    joules: float | None
+
+
+def reaching(runs, skill, level):
+    """Returns what it cost each completed Run to reach a skill, cheapest first.
+
+    By joules where all that reached it measured them, else by seconds. Skill is not predicted for
+    what was not run: nothing that is counted tells it.
+
+    Args:
+      runs: list of Run.
+      skill: a Skill of the validation, which every epoch has.
+      level: of it.
+    """
+    found = [each for run in runs if run.is_completed
+             if (each := _reached(run, skill, level)) is not None]  # fmt: skip
+    by_joules = all(each.joules is not None for each in found)
+    return sorted(found, key=lambda each: each.joules if by_joules else each.seconds)
+
+
+def _reached(run, skill, level):
+    seconds, joules = 0.0, 0.0
+    for row in run.epochs:
+        seconds += row["seconds"]
+        joules = None if joules is None or row["joules"] is None else joules + row["joules"]
+        value = skill.of(row)
+        if value is not None and (value >= level if skill.higher_is_better else value <= level):
+            return Reached(run, row["epoch"] + 1, seconds, joules)
+    return None

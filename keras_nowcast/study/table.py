@@ -1,0 +1,349 @@
+"""One row a run: what finished runs are compared by. Everything comes from run folders.
+
+A cell of the study is a setting: everything that decides a result but the seed. Runs of one cell
+are its repetitions, and the only measure of chance there is.
+"""
+
+import csv
+import statistics
+from dataclasses import dataclass
+
+from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import written_whole
+from keras_nowcast.model.cost import count_unet
+from keras_nowcast.model.sizes import default_center_filters
+
+THRESHOLDS = (16, 74, 133)  # codes whose CSI every run validates
+
+_COPIED = (
+    ("config", ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
+                "epochs", "seed", "power_limit_w")),
+    ("environment", ("world_size", "cpu", "cores", "tensorflow", "keras", "horovod",
+                     "git_commit")),
+    ("model", ("parameters", "trainable_parameters", "forward_flops_per_sample",
+               "training_flops_per_sample", "activation_bytes_per_sample",
+               "allreduce_bytes_per_step")),
+    ("training", ("windows_per_epoch", "steps", "setup_seconds", "seconds",
+                  "samples_per_second", "achieved_flops_per_second", "loss", "val_loss",
+                  "skipped_steps")),
+    ("energy", ("source", "joules", "mean_watts", "joules_per_sample", "coverage",
+                "uncertainty_percent")),
+    ("memory", ("peak_rss_bytes", "peak_gpu_bytes")),
+)  # fmt: skip
+
+# Fields of the configuration that do not decide what a run computes or costs. The seed does, by
+# chance: it tells the runs of one cell apart.
+_NOT_THE_SETTING = frozenset(
+    {"run_dir", "seed", "resume", "power_source", "power_interval_s", "watts_per_core",
+     "tensorboard"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run as the study sees it.
+
+    Attributes:
+      folder: its RunFolder.
+      row: dict of what table.csv has; None where nothing was measured.
+      config: dict of its configuration.
+      setting: dict of everything that decides its result but the seed, the machine included.
+      epochs: rows of its epochs.csv.
+      devices: how many devices measured its energy; their power is in its trace.
+    """
+
+    folder: object
+    row: dict
+    config: dict
+    setting: dict
+    epochs: list
+    devices: int
+
+    @property
+    def name(self):
+        """The name of its folder."""
+        return self.folder.path.resolve().name
+
+    @property
+    def is_completed(self):
+        """Whether it trained to its last epoch."""
+        return self.row["status"] == "completed"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The completed runs of one setting, which differ in their seeds.
+
+    Attributes:
+      setting: as in Run.
+      runs: list of Run, at least one.
+    """
+
+    setting: dict
+    runs: list
+
+    def values(self, column):
+        """Returns what its runs have in a column of the table, without those that have nothing."""
+        return [run.row[column] for run in self.runs if run.row[column] is not None]
+
+    def median(self, column):
+        """Returns the median over its runs, or None where none has a value."""
+        values = self.values(column)
+        return statistics.median(values) if values else None
+
+
+@dataclass(frozen=True)
+class Skill:
+    """The score by which runs are compared.
+
+    Attributes:
+      name: in words, with thresholds.
+      columns: of the table; their mean is the skill.
+      higher_is_better: False for a loss.
+    """
+
+    name: str
+    columns: tuple
+    higher_is_better: bool
+
+    def of(self, row):
+        """Returns the skill of a row of the table or of epochs.csv; None where it was not scored.
+
+        A row of epochs.csv knows the validation's columns only.
+        """
+        values = [row.get(column) for column in self.columns]
+        return None if None in values else statistics.fmean(values)
+
+    def of_cell(self, cell):
+        """Returns the skill of each run of a cell."""
+        return [self.of(run.row) for run in cell.runs]
+
+
+def read(runs):
+    """Returns a Run for each of what `records.read_runs` gives."""
+    return [_run(folder, record) for folder, record in runs]
+
+
+def cells(runs):
+    """Returns the Cells of the completed ones among the Runs, in the order of the runs."""
+    found = {}
+    for run in runs:
+        if run.is_completed:
+            found.setdefault(_key(run.setting), []).append(run)
+    return [Cell(members[0].setting, members) for members in found.values()]
+
+
+def group(cells_of_study, *free):
+    """Returns lists of Cells that differ in the settings named `free` alone."""
+    found = {}
+    for cell in cells_of_study:
+        found.setdefault(_key(cell.setting, free), []).append(cell)
+    return list(found.values())
+
+
+def validation_skill(runs):
+    """Returns the Skill that every epoch of all completed Runs has, or None."""
+    return _skill_of([run.row for run in runs if run.is_completed], ("val",))
+
+
+def choose_skill(runs):
+    """Returns the Skill by which completed Runs can all be compared, or None.
+
+    The test set's CSI where all were evaluated, else the validation's, else the validation loss:
+    one measure for all, since a CSI of one kind says nothing beside one of another. A threshold
+    that is undefined in any run (nothing was observed at it) is left out.
+    """
+    return _skill_of([run.row for run in runs if run.is_completed], ("test", "val"))
+
+
+def _skill_of(rows, kinds):
+    for kind in kinds:
+        at = [t for t in THRESHOLDS if rows and all(r[f"{kind}_csi_{t}"] is not None for r in rows)]
+        if at:
+            name = "test" if kind == "test" else "validation"
+            words = f"{name} CSI, mean of VIL {', '.join(map(str, at))}"
+            return Skill(words, tuple(f"{kind}_csi_{t}" for t in at), True)
+    if rows and all(row["val_loss"] is not None for row in rows):
+        return Skill("validation loss", ("val_loss",), False)
+    return None
+
+
+def increase_percent(first, second):
+    """Returns by how many percent `second` is more than `first`; None where either is unknown."""
+    if first is None or second is None or first == 0:
+        return None
+    return 100 * (second / first - 1)
+
+
+def increases(first, second, skill):
+    """Returns what the second of two rows has more than the first, as the paper states it.
+
+    Args:
+      first, second: rows of the table.
+      skill: the Skill to compare by, or None.
+
+    Returns:
+      A dict of percent: parameters, time and energy of a sample; skill, and the `skill_difference`
+      itself. None where either row has no value.
+    """
+    seconds = [
+        row["samples_per_second"] and 1 / row["samples_per_second"] for row in (first, second)
+    ]
+    scores = [skill and skill.of(row) for row in (first, second)]
+    return {
+        "parameters": increase_percent(
+            first["trainable_parameters"], second["trainable_parameters"]
+        ),
+        "time": increase_percent(*seconds),
+        "energy": increase_percent(first["joules_per_sample"], second["joules_per_sample"]),
+        "skill": increase_percent(*scores),
+        "skill_difference": None if None in scores else scores[1] - scores[0],
+    }
+
+
+def pareto(points):
+    """Returns the indices of the points nothing beats, cheapest first.
+
+    Args:
+      points: list of (cost, worth): less cost and more worth are better.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    front, best = [], None
+    for i in order:
+        if best is None or points[i][1] > best:
+            front.append(i)
+            best = points[i][1]
+    return front
+
+
+def write_table(runs, path):
+    """Writes the rows of Runs as CSV, whole; an empty cell where nothing was measured.
+
+    Raises:
+      InputError: there are none.
+    """
+    if not runs:
+        raise InputError("`runs` must hold at least one run. Received: none.")
+    with written_whole(path) as beside, open(beside, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(runs[0].row))
+        writer.writeheader()
+        writer.writerows(run.row for run in runs)
+
+
+def _key(setting, free=()):
+    return tuple((name, str(value)) for name, value in setting.items() if name not in free)
+
+
+def _run(folder, record):
+    epochs = folder.read_epochs()
+    parts = {
+        name: record.get(name) or {}
+        for name in ("config", "environment", "model", "training", "energy", "memory")
+    }
+    row = {
+        "run": str(folder.path),
+        "status": record["status"],
+        "reason": record.get("status_reason"),
+    }
+    for part, names in _COPIED:
+        for name in names:
+            column = f"energy_{name}" if (part, name) in _RENAMED else name
+            row[column] = parts[part].get(name)
+    row["center_filters"] = center_filters(parts["config"])
+    row["gpus"] = _gpu_names(parts["environment"])
+    row["hosts"] = len(parts["environment"].get("hosts") or ()) or None
+    row["energy_is_estimate"] = row["energy_source"] == "estimate"
+    row["energy_reason"] = None if row["energy_joules"] is not None else (
+        parts["energy"].get("joules_reason") or "the run left no record of its energy"
+    )
+    row |= _counted(parts["config"])
+    row |= _of_epochs(epochs, row)
+    row |= _test_scores(folder)
+    devices = len(parts["energy"].get("devices") or ()) if folder.power_file.exists() else 0
+    return Run(folder, row, parts["config"], _setting(row, parts), epochs, devices)
+
+
+_RENAMED = {("energy", "source"), ("energy", "joules")}
+
+
+def center_filters(config):
+    """Returns the centre's filters of a dict of a configuration, the default where it leaves it."""
+    if config.get("center_filters") is None and "depth" in config:
+        return default_center_filters(config["depth"], config["filters"])
+    return config.get("center_filters")
+
+
+def _gpu_names(environment):
+    """Returns '2 x NVIDIA A100' or the like, '' without a GPU, None where it is unknown."""
+    if environment.get("gpus") is None:
+        return None
+    names = [gpu["name"] or "GPU" for gpu in environment["gpus"]]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def _counted(config):
+    """Returns the bytes of the network's state and of a step, as model/cost.py counts them."""
+    names = ("counted_state_bytes", "counted_step_bytes", "counted_intensity")
+    if not config or config["grid"] is None or config["precision"] == "auto":
+        return dict.fromkeys(names)  # it failed before data and machine had told it
+    cost = count_config(config)
+    size = (config["precision"], config["batch_per_replica"])
+    values = (cost.state_bytes, cost.step_bytes(*size), cost.intensity(*size))
+    return dict(zip(names, values, strict=True))
+
+
+def count_config(config):
+    """Returns the Cost of a configuration's network; `config` is a dict of its fields."""
+    sizes = (config["depth"], config["filters"], config["center_filters"])
+    return count_unet(config["grid"], FRAMES_IN, FRAMES_OUT, *sizes)
+
+
+def _of_epochs(epochs, row):
+    """Returns the columns that come from epochs.csv.
+
+    Times and joules are medians over the epochs. The first one lacks the first, compiling step of
+    its process and is left out where there are others.
+    """
+    whole = epochs[1:] or epochs
+
+    def median(column):
+        values = [each[column] for each in whole if each.get(column) is not None]
+        return statistics.median(values) if values else None
+
+    last = epochs[-1] if epochs else {}
+    batch = row["batch_per_replica"] and row["world_size"] and (
+        row["batch_per_replica"] * row["world_size"]
+    )
+    steps = batch and row["windows_per_epoch"] and -(-row["windows_per_epoch"] // batch)
+    seconds, rate = median("seconds"), row["samples_per_second"]
+    return {
+        "epochs_done": len(epochs),
+        "seconds_per_epoch": seconds,
+        # An epoch's windows are spread evenly over its steps.
+        "seconds_per_step": row["windows_per_epoch"] / rate / steps if rate and steps else None,
+        "val_seconds_per_epoch": median("val_seconds"),
+        "joules_per_epoch": median("joules"),
+        **{f"val_csi_{t}": last.get(f"val_csi_{t}") for t in THRESHOLDS},
+        "val_mae": last.get("val_mae"),
+    }
+
+
+def _test_scores(folder):
+    """Returns the model's scores on the test set, all leads pooled; None without scores.csv."""
+    pooled = {
+        row["threshold"]: row
+        for row in folder.read_scores()
+        if row["method"] == "model" and row["lead_minutes"] == "all"
+    }
+    any_row = next(iter(pooled.values()), {})
+    scores = {f"test_csi_{t}": pooled.get(t, {}).get("csi") for t in THRESHOLDS}
+    return scores | {"test_mae": any_row.get("mae"), "test_mse": any_row.get("mse")}
+
+
+def _setting(row, parts):
+    setting = {
+        name: value for name, value in parts["config"].items() if name not in _NOT_THE_SETTING
+    }
+    names = ("center_filters", "world_size", "cpu", "cores", "gpus", "hosts", "tensorflow", "keras")
+    return setting | {name: row[name] for name in names}
