@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
 from keras_nowcast.files import written_whole
 from keras_nowcast.study import claims, table
@@ -39,6 +39,7 @@ STYLE = {
 }
 MANY_RUNS = 12  # more lines than this cannot be told apart by a legend
 MOST_POINTS = 1500  # of a power trace that are drawn: more than a figure has dots across
+LETTERS_PER_INCH = 21  # of the line that names a figure's runs
 
 
 class NotDrawn(Exception):
@@ -78,8 +79,7 @@ def training_curves(runs):
         right.set_title("validation")
         for axes in (left, right):
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+            _plain_numbers(axes.yaxis)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if few:
@@ -238,7 +238,7 @@ def skill_by_cost(runs):
                 textcoords="offset points", fontsize=7, color="0.25",
             )  # fmt: skip
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        _plain_numbers(axes.xaxis)
         axes.set_xlabel(f"{cost.name} ({cost.unit})")
         better = "higher" if skill.higher_is_better else "lower"
         axes.set_ylabel(f"{skill.name}\n({better} is better)")
@@ -296,9 +296,9 @@ def scaling(runs):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set_ylabel("speed-up (throughput)")
         right.set_ylabel("efficiency (speed-up / processes)")
+        left.set_title("dashed: perfect scaling", fontsize=9)
         if any(claims.shares_cores(many.setting) for _, many in pairs):
-            left.set_title("processes share the cores of one host", fontsize=9)
-        figure.suptitle("dashed: perfect scaling", fontsize=9)
+            right.set_title("processes share the cores of one host", fontsize=9)
         precisions = {few.setting["precision"] for few, _ in pairs}
         _legend(figure, *_precision_handles(precisions), columns=3)
         return _signed(figure, _runs_of(pairs))
@@ -333,13 +333,9 @@ def roofline(runs):
                 alpha=0.8, label=None if kind in kinds else f"{kind[0]}, {processes(kind[1])}",
             )  # fmt: skip
             kinds.add(kind)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.axes.set_xscale("log")
-            axis.axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-            axis.set_tick_params(which="minor", labelsize=7)
+        axes.set(xscale="log", yscale="log")
+        _plain_numbers(axes.xaxis)
+        _plain_numbers(axes.yaxis)
         axes.set_xlabel("counted arithmetic intensity of a training step (FLOP/byte)")
         axes.set_ylabel("achieved GFLOP/s, all processes")
         axes.set_title("no roof is drawn: the machine's peak was not measured by any run",
@@ -368,7 +364,7 @@ def memory_by_size(runs):
         on_gpu = any(run.row["peak_gpu_bytes"] for run in drawn)
         _size_axis(axes)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        _plain_numbers(axes.yaxis)
         axes.set_ylabel("memory of a process (MiB)")
         axes.set_title(
             "measured: peak of the GPU's allocator" if on_gpu else
@@ -408,7 +404,8 @@ def power_traces(runs):
             axes.set_ylim(bottom=0)
         for axes in panels.flat[len(drawn) :]:
             axes.axis("off")
-        figure.supxlabel("time since the start (s); a colour a device", fontsize=9)
+        for axes in panels[-1]:
+            axes.set_xlabel("time since the start (s)", fontsize=9)
         figure.supylabel("power (W)", fontsize=9)
         if len(drawn) < len(traced):
             figure.suptitle(f"{len(drawn)} of {len(traced)} runs with a trace", fontsize=9)
@@ -530,9 +527,17 @@ def _size_axis(axes):
     axes.margins(x=0.15)
 
 
+def _plain_numbers(axis):
+    """Labels a logarithmic axis with 0.5, 20 and 300, as few as can be told apart."""
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    low, high = axis.get_view_interval()
+    axis.set_minor_locator(LogLocator(subs=(2, 5) if high > 5 * low else range(2, 10)))
+    axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+
+
 def _legend(figure, handles, labels, columns=3):
     columns = min(columns, len(labels)) or 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8)
 
 
 def _runs_of(groups):
@@ -549,11 +554,10 @@ def _signed(figure, runs):
         text = f"{len(names)} runs of {where}: {names[0]} ... {names[-1]}"
     else:
         text = f"{'runs' if len(names) > 1 else 'run'}: {', '.join(names)}"
-    figure.get_layout_engine().set(rect=(0, 0.045, 1, 0.955))
-    wide = int(figure.get_figwidth() * 20)
-    if len(text) > wide:
-        text = text[: wide - 4] + " ..."
-    figure.text(0.01, 0.012, text, fontsize=6, color="0.35")
+    most = int(figure.get_figwidth() * LETTERS_PER_INCH)
+    if len(text) > most:
+        text = text[: most - 4] + " ..."
+    figure.supxlabel(text, x=0.01, horizontalalignment="left", fontsize=6, color="0.35")
     return figure
 
 
@@ -565,11 +569,11 @@ def write_figure(figure, folder, name):
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, for all three
-    for suffix in (".pdf", ".png"):
-        with written_whole(folder / f"{name}{suffix}") as beside:
-            figure.savefig(beside)
-    svg = io.StringIO()
-    with plt.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+    with plt.rc_context({**STYLE, "svg.hashsalt": name}):
+        for suffix in (".pdf", ".png"):
+            with written_whole(folder / f"{name}{suffix}") as beside:
+                figure.savefig(beside)
+        svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
     plt.close(figure)
     return _inline(svg.getvalue(), name)

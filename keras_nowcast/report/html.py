@@ -60,7 +60,9 @@ th { background: #f2f5f8; position: sticky; top: 0; }
 .claim.missing { border-color: #999; }
 .answer { font-weight: 600; }
 .absent { color: #767676; }
-figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
+.figures { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
+figure { margin: 1.2rem 0; max-width: 100%; } figure svg { max-width: 100%; height: auto; }
+#runs td:first-child { white-space: nowrap; }
 figcaption { font-weight: 600; }
 pre { background: #f2f5f8; padding: .7rem; overflow-x: auto; }
 select { max-width: 22rem; }
@@ -219,10 +221,11 @@ def _plain_table(rows):
 
 
 def _figures(figures):
-    parts = ['<h2 id="figures">Figures</h2>']
+    parts = ['<h2 id="figures">Figures</h2>\n<div class="figures">']
     for name, svg in figures.items():
         caption = CAPTIONS.get(name, name)
         parts.append(f"<figure><figcaption>{_text(caption)}</figcaption>\n{svg}</figure>")
+    parts.append("</div>")
     return "\n".join(parts)
 
 

@@ -1,0 +1,164 @@
+"""The claims' answers, from run folders whose numbers are known."""
+
+import pytest
+import study_runs
+
+from keras_nowcast import records
+from keras_nowcast.study import claims, table
+
+
+def answers(tmp_path):
+    return claims.claims(table.read(records.read_runs([tmp_path])))
+
+
+def test_without_data_nothing_is_guessed(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    found = answers(tmp_path)
+    assert len(found) == 4
+    assert not any(claim.is_measured for claim in found)
+    assert all(claim.answer.startswith("not measured here: it needs") for claim in found)
+
+
+def test_mixed_precision(tmp_path):
+    for seed in (0, 1):
+        study_runs.write_run(
+            tmp_path / f"a{seed}", seconds=3.0, joules=300.0, seed=seed,
+            losses=(0.9, 0.7, 0.5), csi=(0.3 + seed / 100, 0.2, 0.1),
+        )  # fmt: skip
+        # Twice as fast, but it takes three epochs to what float32 reached in two.
+        study_runs.write_run(
+            tmp_path / f"b{seed}", seconds=1.5, joules=180.0, seed=seed,
+            precision="mixed_bfloat16", losses=(0.95, 0.8, 0.7), csi=(0.3, 0.2, 0.1),
+        )  # fmt: skip
+    claim = answers(tmp_path)[0]
+    assert claim.is_measured
+    (row,) = claim.rows
+    assert row["throughput"] == "2.00 (2.00 to 2.00, 2 times)"
+    # 2 x 3 s against 3 x 1.5 s, at the level 0.7 of the slower-converging one.
+    assert row["time to quality"] == "1.33 (1.33 to 1.33, 2 times)"
+    assert row["energy"] == "0.60 (0.60 to 0.60, 2 times)"
+    # Medians 0.2017 and 0.2, seeds 0.2 to 0.2033.
+    assert row["skill"].endswith("equal within the spread of the seeds, 0.0033")
+    assert "equal within the spread of the seeds in 1 of the 1 cell" in claim.answer
+    assert "throughput 2.00 times float32's" in claim.answer
+
+
+def test_a_skill_beyond_the_spread_of_the_seeds_is_worse(tmp_path):
+    for seed in (0, 1):
+        study_runs.write_run(tmp_path / f"a{seed}", seed=seed, csi=(0.3, 0.3, 0.3))
+        study_runs.write_run(
+            tmp_path / f"b{seed}", seed=seed, precision="mixed_float16",
+            csi=(0.2, 0.2, 0.2 + seed / 100),
+        )  # fmt: skip
+    claim = answers(tmp_path)[0]
+    assert "worse by more than the spread of the seeds" in claim.rows[0]["skill"]
+    assert "in 0 of the 1 cell" in claim.answer
+    assert "energy not measured here (NVML: no driver answers)" in claim.answer
+
+
+def test_one_seed_tells_nothing_of_equality(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    study_runs.write_run(tmp_path / "b", precision="mixed_bfloat16")
+    assert "whether the skill is equal is not measured here" in answers(tmp_path)[0].answer
+
+
+def test_runs_that_differ_in_more_are_no_pair(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    study_runs.write_run(tmp_path / "b", precision="mixed_bfloat16", batch_per_replica=8)
+    study_runs.write_run(tmp_path / "c", precision="mixed_bfloat16", cores=64)
+    study_runs.write_run(tmp_path / "d", precision="mixed_bfloat16", status="failed")
+    assert not answers(tmp_path)[0].is_measured
+
+
+def test_more_parameters_against_more_energy(tmp_path):
+    # 4 to 16 filters is +1,489 %, the nearest to the paper's of these.
+    for filters, joules in ((2, 50.0), (4, 100.0), (16, 163.22)):
+        study_runs.write_run(
+            tmp_path / f"f{filters}", filters=filters, joules=joules, seconds=joules / 50
+        )
+    study_runs.write_run(tmp_path / "shallow", depth=3, filters=64, joules=1.0)
+    claim = answers(tmp_path)[1]
+    assert "depth 4, 4 filters to depth 4, 16 filters in float32" in claim.answer
+    assert "+1,489 % trainable parameters, +63.2 % energy, +63.2 % time" in claim.answer
+    ends, nearest = claim.rows
+    assert (ends["from"], ends["energy"]) == ("depth 4, 2 filters", "+226.4 %")
+    assert nearest["energy"] == "+63.2 %"
+    assert "63.22" in claim.paper and "1549" in claim.paper
+
+
+def test_an_estimate_is_marked_wherever_it_shows(tmp_path):
+    for filters, joules in ((4, 100.0), (16, 150.0)):
+        for precision in ("float32", "mixed_bfloat16"):
+            study_runs.write_run(
+                tmp_path / f"{filters}{precision}", filters=filters, precision=precision,
+                joules=joules, source="estimate", csi=(filters / 100,) * 3,
+            )  # fmt: skip
+    mixed, more, larger, _ = answers(tmp_path)
+    mark = "(an ESTIMATE, not measured)"
+    for claim in (mixed, more, larger):
+        assert mark in claim.answer
+        assert all(any(mark in text for text in row.values()) for row in claim.rows)
+
+
+def test_larger_models(tmp_path):
+    for filters, seconds, csi in ((4, 1.0, 0.2), (8, 2.0, 0.1), (16, 3.0, 0.25)):
+        study_runs.write_run(
+            tmp_path / f"f{filters}", filters=filters, seconds=seconds, csi=(csi,) * 3
+        )
+    claim = answers(tmp_path)[2]
+    (row,) = claim.rows  # 8 filters cost more than 4 and are worse: not on the front
+    assert (row["from"], row["to"]) == ("depth 4, 4 filters", "depth 4, 16 filters")
+    assert row["cost"] == "+200.0 % training time" and row["skill"] == "+0.0500"
+    assert row["spread of seeds"] == "not measured here"
+    assert "2 of 3 networks are on the front" in claim.answer
+
+
+def test_a_lower_loss_is_more_skill(tmp_path):
+    for filters, loss in ((4, 0.5), (16, 0.4)):
+        study_runs.write_run(
+            tmp_path / f"f{filters}", filters=filters, seconds=filters, losses=(0.9, loss),
+            csi=("", "", ""),
+        )  # fmt: skip
+    claim = answers(tmp_path)[2]
+    assert claim.rows[0]["skill"] == "-0.1000" and "lower is better" in claim.notes[0]
+
+
+def test_data_parallel(tmp_path):
+    study_runs.write_run(tmp_path / "one", seconds=4.0, losses=(0.9, 0.6, 0.5))
+    study_runs.write_run(
+        tmp_path / "two", seconds=2.5, world_size=2, losses=(0.95, 0.7, 0.6), joules=None
+    )
+    claim = answers(tmp_path)[3]
+    (row,) = claim.rows
+    assert (row["speed-up"], row["efficiency"]) == ("1.60", "80%")
+    assert row["time to quality"] == f"{8.0 / 7.5:.2f}"
+    assert any("share" in note and "2 cores" in note for note in claim.notes)
+
+
+def test_gpus_of_their_own_share_nothing(tmp_path):
+    study_runs.write_run(tmp_path / "one", seconds=4.0, gpus=("V100",))
+    study_runs.write_run(tmp_path / "two", seconds=2.0, world_size=2, gpus=("V100", "V100"))
+    claim = answers(tmp_path)[3]
+    assert claim.rows[0]["efficiency"] == "100%"
+    assert not any("share" in note for note in claim.notes)
+
+
+def test_time_to_a_level_no_run_reached():
+    epochs = [{"seconds": 2.0, "val_loss": 0.5}, {"seconds": 2.0, "val_loss": 0.4}]
+    assert claims.seconds_to(epochs, 0.45) == 4.0
+    assert claims.seconds_to(epochs, 0.3) is None
+    assert claims.seconds_to([{"seconds": 2.0, "val_loss": None}], 0.3) is None
+
+
+def test_spread():
+    assert claims.spread([None, 3, 1, 2]) == claims.Spread(2, 1, 3, 3)
+    assert claims.spread([None]) is None
+    assert claims.Spread(2, 1, 3, 3).text(".1f") == "2.0 (1.0 to 3.0, 3 times)"
+    assert claims.Spread(2, 2, 2, 1).text(".1f") == "2.0"
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_only_completed_runs_count(tmp_path, status):
+    study_runs.write_run(tmp_path / "a")
+    study_runs.write_run(tmp_path / "b", precision="mixed_bfloat16", status=status)
+    assert not any(claim.is_measured for claim in answers(tmp_path))

@@ -1,0 +1,210 @@
+"""What was not run, predicted from runs that follow a known law."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import study_runs
+
+from keras_nowcast import records
+from keras_nowcast.config import RunConfig
+from keras_nowcast.errors import InputError
+from keras_nowcast.model.cost import count_unet
+from keras_nowcast.study import planner, table
+
+RATES = {  # seconds a FLOP, a byte, a layer and a byte of the update
+    "float32": (5e-12, 3e-11, 2e-4, 1.5e-10),
+    "mixed_bfloat16": (2e-12, 2.5e-11, 3e-4, 1.2e-10),
+}
+WATTS = 40
+STEPS = 10
+
+
+def seconds_of(depth, filters, precision, world_size=1):
+    cost = count_unet(96, 13, 12, depth, filters)
+    windows = study_runs.WINDOWS / STEPS / world_size
+    terms = planner.step_terms(cost, precision, 4 / world_size if world_size > 1 else windows, 4)
+    return STEPS * float(np.dot(terms, RATES[precision]))
+
+
+def write_study(folder, depths=(2, 3, 4), filters=(4, 8, 16), noise=0.0, joules=True):
+    rng = np.random.default_rng(0)
+    for depth in depths:
+        for width in filters:
+            for precision in RATES:
+                seconds = seconds_of(depth, width, precision) * (1 + noise * rng.normal())
+                cost = count_unet(96, 13, 12, depth, width)
+                counted = cost.state_bytes + cost.step_bytes(precision, 4)
+                study_runs.write_run(
+                    folder / f"d{depth}-f{width}-{precision}", depth=depth, filters=width,
+                    precision=precision, seconds=seconds,
+                    joules=WATTS * seconds if joules else None,
+                    peak_rss_bytes=int(600e6 + 1.2 * counted),
+                )  # fmt: skip
+
+
+def config(**fields):
+    fields = {"data": "data/storms", "grid": 96, "epochs": 4, "precision": "float32", **fields}
+    return RunConfig(**fields)
+
+
+def predict(folder, *cells):
+    return planner.predict(cells, records.read_runs([folder]))
+
+
+def test_an_exact_law_is_found(tmp_path):
+    write_study(tmp_path)
+    (found,) = predict(tmp_path, (config(depth=5, filters=16), 1, None))
+    seconds = 4 * seconds_of(5, 16, "float32")
+    assert found.seconds.value == pytest.approx(seconds, rel=1e-6)
+    assert found.seconds.low == pytest.approx(seconds) == pytest.approx(found.seconds.high)
+    assert found.joules.value == pytest.approx(WATTS * seconds, rel=1e-6)
+    # Set-up is 10 s, and validation takes a tenth of training.
+    assert found.wall_seconds.value == pytest.approx(10 + 1.1 * seconds, rel=1e-4)
+    cost = count_unet(96, 13, 12, 5, 16)
+    counted = cost.state_bytes + cost.step_bytes("float32", 4)
+    assert found.memory_bytes.value == pytest.approx(600e6 + 1.2 * counted, rel=1e-6)
+    assert found.parameters == cost.trainable_parameters
+    assert found.is_extrapolated and not found.is_estimate and not found.reasons
+
+
+def test_intervals_hold_what_they_say(tmp_path):
+    write_study(tmp_path, depths=(2, 3, 4, 5), filters=(4, 8, 16, 32), noise=0.05, joules=False)
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    errors = planned.errors["seconds"]
+    assert len(errors.percent) == 32 and 1 < errors.median < 10
+    factor, share = errors.factor
+    assert share == 0.9
+    inside = [abs(np.log1p(each / 100)) <= np.log(factor) for each in errors.percent]
+    assert 0.85 <= np.mean(inside) <= 0.97
+
+
+def test_more_steps_epochs_and_windows(tmp_path):
+    write_study(tmp_path)
+    cell = config(depth=3, filters=8)
+    once, twice, known = predict(
+        tmp_path, (cell, 1, None), (dataclasses.replace(cell, epochs=8), 1, None), (cell, 1, 80)
+    )
+    assert twice.seconds.value == pytest.approx(2 * once.seconds.value)
+    assert known.seconds.value == pytest.approx(2 * once.seconds.value)
+    assert not once.is_extrapolated
+
+
+def test_several_processes(tmp_path):
+    write_study(tmp_path)
+    # 40 windows: two processes need 5 steps, which take 1.6 times as long as one process' steps.
+    study_runs.write_run(
+        tmp_path / "two", depth=3, filters=8, world_size=2,
+        seconds=1.6 * seconds_of(3, 8, "float32") / 2,
+    )  # fmt: skip
+    two, other = predict(
+        tmp_path,
+        (config(depth=4, filters=16), 2, None),
+        (config(depth=4, filters=16, precision="mixed_bfloat16"), 2, None),
+    )
+    expected = 4 * 1.6 * seconds_of(4, 16, "float32") / 2
+    assert two.seconds.value == pytest.approx(expected, rel=1e-3)
+    assert "2 processes in mixed_bfloat16" in other.reasons["seconds"]
+
+
+def test_without_runs_there_are_reasons():
+    (found,) = planner.predict([(config(depth=3, filters=8), 1, 40)], [])
+    assert found.seconds is found.joules is found.memory_bytes is None
+    assert set(found.reasons) == set(planner.QUANTITIES)
+    assert planner.total([found], "seconds") == (None, 1)
+
+
+def test_what_was_never_measured_is_not_predicted(tmp_path):
+    write_study(tmp_path, joules=False)
+    half, data = predict(
+        tmp_path,
+        (config(precision="mixed_float16"), 1, None),
+        (config(data="elsewhere"), 1, None),
+    )
+    assert half.seconds is None and "mixed_float16" in half.reasons["seconds"]
+    assert study_runs.WHY_NO_ENERGY in half.reasons["joules"]
+    assert "how many windows" in data.reasons["seconds"]
+    assert data.memory_bytes is not None
+
+
+def test_joules_of_an_estimate_stay_one(tmp_path):
+    for width in (4, 8, 16, 32):
+        study_runs.write_run(
+            tmp_path / str(width), filters=width, joules=10.0 * width, seconds=width,
+            source="estimate",
+        )  # fmt: skip
+    (found,) = predict(tmp_path, (config(depth=4, filters=12), 1, None))
+    assert found.is_estimate
+    assert "(an ESTIMATE, not measured)" in planner.text_row(found)["energy"]
+
+
+def test_other_machines_have_no_say(tmp_path):
+    write_study(tmp_path)
+    for width in (4, 8, 16):
+        study_runs.write_run(tmp_path / f"big{width}", filters=width, seconds=1e-3, cores=64)
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    assert planned.left_out == 3 and planned.machine["cores"] == 2
+    assert planned.errors["seconds"].median < 0.01
+
+
+def test_rates_are_not_negative():
+    terms = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [4.0, 0.5]])
+    assert planner.fit_rates(terms, [1, 2, 3, 4]) == pytest.approx([1, 0])
+    falling = planner.fit_rates(terms, [3.0, 2.0, 1.0, 0.4])
+    assert (falling >= 0).all() and falling[0] == 0
+    # Of as few values as terms, the later terms are left out.
+    assert planner.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
+
+
+def test_errors():
+    errors = planner.Errors((10.0, -5.0, 1.0))
+    assert errors.text() == "median 5.0 %, at most 10.0 %, over 3 cells"
+    factor, share = errors.factor
+    assert (factor, share) == (pytest.approx(1.1), 0.75)
+
+
+def forecasts():
+    def interval(value):
+        return planner.Interval(value, value / 2, value * 2, 0.9)
+
+    return [
+        planner.Forecast({}, parameters, seconds=interval(seconds))
+        for parameters, seconds in ((10, 1.0), (30, 3.0), (20, 9.0))
+    ] + [planner.Forecast({}, 99, reasons={"seconds": "unknown"})]
+
+
+def test_the_largest_within_a_budget():
+    likely, sure = planner.largest_within(forecasts(), "seconds", 4)
+    assert (likely.parameters, sure.parameters) == (30, 10)
+    assert planner.largest_within(forecasts(), "seconds", 0.1) == (None, None)
+
+
+def test_a_total_says_what_it_lacks():
+    whole, without = planner.total(forecasts(), "seconds")
+    assert (whole.value, whole.low, whole.high, without) == (13, 6.5, 26, 1)
+
+
+def test_the_cheapest_that_reached_a_skill(tmp_path):
+    study_runs.write_run(tmp_path / "small", filters=4, seconds=2.0, csi=(0.3,) * 3)
+    study_runs.write_run(tmp_path / "large", filters=8, seconds=5.0, csi=(0.4,) * 3)
+    runs = table.read(records.read_runs([tmp_path]))
+    skill = table.validation_skill(runs)
+    found = planner.reaching(runs, skill, 0.25)
+    assert [(each.run.name, each.seconds, each.epoch) for each in found] == [
+        ("small", 2.0, 1), ("large", 5.0, 1),
+    ]  # fmt: skip
+    assert [each.run.name for each in planner.reaching(runs, skill, 0.35)] == ["large"]
+    assert planner.reaching(runs, skill, 0.5) == []
+
+
+def test_candidates(tmp_path):
+    write_study(tmp_path)
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    found = planned.candidates(depths=[2, 6], filters=[4], precisions=["float32"], processes=[1, 2])
+    # 96 pixels cannot be halved six times.
+    assert [(each.depth, count) for each, count in found] == [(2, 1), (2, 2)]
+    assert found[0][0].data == "data/storms" and found[0][0].epochs == 4
+    sizes = {(f.setting["depth"], f.setting["filters"]) for f in planned.next_sizes(most=99)}
+    assert sizes == {(5, 4), (5, 8), (5, 16), (5, 32), (2, 32), (3, 32), (4, 32)}
+    with pytest.raises(InputError, match="`runs` must hold completed runs"):
+        planner.Planner([]).candidates()

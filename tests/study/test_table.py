@@ -1,0 +1,103 @@
+"""One row a run."""
+
+import csv
+import json
+
+import pytest
+import study_runs
+
+from keras_nowcast import records
+from keras_nowcast.study import table
+
+
+def read(tmp_path):
+    return table.read(records.read_runs([tmp_path]))
+
+
+def test_a_row_has_what_the_run_measured(tmp_path):
+    study_runs.write_run(tmp_path / "a", seconds=2.0, joules=300.0, test_csi=(0.5, 0.4, 0.3))
+    (run,) = read(tmp_path)
+    row = run.row
+    assert (row["status"], row["depth"], row["center_filters"], row["gpus"]) == (
+        "completed", 4, 512, "",
+    )  # fmt: skip
+    assert row["trainable_parameters"] == 4143628
+    # 40 windows in batches of 4: 10 steps an epoch.
+    assert (row["seconds_per_epoch"], row["seconds_per_step"]) == (2.0, 0.2)
+    assert (row["energy_source"], row["energy_joules"], row["joules_per_epoch"]) == (
+        "nvml_counter", 1200.0, 300.0,
+    )  # fmt: skip
+    assert row["energy_is_estimate"] is False and row["energy_reason"] is None
+    assert (row["val_csi_16"], row["test_csi_16"], row["test_mse"]) == (0.3, 0.5, 300.0)
+    assert row["counted_state_bytes"] == 4 * (4148556 + 2 * 4143628)
+
+
+def test_what_was_not_measured_is_empty_and_says_why(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    runs = read(tmp_path)
+    table.write_table(runs, tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["energy_joules"], row["test_csi_16"], row["mean_watts"]) == ("", "", "")
+    assert row["energy_source"] == "none" and row["energy_reason"] == study_runs.WHY_NO_ENERGY
+
+
+def test_a_cell_that_never_started_is_a_row(tmp_path):
+    config = {**study_runs.CONFIG, "precision": "auto"}
+    record = {
+        "status": "failed", "status_reason": "out of memory: killed", "config": config,
+        "environment": {"world_size": 2, "gpus": None, "hosts": None}, "model": {},
+        "training": {}, "energy": {"source": "none", "devices": []}, "memory": {},
+    }  # fmt: skip
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "record.json").write_text(json.dumps(record))
+    (run,) = read(tmp_path)
+    assert (run.row["status"], run.row["reason"]) == ("failed", "out of memory: killed")
+    assert run.row["seconds_per_epoch"] is None and run.row["counted_step_bytes"] is None
+    assert not run.is_completed and table.cells([run]) == []
+
+
+def test_a_cell_holds_the_seeds_of_one_setting(tmp_path):
+    for name, fields in {
+        "a": {}, "b": {"seed": 1, "seconds": 3.0}, "c": {"filters": 8},
+        "d": {"status": "interrupted"}, "e": {"cores": 64},
+    }.items():  # fmt: skip
+        study_runs.write_run(tmp_path / name, **fields)
+    cells = table.cells(read(tmp_path))
+    assert [[run.name for run in cell.runs] for cell in cells] == [["a", "b"], ["c"], ["e"]]
+    assert cells[0].median("seconds_per_epoch") == 2.5
+    assert [len(alike) for alike in table.group(cells, "filters", "center_filters")] == [2, 1]
+
+
+def test_one_measure_of_skill_for_all(tmp_path):
+    study_runs.write_run(tmp_path / "a", test_csi=(0.5, 0.4, 0.3))
+    skill = table.choose_skill(read(tmp_path))
+    assert skill.name.startswith("test CSI")
+    study_runs.write_run(tmp_path / "b", csi=(0.3, 0.2, ""))  # nothing of 133 was observed
+    runs = read(tmp_path)
+    skill = table.choose_skill(runs)
+    assert skill.name == "validation CSI, mean of VIL 16, 74"
+    assert [skill.of(run.row) for run in runs] == [0.25, 0.25]
+    study_runs.write_run(tmp_path / "c", csi=("", "", ""))
+    skill = table.choose_skill(read(tmp_path))
+    assert (skill.name, skill.higher_is_better) == ("validation loss", False)
+
+
+def test_increases_as_the_paper_states_them(tmp_path):
+    study_runs.write_run(tmp_path / "a", seconds=2.0, joules=100.0, filters=4)
+    study_runs.write_run(tmp_path / "b", seconds=5.0, joules=163.22, csi=(0.6, 0.4, 0.2))
+    first, second = (run.row for run in read(tmp_path))
+    found = table.increases(first, second, table.choose_skill(read(tmp_path)))
+    assert found["energy"] == pytest.approx(63.22)
+    assert found["time"] == pytest.approx(150)
+    assert found["parameters"] == pytest.approx(
+        100 * (4143628 / first["trainable_parameters"] - 1)
+    )
+    assert found["skill"] == pytest.approx(100)
+    assert found["skill_difference"] == pytest.approx(0.2)
+    without = table.increases({**first, "joules_per_sample": None}, second, None)
+    assert without["energy"] is None and without["skill"] is None
+
+
+def test_pareto():
+    assert table.pareto([(1, 1), (2, 3), (2, 2), (3, 3), (4, 4), (0.5, 0)]) == [5, 0, 1, 4]
