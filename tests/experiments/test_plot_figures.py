@@ -1,0 +1,93 @@
+"""From run folders to table, figures, report and plans, by the scripts themselves."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import study_runs
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name, *arguments, cwd=ROOT):
+    command = [sys.executable, ROOT / "experiments" / name, *arguments]
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+@pytest.fixture
+def study(tmp_path):
+    for depth in (3, 4):
+        for filters in (4, 16):
+            study_runs.write_run(
+                tmp_path / "runs" / f"d{depth}-f{filters}", depth=depth, filters=filters,
+                seconds=filters / 4 + depth, joules=10.0 * filters,
+            )  # fmt: skip
+    return tmp_path / "runs"
+
+
+def test_everything_is_made_from_run_folders(study, tmp_path):
+    out = tmp_path / "out"
+    done = script("plot_figures.py", study, "--out", out)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in out.iterdir()}
+    drawn = {"training_curves", "cost_by_size", "skill_by_cost", "roofline", "memory_by_size",
+             "power_traces", *(f"power_d{d}-f{f}" for d in (3, 4) for f in (4, 16))}  # fmt: skip
+    assert made == {f"{name}.{kind}" for name in drawn for kind in ("pdf", "png")} | {
+        "table.csv", "report.html",
+    }  # fmt: skip
+    with open(out / "table.csv", newline="") as file:
+        assert [row["energy_joules"] for row in csv.DictReader(file)] == [
+            "640.0", "160.0", "640.0", "160.0",
+        ]  # fmt: skip
+    assert "scaling is not drawn: no two completed runs differ" in done.stdout
+    assert "% trainable parameters, +300.0 % energy" in done.stdout
+    assert "not measured here: it needs a completed run in float32" in done.stdout
+    report = (out / "report.html").read_text()
+    assert report.count("<svg") == 6 and "not measured here" in report
+
+
+def test_a_folder_that_cannot_be_written(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = script("plot_figures.py", study, "--out", tmp_path / "file" / "out")
+    assert done.returncode == 2 and "`--out` must be a folder" in done.stderr
+
+
+def test_the_plan_answers(study):
+    done = script(
+        "plan.py", study, "--depth", 3, 4, "--filters", 8, "--max-joules", 1e6, "--max-hours", 1e-6,
+        "--max-memory-gib", 64,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "depth 4, 8 filters" in done.stdout
+    assert "none of these networks is predicted to be within it" in done.stdout
+    assert "leave one out" in done.stdout and "time of training: median" in done.stdout
+
+
+def test_the_plan_names_the_cheapest_that_reached_a_skill(study):
+    done = script("plan.py", study, "--reach", 0.15)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split() == "d3-f4: 4 s of training, 40 J, epoch 1".split()
+    done = script("plan.py", study, "--reach", 0.9)
+    assert "no measured run reached" in done.stdout and "the best was 0.2000" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--max-joules", "-1"], "`--max-joules` must be above 0"),
+        (["--np", "0"], "`--np` must be above 0"),
+        (["--depth", "6"], "`--depth` must suit the grid"),
+        (["--precision", "half"], "`--precision` must be one of"),
+        (["--filters", "x"], "`--filters` must be of type int"),
+    ],
+)
+def test_bad_plans_are_one_line(study, arguments, words):
+    done = script("plan.py", study, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr

@@ -1,0 +1,136 @@
+"""Figures of made-up runs: drawn, signed, or refused with the reason."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+import study_runs
+
+from keras_nowcast import records
+from keras_nowcast.report import figures
+from keras_nowcast.study import table
+
+
+def read(folder):
+    return table.read(records.read_runs([folder]))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Runs that every figure has data for."""
+    folder = tmp_path_factory.mktemp("study")
+    for filters in (4, 16):
+        for precision in ("float32", "mixed_bfloat16"):
+            for world_size in (1, 2):
+                study_runs.write_run(
+                    folder / f"f{filters}-{precision}-np{world_size}", filters=filters,
+                    precision=precision, world_size=world_size, seconds=filters / world_size,
+                    joules=filters * (10.0 if precision == "float32" else 7.0),
+                )  # fmt: skip
+    return read(folder)
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(figures.plt.Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("draw", figures.OF_ALL_RUNS, ids=lambda draw: draw.__name__)
+def test_each_is_drawn_and_names_its_runs(study, draw, tmp_path):
+    figure = draw(study)
+    signature = figure.get_supxlabel()
+    assert signature.startswith("8 runs of ") and "f16-float32-np1" in signature
+    svg = figures.write_figure(figure, tmp_path, draw.__name__)
+    assert (tmp_path / f"{draw.__name__}.png").stat().st_size > 5000
+    assert (tmp_path / f"{draw.__name__}.pdf").read_bytes().startswith(b"%PDF")
+    ElementTree.fromstring(svg.replace("xlink:href", "href"))  # well-formed
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    assert len(ids) == len(set(ids)) and all(each.startswith(draw.__name__) for each in ids)
+    used = re.findall(r'(?:href="#|url\(#)([^")]+)', svg)
+    assert used and set(used) <= set(ids)
+    assert draw.__name__ in figures.CAPTIONS
+    figures.plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("mixed_speedup", "no completed run in float32 and one in mixed precision"),
+        ("scaling", "no two completed runs differ in the number of processes"),
+        ("power_traces", study_runs.WHY_NO_ENERGY),
+    ],
+)
+def test_without_data_a_figure_is_not_drawn(tmp_path, name, why):
+    study_runs.write_run(tmp_path / "a")
+    with pytest.raises(figures.NotDrawn, match=re.escape(why)):
+        getattr(figures, name)(read(tmp_path))
+
+
+@pytest.mark.parametrize("draw", figures.OF_ALL_RUNS, ids=lambda draw: draw.__name__)
+def test_a_failed_run_alone_gives_no_figure_of_cost(tmp_path, draw):
+    study_runs.write_run(tmp_path / "a", status="failed", losses=(0.5,))
+    (run,) = read(tmp_path)
+    run.epochs.clear()
+    for column in ("seconds_per_epoch", "achieved_flops_per_second", "peak_rss_bytes"):
+        run.row[column] = None
+    with pytest.raises(figures.NotDrawn):
+        draw([run])
+
+
+def test_cost_has_the_numbers_of_the_runs(study):
+    figure = figures.cost_by_size(study)
+    time, energy, power = figure.axes
+    drawn = {
+        (bar.lines[0].get_xdata()[0], bar.lines[0].get_ydata()[0]) for bar in time.containers
+    }
+    assert (4143628, 16.0) in drawn and (4143628, 8.0) in drawn
+    assert {bar.lines[0].get_ydata()[0] for bar in energy.containers} == {40.0, 28.0, 160.0, 112.0}
+    assert 20.0 in {bar.lines[0].get_ydata()[0] for bar in power.containers}
+    figures.plt.close(figure)
+
+
+def test_an_estimate_is_hollow_and_called_one(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=100.0, source="estimate")
+    runs = read(tmp_path)
+    for draw in (figures.cost_by_size, figures.skill_by_cost, figures.power_traces):
+        figure = draw(runs)
+        assert any("ESTIMATE, not measured" in text for text in texts(figure)), draw.__name__
+        figures.plt.close(figure)
+    (_, energy, power) = (figure := figures.cost_by_size(runs)).axes
+    for axes in (energy, power):
+        assert axes.containers[0].lines[0].get_markerfacecolor() == "none"
+    figures.plt.close(figure)
+
+
+def test_time_where_not_all_measured_energy(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=100.0)
+    study_runs.write_run(tmp_path / "b", filters=4)
+    figure = figures.skill_by_cost(read(tmp_path))
+    assert figure.axes[0].get_xlabel() == "training time (s per epoch)"
+    assert any("time, since not every run measured energy" in text for text in texts(figure))
+    figures.plt.close(figure)
+
+
+def test_no_roof_is_made_up(study):
+    figure = figures.roofline(study)
+    assert any("no roof is drawn" in text for text in texts(figure))
+    assert all(line.get_linestyle() == "None" for line in figure.axes[0].lines)
+    figures.plt.close(figure)
+
+
+def test_a_long_trace_keeps_its_peaks():
+    seconds = list(range(100_000))
+    watts = [100.0] * 100_000
+    watts[54_321], watts[77_777], watts[5] = 300.0, 1.0, float("nan")
+    kept_s, kept_w = figures._thinned(seconds, watts)
+    assert len(kept_s) <= figures.MOST_POINTS and max(kept_w) == 300.0 and min(kept_w) == 1.0
+    assert kept_s == sorted(kept_s)
+    assert figures._thinned([1, 2], [3, 4]) == ([1, 2], [3, 4])
+
+
+def test_of_many_traces_a_dozen_is_drawn(tmp_path):
+    for seed in range(20):
+        study_runs.write_run(tmp_path / f"{seed:02}", joules=100.0, seed=seed)
+    figure = figures.power_traces(read(tmp_path))
+    assert sum(bool(axes.lines) for axes in figure.axes) == 12
+    assert any("12 of 20 runs with a trace" in text for text in texts(figure))
+    figures.plt.close(figure)

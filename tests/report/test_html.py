@@ -1,0 +1,136 @@
+"""report.html: whole, self-contained, and nothing from a file is taken for markup."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import study_runs
+
+from keras_nowcast import records
+from keras_nowcast.report import html
+from keras_nowcast.study import claims, planner, table
+
+VOID = {"meta", "br", "input", "link", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags, and checks that they are closed in turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def page(folder, **more):
+    runs = table.read(records.read_runs([folder]))
+    given = {
+        "claims_made": claims.claims(runs), "figures": {}, "not_drawn": {},
+        "planned": planner.Planner(runs), "unrecorded": [], "command": "make it", **more,
+    }  # fmt: skip
+    return html.page(runs, **given)
+
+
+@pytest.fixture
+def study(tmp_path):
+    for filters in (4, 8, 16):
+        for precision in ("float32", "mixed_bfloat16"):
+            study_runs.write_run(
+                tmp_path / f"f{filters}-{precision}", filters=filters, precision=precision,
+                joules=filters * 10.0, seconds=filters,
+            )  # fmt: skip
+    return tmp_path
+
+
+def test_it_parses_and_has_every_part(study):
+    study_runs.write_run(study / "broken", status="failed", reason="out of memory: killed",
+                         losses=(0.5,), filters=64)  # fmt: skip
+    text = page(
+        study, figures={"roofline": '<svg id="roofline-1"></svg>'},
+        not_drawn={"scaling": "no two runs differ"}, unrecorded=[study / "gone"],
+    )  # fmt: skip
+    found = Page(text)
+    assert len(found.ids) == len(set(found.ids))
+    anchors = {attrs["href"][1:] for tag, attrs in found.tags if tag == "a"}
+    assert anchors <= set(found.ids) and len(anchors) == 7
+    rows = re.search(r'<table id="runs">.*?</table>', text, re.DOTALL)[0].count("<tr>")
+    assert rows == 1 + 7
+    for words in (
+        "6 of 7 runs are completed", "EPYC", "2.21.0", "out of memory: killed",
+        "no two runs differ", "gone left no record", "leave one out", "+63.22 % energy",
+        "make it", "experiments/train.py", "median",
+    ):  # fmt: skip
+        assert words in found.text, words
+
+
+def test_it_reaches_for_nothing_outside(study):
+    text = page(study)
+    for tag, attrs in Page(text).tags:
+        assert tag not in ("link", "iframe", "object", "embed", "img", "base"), tag
+        assert "src" not in attrs
+        for name in ("href", "xlink:href"):
+            assert attrs.get(name, "#").startswith("#")
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
+    assert set(re.findall(r"https?://[^\"' <]+", text)) == set()
+
+
+def test_what_comes_from_files_is_text(tmp_path):
+    evil = '<script>alert("1")</script>'
+    study_runs.write_run(
+        tmp_path / "<b>a", data=evil, status="failed", reason=evil, losses=(0.5,)
+    )
+    study_runs.write_run(tmp_path / "b&c", data=evil)
+    text = page(tmp_path, not_drawn={"scaling": evil}, unrecorded=[evil], command=evil)
+    assert evil not in text and "<b>a" not in text and "b&c" not in text
+    assert len(re.findall("<script>", text)) == 1
+    assert evil in Page(text).text
+
+
+def test_an_estimate_is_called_one_everywhere(tmp_path):
+    for filters in (4, 8, 12, 16):
+        study_runs.write_run(
+            tmp_path / str(filters), filters=filters, joules=filters * 10.0, seconds=filters,
+            source="estimate",
+        )  # fmt: skip
+    text = Page(page(tmp_path)).text
+    assert "no sensor: an estimate" in text
+    assert "160 (estimate)" in text
+    # Of the planner's six sizes, and of the claims.
+    assert text.count("(an ESTIMATE, not measured)") >= 8
+
+
+def test_without_energy_it_says_so(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    found = Page(page(tmp_path))
+    assert "energy from not measured here" in found.text
+    assert f"Energy of 1 run: {study_runs.WHY_NO_ENERGY}" in found.text
+    assert '<td class="n" data-v=""></td>' in page(tmp_path)
+
+
+def test_a_run_is_repeated_as_it_was_started(tmp_path):
+    study_runs.write_run(
+        tmp_path / "a", data="my data", world_size=2, filters=8, augment=True, center_filters=64
+    )
+    (run,) = table.read(records.read_runs([tmp_path]))
+    assert html.train_command(run) == (
+        "horovodrun -np 2 python experiments/train.py --data 'my data' --filters 8 "
+        "--center-filters 64 --precision float32 --grid 96 --epochs 4 --augment"
+    )
