@@ -42,7 +42,9 @@ def main():
     for claim in answers:
         print(textwrap.fill(claim.title, 100))
         indent = {"initial_indent": "    ", "subsequent_indent": "    "}
-        print(textwrap.fill(claim.answer, 100, **indent) + "\n")
+        for line in claim.answer.splitlines():
+            print(textwrap.fill(line, 100, **indent))
+        print()
     for name, why in not_drawn.items():
         print(f"{name} is not drawn: {why}")
     print(

@@ -4,6 +4,7 @@ A figure raises `NotDrawn`, with the reason, where the runs do not hold what it 
 """
 
 import io
+import math
 import re
 import statistics
 
@@ -61,19 +62,16 @@ def training_curves(runs):
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(10, 4.4), sharey=True, layout="constrained"
         )
-        for number, run in enumerate(drawn):
-            look = {"color": _precision_color(run.row["precision"]), "alpha": 0.6, "linewidth": 0.8}
+        for axes, column in ((left, "loss"), (right, "val_loss")):
             if few:
-                look = {
-                    "color": COLORS[number % len(COLORS)],
-                    "marker": MARKERS[number // len(COLORS) % len(MARKERS)],
-                    "markersize": 4,
-                    "label": label(run.row),
-                }
-            for axes, column in ((left, "loss"), (right, "val_loss")):
-                points = [(e["epoch"] + 1, e[column]) for e in run.epochs if e[column] is not None]
-                if points:
-                    axes.plot(*zip(*points, strict=True), **look)
+                for number, run in enumerate(drawn):
+                    axes.plot(
+                        *_curve(run, column), markersize=4, label=label(run.row),
+                        color=COLORS[number % len(COLORS)],
+                        marker=MARKERS[number // len(COLORS) % len(MARKERS)],
+                    )  # fmt: skip
+            else:
+                _curves_by_precision(axes, drawn, column)
         left.set_ylabel("mean squared error (normalized VIL)")
         left.set_title("training")
         right.set_title("validation")
@@ -87,6 +85,24 @@ def training_curves(runs):
         else:
             _legend(figure, *_precision_handles({run.row["precision"] for run in drawn}))
         return _signed(figure, drawn)
+
+
+def _curve(run, column):
+    """Returns (epochs, values) of a column of epochs.csv, NaN where there is none."""
+    values = [math.nan if row[column] is None else row[column] for row in run.epochs]
+    return [row["epoch"] + 1 for row in run.epochs], values
+
+
+def _curves_by_precision(axes, runs, column):
+    """Draws the curves of each precision as one line with gaps: hundreds take their time."""
+    lines = {}
+    for run in runs:
+        x, y = lines.setdefault(run.row["precision"], ([], []))
+        epochs, values = _curve(run, column)
+        x += [*epochs, math.nan]
+        y += [*values, math.nan]
+    for precision, (x, y) in lines.items():
+        axes.plot(x, y, color=_precision_color(precision), alpha=0.6, linewidth=0.8)
 
 
 def cost_by_size(runs):
@@ -133,20 +149,14 @@ def _epoch_spread(column):
 
 
 def _by_size(axes, runs, spread_of, unit):
-    drawn = set()
+    points = []
     for run in runs:
         middle, least, most = spread_of(run)
-        if middle is None:
-            continue
-        kind = (run.row["precision"], run.row["world_size"])
-        hollow = run.row["energy_is_estimate"] and ("J" in unit or "W" in unit)
-        axes.errorbar(
-            run.row["trainable_parameters"], middle, yerr=[[middle - least], [most - middle]],
-            color=_precision_color(kind[0]), marker=_process_marker(kind[1]),
-            markerfacecolor="none" if hollow else None, capsize=3, linestyle="",
-            label=None if kind in drawn else f"{kind[0]}, {processes(kind[1])}",
-        )  # fmt: skip
-        drawn.add(kind)
+        if middle is not None:
+            hollow = run.row["energy_is_estimate"] and ("J" in unit or "W" in unit)
+            size = run.row["trainable_parameters"]
+            points.append((_look(run.row, hollow), (size, size, size), (middle, least, most)))
+    _bars(axes, points)
     _size_axis(axes)
     axes.set_ylabel(unit)
     axes.margins(x=0.15, y=0.1)
@@ -169,31 +179,22 @@ def mixed_speedup(runs):
         figure, panels = plt.subplots(
             1, 2, figsize=(10, 4.4), layout="constrained", sharex=True, sharey=True
         )
-        kinds = {}
-        for plain, mixed in pairs:
-            setting = mixed.setting
-            look = {
-                "color": _precision_color(setting["precision"]),
-                "marker": _process_marker(setting["world_size"]),
-            }
-            kinds[f"{setting['precision']}, {processes(setting['world_size'])}"] = look
-            ratios = (claims.throughput_ratio(plain, mixed), claims.quality_ratio(plain, mixed))
-            for axes, ratio in zip(panels, ratios, strict=True):
-                if ratio:
-                    axes.errorbar(
-                        mixed.median("trainable_parameters"), ratio.median,
-                        yerr=[[ratio.median - ratio.least], [ratio.most - ratio.median]],
-                        capsize=3, **look,
-                    )  # fmt: skip
-        titles = ("throughput", "time to the same validation loss")
-        for axes, title in zip(panels, titles, strict=True):
+        for axes, title, ratio_of in (
+            (panels[0], "throughput", claims.throughput_ratio),
+            (panels[1], "time to the same validation loss", claims.quality_ratio),
+        ):
+            ratios = [(mixed, ratio_of(plain, mixed)) for plain, mixed in pairs]
+            _bars(axes, [
+                (_look(mixed.setting), (mixed.median("trainable_parameters"),) * 3,
+                 (ratio.median, ratio.least, ratio.most))
+                for mixed, ratio in ratios if ratio
+            ])  # fmt: skip
             axes.axhline(1, color="0.4", linewidth=1)
             axes.set_title(title)
             _size_axis(axes)
             axes.set_ylim(bottom=0)
         panels[0].set_ylabel("times as fast as float32")
-        handles = [Line2D([], [], linestyle="", **look) for look in kinds.values()]
-        _legend(figure, handles, list(kinds), columns=3)
+        _legend(figure, *panels[0].get_legend_handles_labels())
         return _signed(figure, _runs_of(pairs))
 
 
@@ -211,21 +212,11 @@ def skill_by_cost(runs):
     cost = claims.cost_of_cells(cells)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
-        kinds = {}
+        points = []
         for cell in cells:
             scores, costs = skill.of_cell(cell), cell.values(cost.column)
-            middle = (statistics.median(costs), statistics.median(scores))
-            look = {
-                "color": _precision_color(cell.setting["precision"]),
-                "marker": _process_marker(cell.setting["world_size"]),
-                "markerfacecolor": "none" if cost.is_estimate else None,
-            }
-            kinds[f"{cell.setting['precision']}, {processes(cell.setting['world_size'])}"] = look
-            axes.errorbar(
-                *middle, capsize=2, **look,
-                xerr=[[middle[0] - min(costs)], [max(costs) - middle[0]]],
-                yerr=[[middle[1] - min(scores)], [max(scores) - middle[1]]],
-            )  # fmt: skip
+            points.append((_look(cell.setting, cost.is_estimate), _ends(costs), _ends(scores)))
+        _bars(axes, points)
         front = claims.pareto_cells(cells, skill, cost)
         points = [
             (cell.median(cost.column), statistics.median(skill.of_cell(cell))) for cell in front
@@ -250,8 +241,7 @@ def skill_by_cost(runs):
         if several:
             notes.append("runs of several grids, batches, lengths or data: not all comparable")
         axes.set_title("; ".join(notes), fontsize=9)
-        handles = [Line2D([], [], linestyle="", **look) for look in kinds.values()]
-        _legend(figure, handles, list(kinds), columns=3)
+        _legend(figure, *axes.get_legend_handles_labels())
         return _signed(figure, _runs_of([cells]))
 
 
@@ -324,15 +314,12 @@ def roofline(runs):
         raise NotDrawn("no run has a timed step")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
-        kinds = set()
+        points = []
         for run in drawn:
-            kind = (run.row["precision"], run.row["world_size"])
-            axes.plot(
-                run.row["counted_intensity"], run.row["achieved_flops_per_second"] / 1e9,
-                linestyle="", color=_precision_color(kind[0]), marker=_process_marker(kind[1]),
-                alpha=0.8, label=None if kind in kinds else f"{kind[0]}, {processes(kind[1])}",
-            )  # fmt: skip
-            kinds.add(kind)
+            intensity = run.row["counted_intensity"]
+            speed = run.row["achieved_flops_per_second"] / 1e9
+            points.append((_look(run.row), (intensity,) * 3, (speed,) * 3))
+        _bars(axes, points)
         axes.set(xscale="log", yscale="log")
         _plain_numbers(axes.xaxis)
         _plain_numbers(axes.yaxis)
@@ -351,16 +338,17 @@ def memory_by_size(runs):
         raise NotDrawn("no run knows the peak memory of its processes")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
-        kinds = {}
-        for run in drawn:
-            counted = run.row["counted_step_bytes"] + run.row["counted_state_bytes"]
-            color = _precision_color(run.row["precision"])
-            for what, value, marker in (
-                ("measured", measured_memory(run.row), "o"), ("counted", counted, "_")
+        for precision in sorted({run.row["precision"] for run in drawn}):
+            rows = [run.row for run in drawn if run.row["precision"] == precision]
+            sizes = [row["trainable_parameters"] for row in rows]
+            counted = [row["counted_step_bytes"] + row["counted_state_bytes"] for row in rows]
+            for what, values, marker in (
+                ("measured", map(measured_memory, rows), "o"), ("counted", counted, "_")
             ):  # fmt: skip
-                look = {"color": color, "marker": marker, "linestyle": ""}
-                kinds[f"{what}, {run.row['precision']}"] = look
-                axes.plot(run.row["trainable_parameters"], value / 2**20, alpha=0.8, **look)
+                axes.plot(
+                    sizes, [value / 2**20 for value in values], linestyle="", marker=marker,
+                    color=_precision_color(precision), alpha=0.8, label=f"{what}, {precision}",
+                )  # fmt: skip
         on_gpu = any(run.row["peak_gpu_bytes"] for run in drawn)
         _size_axis(axes)
         axes.set_yscale("log")
@@ -371,8 +359,7 @@ def memory_by_size(runs):
             "measured: peak resident memory, with Python and TensorFlow themselves\n"
             "counted: parameters, moments, gradients and activations", fontsize=9,
         )  # fmt: skip
-        handles = [Line2D([], [], **look) for look in kinds.values()]
-        _legend(figure, handles, list(kinds), columns=2)
+        _legend(figure, *axes.get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
 
 
@@ -512,8 +499,39 @@ def _precision_color(precision):
     return PRECISION_COLORS.get(precision, COLORS[6])
 
 
-def _process_marker(world_size):
-    return MARKERS[(world_size - 1) % len(MARKERS)]
+def _look(row, hollow=False):
+    """Returns how a point of this precision and number of processes is drawn, and its label."""
+    return (
+        ("color", _precision_color(row["precision"])),
+        ("marker", MARKERS[(row["world_size"] - 1) % len(MARKERS)]),
+        ("markerfacecolor", "none" if hollow else _precision_color(row["precision"])),
+        ("label", f"{row['precision']}, {processes(row['world_size'])}"),
+    )
+
+
+def _ends(values):
+    return statistics.median(values), min(values), max(values)
+
+
+def _bars(axes, points):
+    """Draws points with bars: those of one look at once, since hundreds take their time.
+
+    Args:
+      points: list of (look, x, y), x and y each (middle, least, most).
+    """
+    for look in dict.fromkeys(look for look, _, _ in points):
+        mine = [(x, y) for each, x, y in points if each == look]
+        places, errors = [], []
+        for spreads in zip(*mine, strict=True):
+            places.append([middle for middle, _, _ in spreads])
+            errors.append([
+                [middle - least for middle, least, _ in spreads],
+                [most - middle for middle, _, most in spreads],
+            ])  # fmt: skip
+        x_errors, y_errors = (sides if any(map(any, sides)) else None for sides in errors)
+        axes.errorbar(
+            *places, xerr=x_errors, yerr=y_errors, linestyle="", capsize=3, alpha=0.85, **dict(look)
+        )
 
 
 def _precision_handles(precisions):
@@ -547,7 +565,7 @@ def _runs_of(groups):
 
 def _signed(figure, runs):
     """Writes beneath a figure which runs it was drawn from, and returns it."""
-    names = [run.name for run in runs]
+    names = [run.name for run in sorted(runs, key=table.order)]
     if len(names) > 6:
         folders = sorted({str(run.folder.path.parent) for run in runs})
         where = ", ".join(folders[:3]) + (" and others" if len(folders) > 3 else "")

@@ -199,7 +199,7 @@ def _claims(claims_made):
         parts.append(
             f'<div class="claim{missing}"><h3>{_text(claim.title)}</h3>\n'
             f"<p>Paper: {_text(claim.paper)}</p>\n"
-            f'<p class="answer">Here: {_text(claim.answer)}</p>'
+            f'<p class="answer">Here: {"<br>".join(map(_text, claim.answer.splitlines()))}</p>'
         )
         if claim.rows:
             parts.append(_plain_table(claim.rows))
@@ -234,7 +234,8 @@ def _table(runs, skill):
         f'<th title="{_text(says)}" scope="col"><button>{_text(head)}</button></th>'
         for head, _, _, says in _SHOWN
     )
-    lines = "\n".join(f"<tr>{''.join(_cells(run, skill))}</tr>" for run in runs)
+    ordered = sorted(runs, key=table.order)
+    lines = "\n".join(f"<tr>{''.join(_cells(run, skill))}</tr>" for run in ordered)
     name = f" Skill is {_text(skill.name)}." if skill else ""
     return (
         '<h2 id="table">All runs</h2>\n'
@@ -272,7 +273,7 @@ def _cells(run, skill):
 
 
 def _compare(runs, skill):
-    completed = [run for run in runs if run.is_completed]
+    completed = sorted((run for run in runs if run.is_completed), key=table.order)
     if len(completed) < 2:
         return ""
 

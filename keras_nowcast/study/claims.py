@@ -29,7 +29,7 @@ class Claim:
     Attributes:
       title: what is asked.
       paper: what the paper says of it, or that no figure of it is at hand.
-      answer: this study's, in words and numbers.
+      answer: this study's, in words and numbers, a line a precision or setting.
       is_measured: whether there were data for an answer.
       rows: the comparisons behind it, dicts of text with the same keys.
       notes: lines on how to read it.
@@ -52,12 +52,12 @@ class Spread:
     most: float
     count: int
 
-    def text(self, form):
+    def text(self, form, unit=""):
         """Returns '1.32 (1.20 to 1.41, 3 times)', the median alone where it was measured once."""
-        middle = format(self.median, form)
+        middle = f"{self.median:{form}}{unit}"
         if self.count == 1:
             return middle
-        return f"{middle} ({self.least:{form}} to {self.most:{form}}, {self.count} times)"
+        return f"{middle} ({self.least:{form}} to {self.most:{form}}{unit}, {self.count} times)"
 
 
 def spread(values):
@@ -90,17 +90,17 @@ def mixed_precision(cells, skill):
             "else but the seed",
         )  # fmt: skip
     compared = [_precision_row(plain, mixed, skill) for plain, mixed in pairs]
-    sentences = []
+    answers = []
     for policy in dict.fromkeys(mixed.setting["precision"] for _, mixed in pairs):
         mine = [row for row in compared if row["precision"] == policy]
-        sentences += _precision_sentences(policy, mine, skill)
+        answers.append(" ".join(_precision_sentences(policy, mine, skill)))
     notes = [
         "Throughput and time to quality: seconds of float32 over seconds of mixed precision, above "
         "1 where mixed precision is faster. Time to quality counts whole epochs until the "
         "validation loss that the slower-converging of the two reached. Energy: joules a window of "
         "mixed precision over those of float32.",
     ]
-    return Claim(title, paper, " ".join(sentences), True, _texts(compared), tuple(notes))
+    return Claim(title, paper, "\n".join(answers), True, _texts(compared), tuple(notes))
 
 
 def precision_pairs(cells):
@@ -135,7 +135,7 @@ def _precision_row(plain, mixed, skill):
     return {
         "precision": mixed.setting["precision"],
         "model": model_name(mixed.setting),
-        "parameters": f"{mixed.median('trainable_parameters'):,}",
+        "parameters": f"{mixed.median('trainable_parameters'):,.0f}",
         "processes": str(mixed.setting["world_size"]),
         "seeds": f"{len(plain.runs)} and {len(mixed.runs)}",
         "throughput": throughput_ratio(plain, mixed),
@@ -193,14 +193,14 @@ def more_parameters(cells, skill):
     energies = [row["energy"] for row in compared if row["energy"].spread]
     if energies:
         closest = min((row for row in compared if row["energy"].spread), key=_far_from_paper)
-        cost = f"{closest['energy'].spread.text('+.1f')} % energy{_mark([closest['energy']])}, "
+        cost = f"{closest['energy'].spread.text('+.1f', ' %')} energy{_mark([closest['energy']])}, "
     else:
         cost = f"energy {NOT_MEASURED} ({_why_no_energy(compared)}), "
     time = closest["time"]
     answer = (
         f"{closest['from']} to {closest['to']} in {closest['precision']}, the pair closest to the "
         f"paper's of those measured here: {closest['parameters']:+,.0f} % trainable parameters, "
-        f"{cost}{time.text('+.1f') + ' % time' if time else 'time ' + NOT_MEASURED}."
+        f"{cost}{time.text('+.1f', ' %') + ' time' if time else 'time ' + NOT_MEASURED}."
     )
     notes = (
         "Of every setting, smallest to largest and the pair closest to the paper's. Time and "
@@ -265,7 +265,7 @@ def larger_models(cells, skill):
         f"{'higher' if skill.higher_is_better else 'lower'} is better, the median over seeds. A "
         "gain smaller than the spread of the seeds is none that was shown.",
     )
-    return Claim(title, paper, " ".join(sentences), True, _texts(compared), notes)
+    return Claim(title, paper, "\n".join(sentences), True, _texts(compared), notes)
 
 
 @dataclass(frozen=True)
@@ -382,7 +382,8 @@ def data_parallel(cells):
             f"{max(cell.setting['world_size'] for cell in shared)} processes on "
             f"{shared[0].setting['cores']} cores here. That is no measure of a cluster."
         )
-    return Claim(title, paper, " ".join(sentences), bool(sentences), _texts(compared), tuple(notes))
+    answer = "\n".join(sentences)
+    return Claim(title, paper, answer, bool(sentences), _texts(compared), tuple(notes))
 
 
 def scaling_pairs(cells):
@@ -585,10 +586,10 @@ def _text(name, value):
         if value.spread is None:
             return NOT_MEASURED
         unit = " %" if value.form == _PERCENT else ""
-        return value.spread.text(value.form) + unit + _mark([value])
+        return value.spread.text(value.form, unit) + _mark([value])
     if isinstance(value, Spread):
         unit = " %" if name == "time" else ""
-        return value.text(_FORMS.get(name, ".2f")) + unit
+        return value.text(_FORMS.get(name, ".2f"), unit)
     if value is None:
         return NOT_MEASURED
     return f"{value:+,.0f} %"

@@ -126,12 +126,21 @@ def read(runs):
 
 
 def cells(runs):
-    """Returns the Cells of the completed ones among the Runs, in the order of the runs."""
+    """Returns the Cells of the completed ones among the Runs, the smallest network first."""
     found = {}
-    for run in runs:
+    for run in sorted(runs, key=order):
         if run.is_completed:
             found.setdefault(_key(run.setting), []).append(run)
     return [Cell(members[0].setting, members) for members in found.values()]
+
+
+def order(run):
+    """Sorts Runs: by size, those of one size by precision, processes and seed."""
+    row = run.row
+    return (
+        row["trainable_parameters"] or 0, row["depth"] or 0, row["precision"] or "",
+        row["world_size"] or 0, row["seed"] or 0, run.name,
+    )  # fmt: skip
 
 
 def group(cells_of_study, *free):
