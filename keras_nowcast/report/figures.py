@@ -114,9 +114,11 @@ def cost_by_size(runs):
     Returns:
       A Figure of one panel, or of three when at least one run measured its energy.
     """
-    drawn = [run for run in runs if run.row["seconds_per_epoch"] is not None]
+    drawn = [
+        run for run in runs if run.is_completed and run.row["seconds_per_epoch"] is not None
+    ]
     if not drawn:
-        raise NotDrawn("no run has a timed epoch")
+        raise NotDrawn("no completed run has a timed epoch")
     measured = [run for run in drawn if run.row["joules_per_epoch"] is not None]
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
@@ -308,10 +310,10 @@ def roofline(runs):
     """
     drawn = [
         run for run in runs
-        if run.row["achieved_flops_per_second"] and run.row["counted_intensity"]
+        if run.is_completed and run.row["achieved_flops_per_second"]
     ]  # fmt: skip
     if not drawn:
-        raise NotDrawn("no run has a timed step")
+        raise NotDrawn("no completed run has a timed step")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
         points = []
@@ -333,9 +335,9 @@ def roofline(runs):
 
 def memory_by_size(runs):
     """Draws the memory of a process against size: counted, and measured where it was."""
-    drawn = [run for run in runs if run.row["counted_step_bytes"] and measured_memory(run.row)]
+    drawn = [run for run in runs if run.is_completed and measured_memory(run.row)]
     if not drawn:
-        raise NotDrawn("no run knows the peak memory of its processes")
+        raise NotDrawn("no completed run knows the peak memory of its processes")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
         for precision in sorted({run.row["precision"] for run in drawn}):
