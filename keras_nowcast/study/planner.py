@@ -319,7 +319,8 @@ class Planner:
             processes or [base["world_size"]],
         )
         known = {each.name for each in dataclasses.fields(RunConfig)} & set(base)
-        config = RunConfig(**{name: base[name] for name in known} | {"center_filters": None})
+        free = {"center_filters": None, "start_from": None}
+        config = RunConfig(**{name: base[name] for name in known} | free)
         config = dataclasses.replace(config, **fields)
         return [
             (dataclasses.replace(config, depth=depth, filters=width, precision=precision), count)

@@ -137,6 +137,39 @@ def test_a_limit_that_may_not_be_set_is_refused_before_training(small_sevir, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_energy_claims_are_computed_under_the_driver(small_sevir, tmp_path, stub_driver):
+    stub = stub_driver([stub_nvml.Device(wave=stub_nvml.constant(200.0))])
+    cells = (("1", "float32"), ("1", "mixed_bfloat16"), ("2", "float32"))
+    for filters, precision in cells:
+        done = run(
+            [*TRAIN, "--data", small_sevir, "--run-dir", tmp_path / "runs" / f"{filters}{precision}",
+             "--depth", "4", "--filters", filters, "--precision", precision, "--epochs", "2",
+             "--batch-per-replica", "1", "--power-source", "nvml", "--power-interval-s", "0.02"],
+            env=environment(stub, CUDA_VISIBLE_DEVICES="0"),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    plot = [sys.executable, ROOT / "experiments" / "plot_figures.py"]
+    drawn = run([*plot, tmp_path / "runs", "--out", tmp_path / "out"])
+    assert drawn.returncode == 0, drawn.stderr
+    with open(tmp_path / "out" / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert row["energy_source"] == "nvml_counter" and row["energy_reason"] == ""
+        assert float(row["mean_watts"]) == pytest.approx(200, rel=0.05)
+        assert float(row["joules_per_epoch"]) > 0
+    # Power is constant, so that energy goes as time.
+    by_cell = {(row["filters"], row["precision"]): float(row["joules_per_sample"]) for row in rows}
+    ratio = by_cell["1", "mixed_bfloat16"] / by_cell["1", "float32"]
+    more = 100 * (by_cell["2", "float32"] / by_cell["1", "float32"] - 1)
+    said = " ".join(drawn.stdout.split())
+    assert f"energy {ratio:.2f} times float32's" in said
+    assert f"{more:+.1f} % energy" in said
+    assert "energy not measured here" not in said and "ESTIMATE" not in said
+    assert (tmp_path / "out" / "power_traces.png").exists()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert f"{more:+.1f} % energy" in report
+
+
 def test_an_estimate_is_marked_as_one_wherever_it_shows(small_sevir, tmp_path):
     command = [*TRAIN, "--data", small_sevir, "--run-dir", tmp_path / "run", "--depth", "2",
                "--filters", "4", "--epochs", "2", "--power-source", "estimate",
