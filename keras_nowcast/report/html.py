@@ -93,7 +93,10 @@ const [first, second] = document.querySelectorAll("#compare select");
 const increase = (a, b) => {
   if (!a || !b) return "NOT_MEASURED";
   const percent = 100 * (b / a - 1);
-  return (percent < 0 ? "" : "+") + percent.toFixed(Math.abs(percent) < 100 ? 2 : 0) + " %";
+  const digits = Math.abs(percent) < 100 ? 2 : 0;
+  const shown = percent.toLocaleString("en", {
+    minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return (percent < 0 ? "" : "+") + shown + " %";
 };
 const show = () => {
   const [a, b] = [first, second].map(s => s.selectedOptions[0].dataset);

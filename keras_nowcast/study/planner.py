@@ -73,12 +73,20 @@ class Interval:
 
     def text(self, unit):
         """Returns '12.3 (10.1 to 15.0) s'."""
-        value, low, high = (f"{each:.3g}" for each in (self.value, self.low, self.high))
+        value, low, high = map(_three_figures, (self.value, self.low, self.high))
         return f"{value} ({low} to {high}) {unit}"
 
     def scaled(self, factor):
         """Returns it in another unit."""
         return Interval(self.value * factor, self.low * factor, self.high * factor, self.share)
+
+
+def _three_figures(number):
+    """Returns 12,300 for 12345, 1.23 for 1.234."""
+    if number < 999.5:
+        return f"{number:.3g}"
+    digits = len(str(round(number))) - 3
+    return f"{round(number, -digits):,.0f}"
 
 
 @dataclass(frozen=True)

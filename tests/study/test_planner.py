@@ -156,6 +156,11 @@ def test_rates_are_not_negative():
     assert planner.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
 
 
+def test_numbers_have_three_figures():
+    interval = planner.Interval(12345.6, 999.6, 1234567.0, 0.9)
+    assert interval.text("J") == "12,300 (1,000 to 1,230,000) J"
+
+
 def test_errors():
     errors = planner.Errors((10.0, -5.0, 1.0))
     assert errors.text() == "median 5.0 %, at most 10.0 %, over 3 cells"
