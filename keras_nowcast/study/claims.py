@@ -94,13 +94,14 @@ def mixed_precision(cells, skill):
     for policy in dict.fromkeys(mixed.setting["precision"] for _, mixed in pairs):
         mine = [row for row in compared if row["precision"] == policy]
         answers.append(" ".join(_precision_sentences(policy, mine, skill)))
-    notes = [
+    notes = (
         "Throughput and time to quality: seconds of float32 over seconds of mixed precision, above "
         "1 where mixed precision is faster. Time to quality counts whole epochs until the "
         "validation loss that the slower-converging of the two reached. Energy: joules a window of "
         "mixed precision over those of float32.",
-    ]
-    return Claim(title, paper, "\n".join(answers), True, _texts(compared), tuple(notes))
+        *_uncertainty_notes(compared),
+    )
+    return Claim(title, paper, "\n".join(answers), True, _texts(compared), notes)
 
 
 def precision_pairs(cells):
@@ -205,6 +206,7 @@ def more_parameters(cells, skill):
     notes = (
         "Of every setting, smallest to largest and the pair closest to the paper's. Time and "
         "energy are those of a trained window; the spread is over pairs of seeds.",
+        *_uncertainty_notes(compared),
     )
     return Claim(title, paper, answer, True, _texts(compared), notes)
 
@@ -482,6 +484,7 @@ class _Energy:
     form: str
     is_estimate: bool
     reason: str | None
+    uncertainty_percent: float | None
 
 
 @dataclass(frozen=True)
@@ -497,9 +500,29 @@ _RATIO, _PERCENT = ".2f", "+.1f"
 
 
 def _energy(of_pairs, form, *cells):
-    reasons = [run.row["energy_reason"] for cell in cells for run in cell.runs]
-    reason = next((each for each in reasons if each), "the runs share no measure of it")
-    return _Energy(of_pairs, form, any(map(is_estimate, cells)), reason)
+    rows = [run.row for cell in cells for run in cell.runs]
+    sources = {row["energy_source"] for row in rows if row["energy_joules"] is not None}
+    if len(sources) > 1:
+        reason = f"the runs were measured by different sensors, {' and '.join(sorted(sources))}"
+        return _Energy(None, form, "estimate" in sources, reason, None)
+    reasons = [row["energy_reason"] for row in rows if row["energy_reason"]]
+    uncertain = [row["uncertainty_percent"] for row in rows if row["uncertainty_percent"]]
+    return _Energy(
+        of_pairs, form, any(map(is_estimate, cells)), reasons[0] if reasons else None,
+        max(uncertain, default=None),
+    )  # fmt: skip
+
+
+def _uncertainty_notes(rows):
+    """Returns a line on how sure the joules are, where the sensors' calibration is known."""
+    known = [row["energy"].uncertainty_percent for row in rows]
+    known = [percent for percent in known if percent is not None]
+    if not known:
+        return ()
+    return (
+        f"Joules are certain to {max(known):.0f} % (docs/energy.md); on the same devices most of "
+        "that is common to both sides of a ratio.",
+    )
 
 
 def _mark(energies):

@@ -91,3 +91,14 @@ def test_bad_plans_are_one_line(study, arguments, words):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert words in done.stderr
+
+
+def test_two_runs_are_compared_as_the_paper_does(study):
+    done = script("compare.py", study / "d4-f4", study / "d4-f16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:4] == [
+        "  trainable parameters: +1,489 %", "  time: +60.00 %",
+        "  energy: +300 % (by nvml_counter)",
+    ]  # fmt: skip
+    done = script("compare.py", study, study / "d4-f16")
+    assert done.returncode == 2 and "must be a run folder each" in done.stderr

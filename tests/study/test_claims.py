@@ -83,6 +83,7 @@ def test_more_parameters_against_more_energy(tmp_path):
     ends, nearest = claim.rows
     assert (ends["from"], ends["energy"]) == ("depth 4, 2 filters", "+226.4 %")
     assert nearest["energy"] == "+63.2 %"
+    assert any("certain to 5 %" in note for note in claim.notes)
     assert "63.22" in claim.paper and "1549" in claim.paper
 
 
@@ -98,6 +99,16 @@ def test_an_estimate_is_marked_wherever_it_shows(tmp_path):
     for claim in (mixed, more, larger):
         assert mark in claim.answer
         assert all(any(mark in text for text in row.values()) for row in claim.rows)
+
+
+def test_two_sensors_give_no_ratio(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=100.0)
+    study_runs.write_run(
+        tmp_path / "b", joules=50.0, precision="mixed_bfloat16", source="estimate"
+    )
+    claim = answers(tmp_path)[0]
+    assert claim.rows[0]["energy"] == "not measured here"
+    assert "different sensors, estimate and nvml_counter" in claim.answer
 
 
 def test_larger_models(tmp_path):

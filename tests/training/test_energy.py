@@ -141,10 +141,11 @@ def test_energy_claims_are_computed_under_the_driver(small_sevir, tmp_path, stub
     stub = stub_driver([stub_nvml.Device(wave=stub_nvml.constant(200.0))])
     cells = (("1", "float32"), ("1", "mixed_bfloat16"), ("2", "float32"))
     for filters, precision in cells:
+        run_dir = tmp_path / "runs" / f"{filters}{precision}"
         done = run(
-            [*TRAIN, "--data", small_sevir, "--run-dir", tmp_path / "runs" / f"{filters}{precision}",
-             "--depth", "4", "--filters", filters, "--precision", precision, "--epochs", "2",
-             "--batch-per-replica", "1", "--power-source", "nvml", "--power-interval-s", "0.02"],
+            [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, "--depth", "4",
+             "--filters", filters, "--precision", precision, "--epochs", "2", "--batch-per-replica",
+             "1", "--power-source", "nvml", "--power-interval-s", "0.02"],
             env=environment(stub, CUDA_VISIBLE_DEVICES="0"),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,76 @@
+"""Says what one run has more than another, as the paper states it.
+
+    python experiments/compare.py runs/small runs/large
+
+Time and energy are those of a trained window, so that runs of another length compare.
+"""
+
+import sys
+
+from keras_nowcast.config import Parser
+from keras_nowcast.errors import InputError
+from keras_nowcast.process import run_script
+
+
+def main():
+    parser = Parser(description=__doc__)
+    parser.add_argument("first", help="a run folder")
+    parser.add_argument("second", help="another")
+    arguments = parser.parse_args(sys.argv[1:])
+
+    from keras_nowcast import records
+    from keras_nowcast.study import table
+
+    runs = table.read([only_run(records, path) for path in (arguments.first, arguments.second)])
+    skill = table.choose_skill(runs)
+    first, second = (run.row for run in runs)
+    increases = table.increases(first, second, skill)
+    print(f"{runs[0].name} to {runs[1].name}:")
+    for name, words in (
+        ("parameters", "trainable parameters"), ("time", "time"), ("energy", "energy")
+    ):  # fmt: skip
+        print(f"  {words}: {told(increases[name])}{remark(name, runs)}")
+    if skill is None:
+        print("  skill: not measured here, or not by the same score")
+        return
+    values = f"{skill.of(first):.4f} to {skill.of(second):.4f}"
+    print(f"  {skill.name}: {told(increases['skill'])} ({values})")
+
+
+def only_run(records, path):
+    """Returns the one (RunFolder, record) of a path.
+
+    Raises:
+      InputError: it is not the folder of a run.
+    """
+    found = records.read_runs([path])
+    if len(found) > 1:
+        raise InputError(
+            f"`first` and `second` must be a run folder each. Received: {path}, with "
+            f"{len(found)} runs; give one of them."
+        )
+    return found[0]
+
+
+def told(percent):
+    """Returns '+63.22 %'."""
+    if percent is None:
+        return "not measured here"
+    return f"{percent:+,.2f} %" if abs(percent) < 100 else f"{percent:+,.0f} %"
+
+
+def remark(name, runs):
+    """Returns what must be said beside an increase: that it is an estimate, or why it is absent."""
+    if name != "energy":
+        return ""
+    reason = next((run.row["energy_reason"] for run in runs if run.row["energy_reason"]), None)
+    if reason is not None:
+        return f" ({reason})"
+    sources = {run.row["energy_source"] for run in runs}
+    if "estimate" in sources:
+        return " (an ESTIMATE, not measured)"
+    return f" (by {' and '.join(sorted(sources))})"
+
+
+if __name__ == "__main__":
+    run_script(main)
