@@ -30,7 +30,7 @@ def main():
         ("parameters", "trainable parameters"), ("time", "time"), ("energy", "energy")
     ):  # fmt: skip
         print(f"  {words}: {told(increases[name])}{remark(name, runs)}")
-    if skill is None:
+    if skill is None or increases["skill_difference"] is None:
         print("  skill: not measured here, or not by the same score")
         return
     values = f"{skill.of(first):.4f} to {skill.of(second):.4f}"
