@@ -147,6 +147,20 @@ def test_other_machines_have_no_say(tmp_path):
     assert planned.errors["seconds"].median < 0.01
 
 
+def test_the_terms_of_a_step():
+    cost = count_unet(32, 13, 12, 1, 16)
+    computed, moved, layers, updated = planner.step_terms(cost, "float32", 3, 4)
+    # All channels fill their blocks but the 13 frames in and the 12 out.
+    first, head = cost.layers[1], cost.layers[-2]
+    rest = sum(layer.training_flops for layer in cost.layers) - (
+        first.training_flops + head.training_flops
+    )
+    filled = 16 / 13 * first.training_flops + 16 / 12 * head.training_flops
+    assert computed == pytest.approx(3 * (rest + filled))
+    assert moved == pytest.approx(3 * sum(e.training_bytes_moved("float32", 4) for e in cost.layers))
+    assert (layers, updated) == (len(cost.layers), 28 * cost.trainable_parameters)
+
+
 def test_rates_are_not_negative():
     terms = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [4.0, 0.5]])
     assert planner.fit_rates(terms, [1, 2, 3, 4]) == pytest.approx([1, 0])
@@ -154,6 +168,14 @@ def test_rates_are_not_negative():
     assert (falling >= 0).all() and falling[0] == 0
     # Of as few values as terms, the later terms are left out.
     assert planner.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
+
+
+def test_the_cell_left_out_has_no_say():
+    points = [planner.Point("float32", 1, (1.0,), 0, 1, value) for value in (1, 1, 1, 1, 2)]
+    assert planner.leave_one_out(points).percent[-1] == pytest.approx(-50)
+    # A cell of two processes is the only one of its kind: nothing is left to predict it by.
+    points.append(planner.Point("float32", 2, (1.0,), 0, 1, 3))
+    assert len(planner.leave_one_out(points).percent) == 5
 
 
 def test_numbers_have_three_figures():
