@@ -1,10 +1,10 @@
 """What runs that were not made would take, from those that were and from counted cost.
 
 Seconds of a training step are a sum of parts that cannot be negative, one set of rates for each
-precision: starting each layer's operations, moving bytes, computing, and updating the parameters
-(`step_terms`). Joules of a step have the same form, because power times each part's time has; the
-memory of a process is a base and a multiple of what is counted. The rates are those of the least
-squared relative error over the completed cells.
+precision: computing, moving activations, starting each layer's operations, and moving and updating
+the parameters (`step_terms`). Joules of a step have the same form, because power times each part's
+time has; the memory of a process is a base and a multiple of what is counted. The rates are those
+of the least squared relative error over the completed cells.
 
 Several processes share a machine in ways that no count tells, so a number of processes other than
 the one most cells have is a factor on the law of that one, and a time for each byte of gradients
@@ -47,8 +47,8 @@ UNITS = {
 }
 SHARE = 0.9  # of leave-one-out errors that an interval is to hold
 FEWEST_CELLS = 3  # of a precision, to fit anything
-# The sides of the blocks in which vector instructions handle channels: a convolution of 4 channels
-# takes nearly as long as one of 16. Choice: 16 fits float32 and bfloat16 on a CPU with AVX-512.
+# The side of the blocks in which vector instructions handle channels: a convolution of 4 channels
+# takes nearly as long as one of 16. Choice: that of float32 in AVX-512.
 CHANNEL_BLOCK = 16
 _MACHINE = ("cpu", "cores", "gpus", "hosts")
 # What decides the number of windows of an epoch.
@@ -173,25 +173,30 @@ def total(forecasts, name):
     return Interval(*ends, min(each.share for each in known)), len(forecasts) - len(known)
 
 
-def step_terms(cost, precision, windows, batch):
+def step_terms(cost, precision, windows):
     """Returns what a step of one process is made of, for the rates to multiply.
 
     Args:
       cost: the Cost of the network.
       precision: a mixed or float32 policy.
       windows: in the step, of one process; may be a fraction, the mean over an epoch's steps.
-      batch: the batch of a process, for what is moved once a batch.
 
     Returns:
-      (FLOPs computed with channels filled up to blocks, bytes moved by the layers, layers, bytes
-      moved by the optimizer): the order in which few cells can tell them apart.
+      (FLOPs computed, bytes of activations moved, both with channels filled up to blocks; layers;
+      bytes of kernels moved, with the optimizer's): the order in which few cells can tell them
+      apart.
     """
-    computed = moved = 0.0
+    computed = moved = kernels = 0.0
     for layer in cost.layers:
-        fill = _filled(layer.input_channels) * _filled(layer.channels) if layer.kernel else 1
-        computed += fill * layer.training_flops
-        moved += layer.training_bytes_moved(precision, batch)
-    return windows * computed, windows * moved, len(cost.layers), cost.optimizer_bytes_moved
+        filled = _filled(layer.channels)
+        # Of an endless batch no sample has a share in moving the kernels.
+        activations = layer.training_bytes_moved(precision, math.inf)
+        kernels += layer.training_bytes_moved(precision, 1) - activations
+        moved += filled * activations
+        both = filled * _filled(layer.input_channels) if layer.kernel else 1
+        computed += both * layer.training_flops
+    parameters = kernels + cost.optimizer_bytes_moved
+    return windows * computed, windows * moved, len(cost.layers), parameters
 
 
 def _filled(channels):
@@ -414,7 +419,7 @@ def _new_point(setting, cost, windows, quantity):
     steps = steps_per_epoch(windows, processes, batch)
     if quantity == "memory_bytes":
         return Point(precision, processes, memory_terms(cost, precision, batch), 0, 1)
-    terms = step_terms(cost, precision, windows / steps / processes, batch)
+    terms = step_terms(cost, precision, windows / steps / processes)
     times = steps * setting["epochs"]
     if quantity == "wall_seconds":
         # Set-up happens once: seconds, and some for each layer that is traced.

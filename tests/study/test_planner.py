@@ -20,10 +20,9 @@ WATTS = 40
 STEPS = 10
 
 
-def seconds_of(depth, filters, precision, world_size=1):
+def seconds_of(depth, filters, precision):
     cost = count_unet(96, 13, 12, depth, filters)
-    windows = study_runs.WINDOWS / STEPS / world_size
-    terms = planner.step_terms(cost, precision, 4 / world_size if world_size > 1 else windows, 4)
+    terms = planner.step_terms(cost, precision, study_runs.WINDOWS / STEPS)
     return STEPS * float(np.dot(terms, RATES[precision]))
 
 
@@ -148,17 +147,25 @@ def test_other_machines_have_no_say(tmp_path):
 
 
 def test_the_terms_of_a_step():
+    # All channels fill their blocks of 16 but the 13 frames in and the 12 out.
     cost = count_unet(32, 13, 12, 1, 16)
-    computed, moved, layers, updated = planner.step_terms(cost, "float32", 3, 4)
-    # All channels fill their blocks but the 13 frames in and the 12 out.
-    first, head = cost.layers[1], cost.layers[-2]
-    rest = sum(layer.training_flops for layer in cost.layers) - (
-        first.training_flops + head.training_flops
+    computed, moved, layers, parameters = planner.step_terms(cost, "float32", 3)
+    scaling, first, head, loss = (cost.layers[i] for i in (0, 1, -2, -1))
+    flops = sum(layer.training_flops for layer in cost.layers)
+    more = 3 / 13 * first.training_flops + 4 / 12 * head.training_flops
+    assert computed == pytest.approx(3 * (flops + more))
+    # Kernels pass by three times, the first convolution's twice, whatever the batch.
+    kernels = 4 * (3 * cost.kernel_parameters - first.kernel_parameters)
+    assert parameters == pytest.approx(kernels + 28 * cost.trainable_parameters)
+    endless = float("inf")
+    plain = sum(layer.training_bytes_moved("float32", endless) for layer in cost.layers)
+    filled = (
+        3 / 13 * scaling.training_bytes_moved("float32", endless)
+        + 4 / 12 * head.training_bytes_moved("float32", endless)
+        + 4 / 12 * loss.training_bytes_moved("float32", endless)
     )
-    filled = 16 / 13 * first.training_flops + 16 / 12 * head.training_flops
-    assert computed == pytest.approx(3 * (rest + filled))
-    assert moved == pytest.approx(3 * sum(e.training_bytes_moved("float32", 4) for e in cost.layers))
-    assert (layers, updated) == (len(cost.layers), 28 * cost.trainable_parameters)
+    assert moved == pytest.approx(3 * (plain + filled))
+    assert layers == len(cost.layers)
 
 
 def test_rates_are_not_negative():
