@@ -9,7 +9,6 @@ import statistics
 from dataclasses import dataclass
 
 from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
-from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.sizes import default_center_filters
@@ -227,13 +226,7 @@ def pareto(points):
 
 
 def write_table(runs, path):
-    """Writes the rows of Runs as CSV, whole; an empty cell where nothing was measured.
-
-    Raises:
-      InputError: there are none.
-    """
-    if not runs:
-        raise InputError("`runs` must hold at least one run. Received: none.")
+    """Writes the rows of Runs, at least one, as CSV, whole; an empty cell where not measured."""
     with written_whole(path) as beside, open(beside, "w", newline="") as file:
         writer = csv.DictWriter(file, list(runs[0].row))
         writer.writeheader()

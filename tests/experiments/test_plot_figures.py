@@ -1,6 +1,7 @@
 """From run folders to table, figures, report and plans, by the scripts themselves."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,18 @@ def test_two_runs_are_compared_as_the_paper_does(study):
     ]  # fmt: skip
     done = script("compare.py", study, study / "d4-f16")
     assert done.returncode == 2 and "must be a run folder each" in done.stderr
+
+
+def test_failed_cells_alone_still_make_a_report(tmp_path):
+    config = {**study_runs.CONFIG, "precision": "auto", "grid": None}
+    record = {
+        "status": "failed", "status_reason": "unfittable: 96 pixels", "config": config,
+        "environment": {"world_size": 1, "gpus": None, "hosts": None}, "model": {},
+        "training": {}, "energy": {"source": "none", "devices": []}, "memory": {},
+    }  # fmt: skip
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    done = script("plot_figures.py", tmp_path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "0 figures" in done.stdout
+    assert "unfittable: 96 pixels" in (tmp_path / "out" / "report.html").read_text()
