@@ -468,7 +468,7 @@ def model_name(setting):
     default = table.default_center_filters(setting["depth"], setting["filters"])
     other = setting["center_filters"] != default
     center = f", {setting['center_filters']} in the centre" if other else ""
-    return f"depth {setting['depth']}, {setting['filters']} filters{center}"
+    return f"depth {setting['depth']}, {_counted(setting['filters'], 'filter')}{center}"
 
 
 def processes(world_size):

@@ -445,7 +445,11 @@ def _total_of_run(row, quantity):
         return None if each is None else each * windows
     if not row["samples_per_second"] or not windows:
         return None
-    seconds = windows / row["samples_per_second"]
+    # The median epoch, which one that something else held up does not move; the only one lacks
+    # its first step.
+    several = row["epochs_done"] > 1
+    rate = row["samples_per_second"]
+    seconds = row["epochs"] * row["seconds_per_epoch"] if several else windows / rate
     if quantity == "seconds":
         return seconds
     if row["val_seconds_per_epoch"] is None or row["setup_seconds"] is None:
