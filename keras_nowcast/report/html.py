@@ -175,7 +175,10 @@ def _machine(runs):
     )  # fmt: skip
     rows = []
     for words, column in names:
-        values = dict.fromkeys(run.row[column] for run in runs if run.row[column] is not None)
+        values = [run.row[column] for run in runs if run.row[column] is not None]
+        if column == "git_commit":  # short, with the + of a changed checkout
+            values = [each[:10] + ("+" if each.endswith("+") else "") for each in values]
+        values = dict.fromkeys(values)
         shown = "; ".join(_text(value if value != "" else "none") for value in values)
         rows.append(f"<tr><th>{words}</th><td>{shown or _absent('not recorded')}</td></tr>")
     sources = dict.fromkeys(

@@ -5,9 +5,11 @@ are its repetitions, and the only measure of chance there is.
 """
 
 import csv
+import dataclasses
 import statistics
 from dataclasses import dataclass
 
+from keras_nowcast.config import RunConfig
 from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
@@ -344,8 +346,8 @@ def _test_scores(folder):
 
 
 def _setting(row, parts):
-    setting = {
-        name: value for name, value in parts["config"].items() if name not in _NOT_THE_SETTING
-    }
+    # A run of an earlier version knows fewer fields: it was as their defaults say.
+    config = {each.name: each.default for each in dataclasses.fields(RunConfig)} | parts["config"]
+    setting = {name: value for name, value in config.items() if name not in _NOT_THE_SETTING}
     names = ("center_filters", "world_size", "cpu", "cores", "gpus", "hosts", "tensorflow", "keras")
     return setting | {name: row[name] for name in names}

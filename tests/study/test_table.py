@@ -69,6 +69,17 @@ def test_a_cell_holds_the_seeds_of_one_setting(tmp_path):
     assert [len(alike) for alike in table.group(cells, "filters", "center_filters")] == [2, 1]
 
 
+def test_a_run_of_an_earlier_version_is_in_the_same_cell(tmp_path):
+    study_runs.write_run(tmp_path / "new", start_from=None)
+    study_runs.write_run(tmp_path / "old", seed=1)
+    for part in ("augment", "start_from"):
+        record = json.loads((tmp_path / "old" / "record.json").read_text())
+        record["config"].pop(part, None)
+        (tmp_path / "old" / "record.json").write_text(json.dumps(record))
+    (cell,) = table.cells(read(tmp_path))
+    assert len(cell.runs) == 2
+
+
 def test_one_measure_of_skill_for_all(tmp_path):
     study_runs.write_run(tmp_path / "a", test_csi=(0.5, 0.4, 0.3))
     skill = table.choose_skill(read(tmp_path))
