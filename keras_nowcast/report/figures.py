@@ -15,7 +15,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    StrMethodFormatter,
+)
 
 from keras_nowcast.files import written_whole
 from keras_nowcast.study import claims, table
@@ -545,6 +551,11 @@ def _size_axis(axes):
     axes.set_xscale("log")
     axes.set_xlabel("trainable parameters")
     axes.margins(x=0.15)
+    low, high = axes.xaxis.get_view_interval()
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 5M
+    short = high < 300 * low
+    axes.xaxis.set_minor_formatter(EngFormatter(sep="") if short else NullFormatter())
 
 
 def _plain_numbers(axis):
