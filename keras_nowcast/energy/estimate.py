@@ -12,9 +12,10 @@ from keras_nowcast.errors import InputError
 
 SOURCE = "estimate"
 
-# Thermal design power and cores of some processors of training machines.
-# Source: the makers' product pages (ark.intel.com, amd.com). Design power is what the cooling
-# must carry off under a sustained load, not what is drawn at any moment.
+# Thermal design power and cores of some processors of training machines. Design power is what the
+# cooling must carry off under a sustained load, not what is drawn at any moment.
+# Source: Intel's ARK and AMD's table of server processors (default TDP), every row checked in
+# November 2026 against the copies of both that mlco2/codecarbon keeps (cpu_dataset_builder).
 _DESIGN_WATTS_AND_CORES = {
     "E5-2680 v4": (120, 14),
     "E5-2698 v4": (135, 20),
@@ -44,7 +45,7 @@ class CpuTimeMeter:
 
     def __init__(self, watts_per_core, local_rank=None, cpu_seconds=time.process_time):
         # Each process of the host has a CPU time of its own.
-        self.key = f"CPU time of process {local_rank or 0}"
+        self.key = f"estimate: CPU time of process {local_rank or 0}"
         self.name = f"CPU time at {watts_per_core:g} W a core"
         self.note = f"an estimate: CPU time times a stated {watts_per_core:g} W a core"
         self._watts, self._cpu_seconds = watts_per_core, cpu_seconds
@@ -53,7 +54,7 @@ class CpuTimeMeter:
         """Returns joules since the process began, by the estimate."""
         return self._watts * self._cpu_seconds()
 
-    def read_state(self):
+    def read_state(self, slow=None):
         """Returns an empty Reading."""
         return Reading()
 

@@ -5,6 +5,8 @@ NVML speaks of millijoules and milliwatts; joules and watts leave this file.
 Source: NVML's API reference; sensor update periods and averaging windows from arXiv 2312.02741.
 """
 
+import functools
+
 from keras_nowcast.energy.devices import Gpu
 from keras_nowcast.energy.reading import MeterError, Reading
 
@@ -94,21 +96,25 @@ class GpuMeter:
         return millijoules / 1000
 
     def read_watts(self):
-        """Returns the watts of the board, as described above.
+        """Returns (watts of the board as described above, the highest power that shows, watts).
+
+        The two differ where the driver tells the instantaneous power beside the average.
 
         Raises:
           MeterError: no figure this time, or one that cannot be.
         """
-        if self.power_window_s is not None:
-            return _plausible(self._field(self._nvml.NVML_FI_DEV_POWER_AVERAGE))
-        return _plausible(self._ask("nvmlDeviceGetPowerUsage"))
-
-    def read_instant_watts(self):
-        """Returns the instantaneous watts, for the peak; None where the driver has none."""
+        if self.power_window_s is None:
+            watts = _plausible(self._ask("nvmlDeviceGetPowerUsage"))
+            return watts, watts
+        nvml = self._nvml
+        average, instant = self._fields(
+            nvml.NVML_FI_DEV_POWER_AVERAGE, nvml.NVML_FI_DEV_POWER_INSTANT
+        )
+        watts = _plausible(self._field_value(average))
         try:
-            return _plausible(self._field(self._nvml.NVML_FI_DEV_POWER_INSTANT))
+            return watts, max(watts, _plausible(self._field_value(instant)))
         except MeterError:
-            return None
+            return watts, watts
 
     def read_samples(self):
         """Returns what the driver's own buffer holds since the last call, oldest first.
@@ -131,34 +137,47 @@ class GpuMeter:
             if 0 < each.sampleValue.uiVal / 1000 < _HIGHEST_WATTS
         ]
 
-    def read_state(self):
-        """Returns a Reading of what explains power; a field that cannot be read is None."""
+    def read_state(self, slow=None):
+        """Returns a Reading of what explains power; a field that cannot be read is None.
+
+        Args:
+          slow: a Reading that is not old, for what moves slowly: utilization (the driver's own
+            mean over up to a second), memory and temperature. None reads these too.
+        """
         nvml = self._nvml
-        utilization = self._maybe("nvmlDeviceGetUtilizationRates")
-        memory = self._maybe("nvmlDeviceGetMemoryInfo")
         reasons = self._maybe("nvmlDeviceGetCurrentClocksEventReasons")
         if reasons is None:  # the name before driver 535
             reasons = self._maybe("nvmlDeviceGetCurrentClocksThrottleReasons")
+        quick = {
+            "sm_mhz": self._maybe("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+            "throttle_reasons": None if reasons is None else throttle_names(reasons),
+        }
+        if slow is not None:
+            return slow._replace(**quick)
+        utilization = self._maybe("nvmlDeviceGetUtilizationRates")
+        memory = self._maybe("nvmlDeviceGetMemoryInfo")
         return Reading(
             utilization_percent=None if utilization is None else utilization.gpu,
             memory_mib=None if memory is None else memory.used / 2**20,
-            sm_mhz=self._maybe("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
             temperature_c=self._maybe("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-            throttle_reasons=None if reasons is None else throttle_names(reasons),
+            **quick,
         )
 
     def _probe_average(self):
         try:
-            self._field(self._nvml.NVML_FI_DEV_POWER_AVERAGE)
+            self._field_value(*self._fields(self._nvml.NVML_FI_DEV_POWER_AVERAGE))
         except MeterError:
             return None
         return _AVERAGE_WINDOW_S
 
-    def _field(self, field):
-        value = self._ask("nvmlDeviceGetFieldValues", [field], remember=False)[0]
-        if value.nvmlReturn != self._nvml.NVML_SUCCESS:
-            raise MeterError(f"power field {field}: {self._nvml.NVMLError(value.nvmlReturn)}")
-        return value.value.uiVal
+    def _fields(self, *fields):
+        return self._ask("nvmlDeviceGetFieldValues", fields, remember=False)
+
+    def _field_value(self, field):
+        if field.nvmlReturn != self._nvml.NVML_SUCCESS:
+            error = self._nvml.NVMLError(field.nvmlReturn)
+            raise MeterError(f"power field {field.fieldId}: {error}")
+        return field.value.uiVal
 
     def _maybe(self, name, *arguments):
         try:
@@ -184,6 +203,7 @@ class GpuMeter:
             raise MeterError(f"{name}: {error}") from None
 
 
+@functools.cache
 def throttle_names(bits):
     """Returns the reasons in an NVML clock-reason mask, joined by '+'; '' for none."""
     return "+".join(name for bit, name in _THROTTLE_NAMES.items() if bits & bit)

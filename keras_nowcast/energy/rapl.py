@@ -80,7 +80,7 @@ class RaplMeter:
         self._last_uj = now_uj
         return (self._wrapped_uj + now_uj) / 1e6
 
-    def read_state(self):
+    def read_state(self, slow=None):
         """Returns an empty Reading: RAPL tells energy only."""
         return Reading()
 

@@ -1,14 +1,13 @@
 """What a meter hands on."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class MeterError(Exception):
     """A meter has no figure this time; the message is the reason."""
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """The state of a device beside its power; None where it is not measured."""
 
     utilization_percent: float | None = None

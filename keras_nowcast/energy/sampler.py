@@ -22,6 +22,7 @@ _CLOSEST_POWER_LOOK_S = 0.01
 _GIVEN_UP_S = 0.5  # a sensor silent for so long is not waited for
 _SLOW_S = 0.25  # a call that takes longer tells a value of nobody knows when
 _FAILING_LOOK_S = 1.0  # between two looks at a device that keeps failing
+_SLOW_STATE_S = 1.0  # between two looks at what moves slowly
 _KEPT_PROBLEMS = 50
 
 
@@ -56,6 +57,7 @@ class Track:
       counter, power: its CounterCurve and PowerCurve, or None.
       problems: {what: {"count", "first_s", "last_s"}}.
       state: the newest Reading.
+      watts, highest_w: power by the newest look, and the highest that it showed; None if unknown.
     """
 
     def __init__(self, meter, interval_s, lock):
@@ -68,8 +70,8 @@ class Track:
             self.power = PowerCurve(meter.power_window_s, longest_gap_s=max(1.0, 5 * interval_s))
         self.problems = {}
         self.state = Reading()
-        self.watts = None  # newest, for show
-        self.highest_w = None  # of the newest look
+        self.watts = self.highest_w = None
+        self._slow_state_s = -float("inf")
         self._failures = 0
         self._row_counter = None
 
@@ -104,13 +106,13 @@ class Track:
         if self.power is None:
             return False
         try:
-            now_s, watts = _timed(self.meter.read_watts, clock)
+            now_s, (watts, highest_w) = _timed(self.meter.read_watts, clock)
         except MeterError as error:
             with self._lock:
                 self.note(clock(), str(error))
             self.watts = self.highest_w = None
             return False
-        self.watts = self.highest_w = watts
+        self.watts, self.highest_w = watts, highest_w
         samples = self._buffered(now_s, wall_offset_s)
         with self._lock:
             for time_s, sampled in samples or [(now_s, watts)]:
@@ -118,13 +120,16 @@ class Track:
             self._take_problems(self.power)
         return True
 
-    def look_at_state(self):
-        """Reads utilization, memory, clocks, temperature, and the instantaneous power."""
-        self.state = self.meter.read_state()
-        if self.power is not None:
-            instant = self.meter.read_instant_watts()
-            known = [watts for watts in (self.highest_w, instant) if watts is not None]
-            self.highest_w = max(known, default=None)
+    def look_at_state(self, now_s):
+        """Reads clocks and throttle reasons, and once a second what moves slowly.
+
+        Of a device that does not answer nothing is kept.
+        """
+        if self._failures or now_s - self._slow_state_s >= _SLOW_STATE_S:
+            self.state = self.meter.read_state()
+            self._slow_state_s = now_s
+        else:
+            self.state = self.meter.read_state(self.state)
 
     def answered(self, any_answer):
         """Counts the looks in a row that nothing answered."""
@@ -311,9 +316,10 @@ class Sampler:
             answered = track.look_at_power(self._clock, offset) or answered
         track.answered(answered)
         if row_due:
-            track.look_at_state()
+            now_s = self._clock()
+            track.look_at_state(now_s)
             if self._on_row is not None:
-                self._on_row(self._clock(), track)
+                self._on_row(now_s, track)
         if track.highest_w is not None:
             with self._lock:
                 for window in self._open:
@@ -322,6 +328,8 @@ class Sampler:
 
     def _look_closely(self, now_s):
         """True while a counter's step after a mark is awaited."""
+        if not self._marks:
+            return False
         with self._lock:
             while self._marks:
                 mark = self._marks[0]
@@ -345,6 +353,8 @@ class Sampler:
 
     def _settle(self):
         """Reads off the curves at the marks they have passed."""
+        if not any(any(waiting) for waiting in self._waiting.values()):
+            return
         with self._lock:
             for key, track in self.tracks.items():
                 counters, powers = self._waiting[key]

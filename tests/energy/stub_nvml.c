@@ -15,7 +15,9 @@
  *   limit LOWEST_W HIGHEST_W NOW_W
  *   mig UUID                              a MIG device of the card
  *   hidden                                withheld by a cgroup
- *   fault FUNCTION KIND FROM_S TO_S       FUNCTION without "nvmlDevice"/"nvml"; * for all readings
+ *   fault FUNCTION KIND FROM_S TO_S       FUNCTION without "nvmlDevice"/"nvml"; * for all of these
+ *   fault_at_call FUNCTION KIND FROM TO HANG_S   the same, by the number of the call, from 1, of this
+ *                                         process to this device; TO is the first call spared again
  *
  * Kinds: not_supported lost unknown no_permission frozen reset hang garbage zero. -DNO_COUNTER builds
  * a library without the energy counter's symbol.
@@ -40,7 +42,12 @@ enum { USAGE, INSTANT, AVERAGE, SENSORS };
 #define MAX_MIG 8
 
 struct sensor { int there; double period, window, phase, noise; };
-struct fault { char function[48], kind[24]; double from, to; };
+struct fault {
+    char function[48], kind[24];
+    double from, to, hang;  /* seconds, or numbers of calls */
+    int by_call, calls, on;
+    double since;           /* when it began */
+};
 struct device {
     char uuid[96], bus[32], name[96], mig[MAX_MIG][96];
     int migs, hidden, buffer, knots, faults, cores, clock_mhz;
@@ -95,27 +102,39 @@ static double sensed(struct device *d, int kind, double t) {
 
 /* Applies what is scripted for a call at this moment: a status to return, or a change of *t. */
 static int disturbed(struct device *d, const char *function, double *t, char *kind) {
+    struct fault *struck[MAX_FAULTS];
+    int strikes = 0;
     kind[0] = 0;
     *t = now();
-    for (int i = 0; i < d->faults; i++) {
+    for (int i = 0; i < d->faults; i++) {  /* each counts its calls, whatever the others do */
         struct fault *f = &d->fault[i];
         if (strcmp(f->function, "*") && strcmp(f->function, function)) continue;
-        if (*t < f->from) continue;
-        if (!strcmp(f->kind, "reset")) { strcpy(kind, "reset"); continue; }  /* stays reset */
-        if (*t >= f->to) continue;
+        double at = f->by_call ? ++f->calls : *t;
+        if (at < f->from) continue;
+        if (!f->on) f->since = f->by_call ? *t : f->from;
+        f->on = 1;
+        if (at < f->to || !strcmp(f->kind, "reset")) struck[strikes++] = f;  /* a reset stays */
+    }
+    for (int i = 0; i < strikes; i++) {
+        struct fault *f = struck[i];
+        if (!strcmp(f->kind, "reset")) { strcpy(kind, "reset"); continue; }
         if (!strcmp(f->kind, "not_supported")) return NOT_SUPPORTED;
         if (!strcmp(f->kind, "lost")) return GPU_IS_LOST;
         if (!strcmp(f->kind, "unknown")) return UNKNOWN;
         if (!strcmp(f->kind, "no_permission")) return NO_PERMISSION;
-        if (!strcmp(f->kind, "frozen")) { *t = f->from; continue; }
-        if (!strcmp(f->kind, "hang")) { usleep((f->to - *t) * 1e6); *t = now(); continue; }
+        if (!strcmp(f->kind, "frozen")) { *t = f->since; continue; }
+        if (!strcmp(f->kind, "hang")) {
+            usleep((f->by_call ? f->hang : f->to - *t) * 1e6);
+            *t = now();
+            continue;
+        }
         strcpy(kind, f->kind);
     }
     return SUCCESS;
 }
 static double reset_at(struct device *d) {
     for (int i = 0; i < d->faults; i++)
-        if (!strcmp(d->fault[i].kind, "reset")) return d->fault[i].from;
+        if (!strcmp(d->fault[i].kind, "reset")) return d->fault[i].since;
     return 0;
 }
 
@@ -173,6 +192,10 @@ static void read_config(FILE *file) {
         } else if (!strcmp(word, "fault")) {
             struct fault *f = &d->fault[d->faults++];
             sscanf(line, "fault %47s %23s %lf %lf", f->function, f->kind, &f->from, &f->to);
+        } else if (!strcmp(word, "fault_at_call")) {
+            struct fault *f = &d->fault[d->faults++];
+            f->by_call = 1;
+            sscanf(line, "fault_at_call %47s %23s %lf %lf %lf", f->function, f->kind, &f->from, &f->to, &f->hang);
         }
     }
 }
@@ -262,10 +285,7 @@ int nvmlDeviceGetTotalEnergyConsumption(struct device *d, unsigned long long *ou
     return SUCCESS;
 }
 #endif
-static int read_sensor(struct device *d, int sensor, const char *function, unsigned *out) {
-    double t; char kind[24];
-    int status = disturbed(d, function, &t, kind);
-    if (status) return status;
+static int read_sensor(struct device *d, int sensor, double t, const char *kind, unsigned *out) {
     if (!d->sensor[sensor].there) return NOT_SUPPORTED;
     *out = (unsigned)(sensed(d, sensor, t) * 1000 + 0.5);
     if (!strcmp(kind, "garbage")) *out = 0xFFFFFFFFu;
@@ -273,15 +293,20 @@ static int read_sensor(struct device *d, int sensor, const char *function, unsig
     return SUCCESS;
 }
 int nvmlDeviceGetPowerUsage(struct device *d, unsigned *out) {
-    return read_sensor(d, USAGE, "GetPowerUsage", out);
+    double t; char kind[24];
+    int status = disturbed(d, "GetPowerUsage", &t, kind);
+    return status ? status : read_sensor(d, USAGE, t, kind, out);
 }
 struct field { unsigned id, scope; long long stamp, latency; unsigned type; int status; union { unsigned ui; double d; } value; };
 int nvmlDeviceGetFieldValues(struct device *d, int n, struct field *fields) {
+    double t; char kind[24];
+    int status = disturbed(d, "GetFieldValues", &t, kind);
     for (int i = 0; i < n; i++) {
-        fields[i].status = INVALID;
+        unsigned id = fields[i].id;
         fields[i].type = 1;
-        if (fields[i].id == 185) fields[i].status = read_sensor(d, AVERAGE, "GetFieldValues", &fields[i].value.ui);
-        if (fields[i].id == 186) fields[i].status = read_sensor(d, INSTANT, "GetFieldValues", &fields[i].value.ui);
+        fields[i].status = status ? status : INVALID;
+        if (!status && (id == 185 || id == 186))
+            fields[i].status = read_sensor(d, id == 185 ? AVERAGE : INSTANT, t, kind, &fields[i].value.ui);
     }
     return SUCCESS;
 }
@@ -316,14 +341,24 @@ int nvmlDeviceGetUtilizationRates(struct device *d, struct utilization *out) {
 }
 struct memory { unsigned long long total, free, used; };
 int nvmlDeviceGetMemoryInfo(struct device *d, struct memory *out) {
+    double t; char kind[24];
     out->total = 32ull << 30; out->used = 3ull << 30; out->free = 29ull << 30;
-    return SUCCESS;
+    return disturbed(d, "GetMemoryInfo", &t, kind);
 }
-int nvmlDeviceGetClockInfo(struct device *d, int type, unsigned *out) { *out = 1380; return SUCCESS; }
-int nvmlDeviceGetTemperature(struct device *d, int type, unsigned *out) { *out = 61; return SUCCESS; }
+int nvmlDeviceGetClockInfo(struct device *d, int type, unsigned *out) {
+    double t; char kind[24];
+    *out = 1380;
+    return disturbed(d, "GetClockInfo", &t, kind);
+}
+int nvmlDeviceGetTemperature(struct device *d, int type, unsigned *out) {
+    double t; char kind[24];
+    *out = 61;
+    return disturbed(d, "GetTemperature", &t, kind);
+}
 int nvmlDeviceGetCurrentClocksEventReasons(struct device *d, unsigned long long *out) {
+    double t; char kind[24];
     *out = 4;
-    return SUCCESS;
+    return disturbed(d, "GetCurrentClocksEventReasons", &t, kind);
 }
 
 static double limit_of(struct device *d) {  /* the last one set, by whichever process */

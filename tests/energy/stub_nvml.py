@@ -12,7 +12,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -92,7 +92,12 @@ TURING = Sensor(0.100, 0.100)
 
 @dataclass
 class Device:
-    """A GPU of the stub; `faults` are (function, kind, from_s, to_s), see stub_nvml.c."""
+    """A GPU of the stub.
+
+    Attributes:
+      faults: (function, kind, from_s, to_s) each, see stub_nvml.c.
+      faults_at_call: (function, kind, first call, first call after it, seconds of a hang) each.
+    """
 
     uuid: str = "GPU-00000000-0000-0000-0000-000000000001"
     bus: str = "00000000:65:00.0"
@@ -111,7 +116,8 @@ class Device:
     limits_w: tuple = (100.0, 300.0, 300.0)  # lowest, highest, now
     mig: tuple = ()
     hidden: bool = False
-    faults: tuple = field(default_factory=tuple)
+    faults: tuple = ()
+    faults_at_call: tuple = ()
 
     def lines(self):
         """Returns its part of the configuration file."""
@@ -138,6 +144,8 @@ class Device:
             yield f"mig {uuid}"
         for fault in self.faults:
             yield "fault {} {} {} {}".format(*fault)
+        for fault in self.faults_at_call:
+            yield "fault_at_call {} {} {} {} {}".format(*fault)
 
 
 class StubDriver:
