@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from keras_nowcast.energy.merge import joules_of
 from keras_nowcast.energy.monitor import Monitor
 
 
@@ -18,7 +19,9 @@ class EnergyMonitor(Monitor, keras.callbacks.Callback):
 
     In `fit`, `logs["joules"]` of an epoch is the energy of its training alone: from the end of the
     very first step, which compiles, and without the validation, which has a window of its own. It
-    is NaN where nothing was measured. After `fit`, `record` has the whole as DESIGN's record.json.
+    is NaN where nothing was measured. After `fit`, `record` has the whole as DESIGN's record.json,
+    and the history its joules of each epoch: what was known at the end of an epoch lacked what
+    slow sensors showed after it.
 
     Before a boundary is read the callback waits for a weight that the last step has changed, so
     that work still queued on a device is inside its window.
@@ -28,7 +31,7 @@ class EnergyMonitor(Monitor, keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.start()
-        self._stepped = False
+        self._stepped = self._in_history = False
         self._epoch = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -52,13 +55,18 @@ class EnergyMonitor(Monitor, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.end("epoch")
-        joules = self.window_joules("epoch", epoch)
         if logs is not None:
-            logs["joules"] = math.nan if joules is None else joules
+            logs["joules"] = _or_nan(self.window_joules("epoch", epoch))
+            self._in_history = True
 
     def on_train_end(self, logs=None):
         self._epoch = None
-        self.stop()
+        result = self.stop()
+        if self._in_history:
+            history = self.model.history
+            history.history["joules"] = [
+                _or_nan(joules_of([result], "epoch", epoch)) for epoch in history.epoch
+            ]
 
     def _in_fit(self):
         return self._sampler is not None and getattr(self, "_epoch", None) is not None
@@ -70,3 +78,7 @@ class EnergyMonitor(Monitor, keras.callbacks.Callback):
             # Reading the smallest weight waits for the step that writes it.
             smallest = min(self.model.trainable_weights, key=lambda each: math.prod(each.shape))
             keras.ops.convert_to_numpy(smallest)
+
+
+def _or_nan(joules):
+    return math.nan if joules is None else joules

@@ -51,6 +51,16 @@ def merge_energy(results, *, samples=None, seconds=None, epochs=None, window="ep
     return record
 
 
+def joules_of(results, window, index=None):
+    """Returns the joules of the windows of one name and index as `merge_energy` counts them.
+
+    None where none of it was measured.
+    """
+    devices = _distinct_devices(results)
+    chosen = [_device_record(host, device, window) for host, device in devices]
+    return _joules_of_index(devices, chosen, window, index)
+
+
 def _distinct_devices(results):
     """Returns [(host, device)], each device once: from the first that measured it."""
     found = {}
@@ -174,18 +184,19 @@ def _per_index(devices, chosen, name, epochs):
             if each["name"] == name and each["index"] is not None
         }
     )
-    figures = []
-    for index in indices:
-        known = []
-        for (_, device), record in zip(devices, chosen, strict=True):
-            kind = "power" if record["source"] == device["power_source"] else "counter"
-            part = _total(
-                [w for w in device["windows"] if (w["name"], w["index"]) == (name, index)], kind
-            )
-            if part is not None and part["seconds"] > 0 and record["joules"] is not None:
-                known.append(part["joules"])
-        figures.append(sum(known) if known else None)
-    return figures
+    return [_joules_of_index(devices, chosen, name, index) for index in indices]
+
+
+def _joules_of_index(devices, chosen, name, index):
+    known = []
+    for (_, device), record in zip(devices, chosen, strict=True):
+        kind = "power" if record["source"] == device["power_source"] else "counter"
+        part = _total(
+            [w for w in device["windows"] if (w["name"], w["index"]) == (name, index)], kind
+        )
+        if part is not None and part["seconds"] > 0 and record["joules"] is not None:
+            known.append(part["joules"])
+    return sum(known) if known else None
 
 
 def _windows(devices):

@@ -1,10 +1,11 @@
 """The energy of named stretches of time, measured beside the work by a thread."""
 
 import contextlib
+import queue
 import threading
 import time
 
-from keras_nowcast.energy.merge import merge_energy
+from keras_nowcast.energy.merge import joules_of, merge_energy
 from keras_nowcast.energy.sampler import Sampler
 from keras_nowcast.energy.source import Source, choose_source
 from keras_nowcast.energy.trace import PowerTrace
@@ -87,7 +88,7 @@ class Monitor:
         self._sampler = Sampler(
             self.source.meters, self._interval_s, time.monotonic, wall_offset_s, self._write_row
         )
-        self._stopping, self._wake = threading.Event(), threading.Event()
+        self._stopping, self._wake = threading.Event(), queue.SimpleQueue()
         if self.source.meters:
             self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
             self._thread.start()
@@ -110,7 +111,7 @@ class Monitor:
             if self._windows:
                 self._wait(lambda: self._sampler.reached(self._windows[-1].end), _WAIT_FOR_LAST_S)
             self._stopping.set()
-            self._wake.set()
+            self._wake.put(None)
             self._thread.join(timeout=_STUCK_S)  # a hanging driver keeps it; it is a daemon
         if self._trace is not None:
             self._trace.close()
@@ -122,17 +123,25 @@ class Monitor:
     def results(self):
         """Returns what was measured in the windows that have ended; measuring goes on.
 
+        Waits at most a quarter of a second for the counters to step past the last window's end.
+
         Returns:
           Plain JSON-able values for `merge_energy`, which a checkpoint can keep.
         """
-        return self._result if self._sampler is None else self._collect()
+        if self._sampler is None:
+            return self._result
+        ends = [window.end for window in self._windows if window.end is not None]
+        if ends:
+            last = max(ends, key=lambda mark: mark.time_s)
+            self._wait(lambda: self._sampler.settled(last), _WAIT_FOR_FIGURE_S)
+        return self._collect()
 
     def begin(self, name, index=None):
         """Begins a window, after waiting for the device."""
         self._wait_for_device()
         window = self._sampler.open_window(name, index)
         self._windows.append(window)
-        self._wake.set()
+        self._wake.put(None)
         return window
 
     def end(self, name):
@@ -155,26 +164,14 @@ class Monitor:
     def window_joules(self, name, index=None):
         """Returns the joules of the ended windows of that name and index on this process's devices.
 
-        Waits at most a quarter of a second for the sensors to step past the window's end.
+        By the rule of the record and by what is known so far; waits as `results` does. A power
+        sensor that averages over a second may not have reached the end yet; the record, made
+        later, then has the rest.
 
         Returns:
           Joules, or None where none of it was measured.
         """
-        ended = [
-            each
-            for each in self._windows
-            if (each.name, each.index) == (name, index) and each.end is not None
-        ]
-        if not ended or self._sampler is None:
-            return None
-        self._wait(lambda: self._sampler.settled(ended[-1].end), _WAIT_FOR_FIGURE_S)
-        parts = [
-            _figure(self._sampler.measure(key, window))
-            for window in ended
-            for key in self._sampler.tracks
-        ]
-        known = [part["joules"] for part in parts if part is not None and part["seconds"] > 0]
-        return sum(known) if known else None
+        return joules_of([self.results()], name, index)
 
     @property
     def watts(self):
@@ -199,9 +196,9 @@ class Monitor:
 
     def _run(self):
         while not self._stopping.is_set():
-            self._wake.clear()
             delay_s = self._sampler.poll()
-            self._wake.wait(delay_s)
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=delay_s)
 
     def _write_row(self, monotonic_s, track):
         watts = track.row_watts()
@@ -210,7 +207,7 @@ class Monitor:
 
     def _close(self, window):
         self._sampler.close_window(window)
-        self._wake.set()
+        self._wake.put(None)
 
     def _wait_for_device(self):
         if self._synchronize is not None:
@@ -284,11 +281,3 @@ class Monitor:
             "peak_w": window.peak_w.get(key),
             **self._sampler.measure(key, window),
         }
-
-
-def _figure(measured):
-    """The counter's part where it has any, else the power's."""
-    counter, power = measured["counter"], measured["power"]
-    if counter is not None and counter["seconds"] > 0:
-        return counter
-    return power

@@ -23,7 +23,6 @@ class Sums:
     skipped_steps: int = 0
     seconds: float = 0.0  # of training, after the first compiled step
     samples: int = 0  # trained in those seconds
-    joules: float | None = None  # used in those seconds; None where not measured
 
 
 @dataclass
@@ -47,6 +46,11 @@ class Progress:
     setup_seconds: float = 0.0
     zero_unix_s: float | None = None
     energy: list = field(default_factory=list)
+
+    def set_joules(self, joules_per_epoch):
+        """Puts the energy of each finished epoch, None where not measured, into its row."""
+        for row, joules in zip(self.rows, joules_per_epoch, strict=True):
+            row["joules"] = joules
 
     def as_dict(self):
         """Returns it as plain JSON-able values."""
@@ -132,13 +136,15 @@ class EpochRecorder(keras.callbacks.Callback):
             "seconds": sums.seconds,
             "val_seconds": self._val_seconds,
             "samples_per_second": sums.samples / sums.seconds if sums.samples else None,
-            "joules": sums.joules,
+            "joules": None,
+            "joules_estimated": int(self._energy.source.kind == "estimate"),
             "samples": sums.samples,
             **self._validation_scores(),
         }
+        self._progress.rows.append(row)
+        self._progress.set_joules(self._energy.joules_per_epoch(len(self._progress.rows)))
         logs.clear()
         logs.update(row)
-        self._progress.rows.append(row)
         self._progress.epoch, self._progress.step, self._progress.sums = epoch + 1, 0, Sums()
         if not math.isfinite(loss):
             raise TrainingFailed(f"the loss of epoch {epoch} is {loss}")
@@ -177,9 +183,6 @@ class EpochRecorder(keras.callbacks.Callback):
             self._stop_clock()
             self._collect()
             self._closed = True
-            joules = self._energy.epoch_joules()
-            if joules is not None:
-                self._progress.sums.joules = (self._progress.sums.joules or 0.0) + joules
 
     def _validation_scores(self):
         """Returns val_csi_<threshold> and val_mae of all ranks together, None where undefined."""
@@ -374,6 +377,7 @@ class ProgressLines(keras.callbacks.Callback):
         self._pipeline = pipeline
         self._progress = progress
         self._energy = energy
+        self._estimate_mark = _estimate_mark(energy.source.kind == "estimate")
         self._bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -401,13 +405,12 @@ class ProgressLines(keras.callbacks.Callback):
             shown["samples/s"] = f"{rate:.1f}"
         watts = self._energy.watts
         if watts is not None:
-            shown["W"] = f"{watts:.0f}"
+            shown["W" + self._estimate_mark] = f"{watts:.0f}"
         self._bar.set_postfix(shown)
 
     def on_epoch_end(self, epoch, logs=None):
         self._bar.close()
-        estimated = self._energy.source.kind == "estimate"
-        print(epoch_line(logs, self._epochs, estimated), flush=True)
+        print(epoch_line(logs, self._epochs), flush=True)
 
     def on_train_end(self, logs=None):
         self.close()
@@ -418,8 +421,8 @@ class ProgressLines(keras.callbacks.Callback):
             self._bar.close()
 
 
-def epoch_line(row, epochs, estimated=False):
-    """Returns one epoch's row as the line the console shows; `estimated` marks its energy so."""
+def epoch_line(row, epochs):
+    """Returns one epoch's row as the line the console shows."""
     parts = [f"epoch {row['epoch'] + 1}/{epochs}", f"loss {row['loss']:.5f}"]
     if row["val_loss"] is not None:
         parts.append(f"val_loss {row['val_loss']:.5f}")
@@ -431,8 +434,13 @@ def epoch_line(row, epochs, estimated=False):
         parts.append(f"{row['samples_per_second']:.1f} samples/s")
     parts.append(f"{row['seconds']:.1f} s")
     if row["joules"] is not None:
-        mark = " (estimate)" if estimated else ""
+        mark = _estimate_mark(row["joules_estimated"])
         parts.append(f"{row['joules']:.0f} J, {row['joules'] / row['seconds']:.0f} W{mark}")
     if row["loss_scale"] is not None:
         parts.append(f"loss scale {row['loss_scale']:.0f}, {row['skipped_steps']} steps skipped")
     return "  ".join(parts)
+
+
+def _estimate_mark(estimated):
+    """Words for joules and watts that no sensor measured, an empty text for measured ones."""
+    return " (estimate)" if estimated else ""

@@ -55,8 +55,8 @@ class EnergyRecorder:
         """Tells which network's training is measured."""
         self._last_written = min(model.trainable_weights, key=lambda each: math.prod(each.shape))
 
-    def limit_power(self, watts, stack):
-        """Limits the power of this job's GPUs until an ExitStack closes; None leaves it.
+    def limit_power(self, watts, stack, say):
+        """Limits the power of this job's GPUs until an ExitStack closes, and says so; None: not.
 
         Raises:
           InputError: a limit cannot be set, on whichever rank.
@@ -72,6 +72,11 @@ class EnergyRecorder:
         limits = self._world.on_all(lambda: stack.enter_context(power_limit(watts, gpus)))
         by_rank = self._world.gather((self.source.host, limits))
         self._limits = [{**each, "host": host} for host, mine in by_rank for each in mine]
+        for each in self._limits:  # told now: should the guard be killed too, this is all there is
+            say(
+                f"power limit of {each['uuid']} on {each['host']}: {each['enforced_w']:g} W, "
+                f"{each['former_w']:g} W again at the end"
+            )
 
     def synchronize(self):
         """Waits until the device has done every step: until a weight the last one changes is there.
@@ -104,11 +109,13 @@ class EnergyRecorder:
         """Measures the body of a `with` as a stretch called `name`."""
         return self._monitor.window(name, self._progress.epoch)
 
-    def epoch_joules(self):
-        """Returns what all devices used to train the epoch since this start, None if unknown."""
-        joules = self._world.gather(self._monitor.window_joules("epoch", self._progress.epoch))
-        known = [each for each in joules if each is not None]
-        return sum(known) if known else None
+    def joules_per_epoch(self, epochs):
+        """Returns what all devices used to train each of the first epochs, over all starts so far.
+
+        As the record counts them, whose figures replace them in epochs.csv: what slow sensors show
+        after the end of an epoch, or a counter that fails in a later one, may change them still.
+        """
+        return merge_energy(self._all_results(), epochs=epochs)["joules_per_epoch"]
 
     @property
     def watts(self):
@@ -127,12 +134,14 @@ class EnergyRecorder:
           seconds: length of that part.
           epochs: how many are finished.
         """
-        results = [*self._progress.energy, *self.results()]
         self._world.on_first(lambda: join_traces(self._folder.path))
         return {
-            **merge_energy(_joined(results), samples=samples, seconds=seconds, epochs=epochs),
+            **merge_energy(self._all_results(), samples=samples, seconds=seconds, epochs=epochs),
             "power_limits": self._limits,
         }
+
+    def _all_results(self):
+        return _joined([*self._progress.energy, *self.results()])
 
 
 def _joined(results):

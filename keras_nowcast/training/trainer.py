@@ -185,7 +185,7 @@ class Run:
         from keras_nowcast.training import callbacks
 
         with contextlib.ExitStack() as stack:
-            self.energy.limit_power(self.config.power_limit_w, stack)
+            self.energy.limit_power(self.config.power_limit_w, stack, self.say)
             self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
             signals = stack.enter_context(callbacks.Signals())
             stack.enter_context(self.energy)
@@ -375,6 +375,7 @@ class Run:
         energy = self.energy.record(
             self._timed_samples(), training["seconds"], len(training["seconds_per_epoch"])
         )
+        self.progress.set_joules(energy["joules_per_epoch"])
         record = {
             "status": status,
             "status_reason": reason,
@@ -385,6 +386,8 @@ class Run:
             "energy": energy,
             "memory": memory,
         }
+        if self.progress.rows:
+            self.world.on_first(lambda: self.folder.write_epochs(self.progress.rows))
         self.world.on_first(lambda: self.folder.write_record(record))
 
     def _timed_samples(self):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_nowcast.energy.merge import merge_energy
+from keras_nowcast.energy.merge import joules_of, merge_energy
 
 
 def part(joules, seconds, variance_j2=0.0):
@@ -139,7 +139,19 @@ def test_a_counter_that_died_gives_way_to_power():
     record = merge_energy([result("n1", device("GPU-a", dead))])
     assert (record["source"], record["joules"], record["coverage"]) == ("nvml_power", 1000.0, 1.0)
     assert record["joules_per_epoch"] == [1000.0]
+    assert joules_of([result("n1", device("GPU-a", dead))], "epoch", 0) == 1000.0
     assert record["crosscheck_joules"] is None and record["crosscheck_joules_reason"]
+
+
+def test_one_rule_for_an_epoch_and_for_the_run():
+    """A reset in the second epoch costs the counter 1.5 % of the run: all epochs are by power."""
+    first = window(0, part(1000.0, 10.0), part(1010.0, 10.0))
+    second = window(1, part(970.0, 9.7), part(1020.0, 10.0), start_s=10.0, end_s=20.0)
+    begun, whole = ([result("n1", device("GPU-a", *w))] for w in ([first], [first, second]))
+    assert joules_of(begun, "epoch", 0) == 1000.0
+    assert merge_energy(whole)["joules_per_epoch"] == [1010.0, 1020.0]
+    assert [joules_of(whole, "epoch", epoch) for epoch in (0, 1)] == [1010.0, 1020.0]
+    assert joules_of(whole, "epoch", 2) is None
 
 
 def test_what_was_not_measured_is_absent_with_its_reason():

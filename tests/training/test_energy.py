@@ -39,6 +39,11 @@ def trace(run_dir):
         return list(csv.DictReader(file))
 
 
+def joules_in_table(run_dir):
+    with open(run_dir / "epochs.csv", newline="") as file:
+        return [float(row["joules"]) for row in csv.DictReader(file)]
+
+
 @pytest.mark.skipif(not HORUN.exists(), reason="Horovod is not installed")
 def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver):
     stub = stub_driver(two_gpus())
@@ -71,8 +76,7 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
     assert energy["joules_per_sample"] == pytest.approx(
         energy["joules"] / (record["training"]["samples_per_second"] * seconds)
     )
-    rows = list(csv.DictReader(open(run_dir / "epochs.csv", newline="")))
-    assert sum(float(row["joules"]) for row in rows) == pytest.approx(energy["joules"], rel=0.01)
+    assert joules_in_table(run_dir) == energy["joules_per_epoch"]
     assert {row["device"] for row in trace(run_dir)} == {FIRST, SECOND}
     assert " J, " in done.stdout and " W" in done.stdout
 
@@ -86,7 +90,10 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
 
 
 def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
-    stub = stub_driver([stub_nvml.Device(wave=stub_nvml.ramp(60, 260, 60))])
+    """Here the counter is reset once, at its 400th call, which may be in any epoch."""
+    reset = ("GetTotalEnergyConsumption", "reset", 400, 401, 0)
+    wave = stub_nvml.ramp(60, 260, 60)
+    stub = stub_driver([stub_nvml.Device(wave=wave, faults_at_call=(reset,))])
     run_dir = tmp_path / "run"
     command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL, "--epochs", "2",
                "--batch-per-replica", "1", "--power-interval-s", "0.01"]  # fmt: skip
@@ -102,6 +109,8 @@ def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
         )
         by_trace += (first + last) / 2 * inside
     assert by_trace == pytest.approx(energy["joules"], rel=0.05)
+    assert joules_in_table(run_dir) == energy["joules_per_epoch"]
+    assert "went back" in energy["problems_reason"]
 
 
 def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
@@ -178,6 +187,9 @@ def test_an_estimate_is_marked_as_one_wherever_it_shows(small_sevir, tmp_path):
     done = run(command)
     assert done.returncode == 0, done.stderr
     assert "(estimate)" in done.stdout
+    with open(tmp_path / "run" / "epochs.csv", newline="") as file:
+        assert {row["joules_estimated"] for row in csv.DictReader(file)} == {"1"}
+    assert all(row["device"].startswith("estimate: ") for row in trace(tmp_path / "run"))
     energy = json.loads((tmp_path / "run" / "record.json").read_text())["energy"]
     assert energy["source"] == "estimate" and energy["joules"] > 0
     assert energy["uncertainty_percent"] is None and energy["uncertainty_percent_reason"]
