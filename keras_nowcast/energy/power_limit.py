@@ -1,7 +1,9 @@
 """A power limit that never outlives the work: set before it, put back whatever ends it.
 
 A guard process holds the former limits and waits for this process to end in any way, SIGKILL
-among them; it alone puts them back. As a program, this file is that guard.
+among them; it alone puts them back. It is in a session of its own, so that killing the process
+group of the work leaves it alone. What kills a whole control group at once takes it along, and the
+limit stays. As a program, this file is that guard.
 """
 
 import contextlib
@@ -70,10 +72,14 @@ def _former_limit(uuid, watts):
 def _set_limit(uuid, watts):
     try:
         write_power_limit(uuid, watts)
-    except (PermissionError, MeterError) as error:
+    except PermissionError as error:
         raise InputError(
             f"`--power-limit-w` needs the right to set limits, which is root's ({error}). "
             f"Received: {watts:g}. Run without it, or let an administrator set the limit."
+        ) from None
+    except MeterError as error:
+        raise InputError(
+            f"`--power-limit-w` needs a GPU that takes a limit ({error}). Received: {watts:g}."
         ) from None
 
 

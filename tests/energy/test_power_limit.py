@@ -1,5 +1,6 @@
 """A power limit is set, told, and put back by whatever ends the work."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def settings(stub):
     return [int(line.split()[2]) / 1000 for line in stub.log.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("ending", ["end", "exception", "SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    "ending", ["end", "exception", "SIGINT", "SIGTERM", "SIGKILL", "SIGKILL of the group"]
+)
 def test_put_back_in_all_endings(stub_driver, ending):
     stub = stub_driver([Device(limits_w=(100.0, 300.0, 250.0))])
     process = subprocess.Popen(
@@ -44,11 +47,13 @@ def test_put_back_in_all_endings(stub_driver, ending):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
     )
     told = process.stdout.readline()
     if ending.startswith("SIG"):
         assert settings(stub) == [180.0]
-        process.send_signal(getattr(signal, ending))
+        kill = os.killpg if ending.endswith("group") else os.kill
+        kill(process.pid, getattr(signal, ending.split()[0]))
     process.communicate(timeout=20)
     assert told.strip() == str(
         [{"uuid": GPU, "asked_w": 180.0, "enforced_w": 180.0, "former_w": 250.0}]
@@ -73,6 +78,17 @@ def test_a_killed_guard_is_stood_in_for(stub_driver, monkeypatch):
     with stub.loaded_here(), power_limit(180.0, [GPU]):
         guards[0].kill()
     assert settings(stub) == [180.0, 250.0]
+
+
+def test_a_card_that_refuses_undoes_the_others(stub_driver, monkeypatch):
+    first = Device(uuid="GPU-a", limits_w=(100.0, 300.0, 250.0))
+    second = Device(uuid="GPU-b", faults_at_call=(("SetPowerManagementLimit", "lost", 1, 2, 0),))
+    stub = stub_driver([first, second])
+    monkeypatch.setenv("LD_LIBRARY_PATH", stub.environment["LD_LIBRARY_PATH"])
+    with stub.loaded_here(), pytest.raises(InputError, match="GPU-b: GPU is lost"):
+        with power_limit(180.0, ["GPU-a", "GPU-b"]):
+            pytest.fail("the work began")
+    assert settings(stub)[:2] == [180.0, 250.0]
 
 
 def test_without_permission_nothing_starts(stub_driver, monkeypatch):
