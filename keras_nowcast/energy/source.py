@@ -107,12 +107,12 @@ def first_users(devices_by_rank):
 def _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root):
     reasons = []
     try:
-        meters, reason = _gpu_meters(local_rank, environ)
         if tensorflow_uses_gpu is not False:
+            meters, reason = _gpu_meters(local_rank, environ)
             return Source("nvml", reason, meters, host)
         reasons.append(
-            f"TensorFlow does not use the {len(meters)} GPU(s) that NVML shows, so their power is "
-            f"not counted"
+            f"TensorFlow does not use the {len(nvml.list_gpus())} GPU(s) that NVML shows, so their "
+            "power is not counted"
         )
     except nvml.NvmlUnavailable as unavailable:
         reasons.append(f"NVML: {unavailable}")
@@ -174,7 +174,9 @@ def _gpu_meters(local_rank, environ):
             "; they are of several kinds and CUDA numbers them by a rule it does not publish: set "
             "CUDA_DEVICE_ORDER=PCI_BUS_ID to be sure that these are the right ones"
         )
-    return tuple(nvml.GpuMeter(gpu) for gpu in used), reason
+    meters = tuple(nvml.GpuMeter(gpu) for gpu in used)
+    reason += "".join(f"; {meter.key} is {meter.note}" for meter in meters if meter.note)
+    return meters, reason
 
 
 def _rapl_meters(root):

@@ -7,6 +7,8 @@ import shutil
 import socket
 
 from keras_nowcast.energy import choose_source
+from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
+from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
 from keras_nowcast.errors import InputError
 from keras_nowcast.model import precision
 from keras_nowcast.process import launched_as
@@ -93,6 +95,7 @@ def _this_rank(world, power_source, free):
                     "uuid": meter.key,
                     "name": meter.name,
                     "sure_within_percent": meter.calibration_percent,
+                    "note": meter.note,
                 }
                 for meter in source.meters
             ],
@@ -104,10 +107,33 @@ def _this_rank(world, power_source, free):
         "rank": world.rank,
         "local_rank": world.local_rank,
         "host": socket.gethostname(),
+        "nvml_gpus": _nvml_gpus(world.local_rank),
         "tensorflow_gpus": len(environment.capabilities()),
         "energy": energy,
         "problems": problems,
     }
+
+
+def _nvml_gpus(local_rank):
+    """Returns [{uuid, name, pci_bus_id, mig, mine}] of the GPUs that NVML shows this rank.
+
+    `mine` is the one that CUDA_VISIBLE_DEVICES and the local rank point to.
+    """
+    try:
+        gpus = list_gpus()
+    except NvmlUnavailable:
+        return []
+    mine = gpus_of_rank(visible_gpus(gpus, os.environ), local_rank)
+    return [
+        {
+            "uuid": gpu.uuid,
+            "name": gpu.name,
+            "pci_bus_id": gpu.pci_bus_id,
+            "mig": list(gpu.mig_uuids),
+            "mine": gpu in mine,
+        }
+        for gpu in gpus
+    ]
 
 
 def _launcher():
@@ -135,16 +161,40 @@ def report(found):
             f"rank {each['rank']:<8}{each['host']}, TensorFlow uses {each['tensorflow_gpus']} "
             f"GPU(s); energy: {energy['source']} ({energy['reason']})"
         )
-        for device in energy["devices"]:
-            sure = device["sure_within_percent"]
-            lines.append(
-                f"             {device['name']}, {device['uuid']}, "
-                + ("an estimate" if sure is None else f"sure within {sure:g} % at best")
-            )
+        lines += [f"             {_device_line(device)}" for device in energy["devices"]]
+    lines += _gpu_lines(found["ranks"])
     slurm = found["slurm"]
     lines.append(f"Slurm        {slurm if slurm else 'not in a job'}")
     lines.append(f"disk         {found['free_disk_bytes'] / 2**30:.1f} GiB free here")
     return lines + _problem_lines(found)
+
+
+def _device_line(device):
+    sure = device["sure_within_percent"]
+    words = [device["name"], device["uuid"]]
+    if sure is not None:
+        words.append(f"sure within {sure:g} % at best")
+    if device["note"]:
+        words.append(device["note"])
+    return ", ".join(words)
+
+
+def _gpu_lines(ranks):
+    """A line for each GPU of each host: what it is, and which ranks use it."""
+    users = {}
+    for each in ranks:
+        uses = "uses" if each["tensorflow_gpus"] else "would use"
+        for gpu in each["nvml_gpus"]:
+            key = (each["host"], gpu["uuid"])
+            mine = users.setdefault(key, (gpu, []))[1]
+            if gpu["mine"]:
+                mine.append(f"rank {each['rank']} {uses} it")
+    return [
+        f"GPU          {gpu['name']}, {uuid}, {gpu['pci_bus_id']} on {host}"
+        + (f", cut into {len(gpu['mig'])} MIG devices" if gpu["mig"] else "")
+        + f": {', '.join(mine) or 'no rank uses it'}"
+        for (host, uuid), (gpu, mine) in users.items()
+    ]
 
 
 def _horovod_line(found):

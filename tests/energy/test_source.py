@@ -93,7 +93,7 @@ def test_mig_says_whole_card(stub_driver):
     with stub_driver([card]).loaded_here():
         source = choose(environ={"CUDA_VISIBLE_DEVICES": "MIG-2222"})
         assert source.devices == [("n1", "GPU-aa")]
-        assert "whole card's" in source.meters[0].note
+        assert "whole card's" in source.meters[0].note and "whole card's" in source.reason
 
 
 def test_asked_for_and_not_there(no_driver):
@@ -112,7 +112,7 @@ def test_nonsense_watts(watts):
 def test_estimate_is_marked():
     source = choose("estimate", watts_per_core=6.0, local_rank=1)
     assert "estimate" in source.reason and "6 W a core" in source.meters[0].note
-    assert source.devices == [("n1", "CPU time of process 1")]
+    assert source.devices == [("n1", "estimate: CPU time of process 1")]
 
 
 def test_unknown_source():

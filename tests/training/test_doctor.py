@@ -69,12 +69,15 @@ def test_with_a_stub_driver(stub_driver):
         done = subprocess.run(
             [*DOCTOR, "--json", *flags], capture_output=True, text=True, env=environment, check=True
         )
-        return json.loads(done.stdout)["ranks"][0]["energy"]
+        return json.loads(done.stdout)
 
-    by_itself = found()
+    whole = found()
+    by_itself = whole["ranks"][0]["energy"]
     assert by_itself["source"] in ("none", "rapl")
     assert "TensorFlow does not use the 1 GPU(s) that NVML shows" in by_itself["reason"]
-    forced = found("--power-source", "nvml")
+    (line,) = [each for each in doctor.report(whole) if each.startswith("GPU")]
+    assert "Stub A100, GPU-7, 00000000:65:00.0" in line and line.endswith("rank 0 would use it")
+    forced = found("--power-source", "nvml")["ranks"][0]["energy"]
     assert forced["source"] == "nvml"
     assert [(each["uuid"], each["name"]) for each in forced["devices"]] == [("GPU-7", "Stub A100")]
 
