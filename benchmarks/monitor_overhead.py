@@ -1,125 +1,191 @@
-"""What does measuring cost a training step? Paired runs with and without the monitor at 100 ms.
+"""What does measuring cost a training step? Blocks with and without the monitor, in one process.
 
-The monitor reads a stub driver (tests/energy/stub_nvml.c): all of its own work and pynvml's is
-real, the driver's is not, whose calls take some ten microseconds each on real cards. Runs with and
-without take turns, the order within a pair by chance, and each pair gives one ratio of seconds a
-step; the ratios' median and spread are the result. The same is done with nothing measured on either
-side, to show what the machine's own unrest amounts to.
+The monitor and pynvml are the real ones, at 100 ms, over a stub driver (tests/energy/stub_nvml.c);
+a real driver's calls take some ten microseconds more each. The monitor's thread is held, and let
+go, for blocks of some training steps, in the order on off off on or off on on off, by chance: what
+drifts slowly falls on both sides alike. Four blocks give one ratio, two on against two off; the
+result is the mean of the ratios without the highest and the lowest fifth, its standard error from a
+bootstrap. The same is done with no monitor in any block, to show the machine's own unrest.
+
+The process has one core, and what is compared is its CPU time: the steps', what the monitor's
+thread does to their caches, and the thread itself. On a core of its own that is the time of a step,
+and every microsecond of the monitor delays it: the most it can cost. Unlike time by the clock,
+which is compared beside it, it hardly depends on what else runs on the machine. `cost_percent` is
+for 10 looks in a second of that time.
+
+    python benchmarks/monitor_overhead.py                # about six minutes
+    python benchmarks/monitor_overhead.py --cores all    # by the clock, where nothing else runs
 """
 
 import argparse
 import os
 import random
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from result_files import write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "energy"))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from stub_nvml import Device, StubDriver  # noqa: E402
+from step import build_step  # noqa: E402
+from stub_nvml import Device, StubDriver, square  # noqa: E402
+
+CUT = 0.2  # of the ratios at each end, which a mean leaves out
 
 
-def build_step(size):
-    """Returns a function that makes one training step of a small convolutional network."""
-    import keras
-    import numpy as np
+class Held:
+    """A running Monitor whose thread waits until it is let go; None stands for no monitor.
 
-    model = keras.Sequential(
-        [
-            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
-            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
-            keras.layers.Conv2D(12, 1),
-        ]
-    )
-    model.compile("adam", "mse", jit_compile=False)
-    inputs = np.zeros((4, size, size, 13), "float32")
-    targets = np.zeros((4, size, size, 12), "float32")
-    return lambda: model.train_on_batch(inputs, targets)
-
-
-def seconds_a_step(step, steps, monitor):
-    """Times `steps` steps, under a monitor or None; their median.
-
-    A step is longer than the monitor's interval, so that each has its share of the monitor's work,
-    and the median leaves out the steps that another tenant of the machine interrupted.
+    Attributes:
+      looks: how often the sampler looked.
     """
-    if monitor is not None:
-        monitor.start()
-        time.sleep(1.1)  # past the close looks at the beginning
-    times = []
+
+    def __init__(self, monitor):
+        self._monitor, self._on, self.looks = monitor, False, 0
+        if monitor is not None:
+            self._poll = monitor._sampler.poll
+            monitor._sampler.poll = self._poll_if_on
+            self._clock = time.pthread_getcpuclockid(monitor._thread.ident)
+
+    def _poll_if_on(self):
+        if not self._on:
+            return 3600.0
+        self.looks += 1
+        return self._poll()
+
+    def switch(self, on):
+        """Lets the thread go, or holds it."""
+        self._on = on
+        if self._monitor is not None:
+            self._monitor._wake.put(None)
+
+    def cpu_seconds(self):
+        """Returns the CPU time that the thread has used."""
+        return 0.0 if self._monitor is None else time.clock_gettime(self._clock)
+
+
+def run_block(step, steps, held, on):
+    """Returns (seconds, CPU seconds of the process, of the monitor's thread, its looks) of a block.
+
+    One step that does not count comes first: the thread wakes, or goes to sleep, in it.
+    """
+    held.switch(on)
+    step()
+    before = (time.perf_counter(), time.process_time(), held.cpu_seconds(), held.looks)
     for _ in range(steps):
-        began = time.perf_counter()
         step()
-        times.append(time.perf_counter() - began)
-    if monitor is not None:
-        monitor.stop()
-    return statistics.median(times)
+    after = (time.perf_counter(), time.process_time(), held.cpu_seconds(), held.looks)
+    return np.subtract(after, before)
 
 
-def compare(name, step, pairs, steps, monitor):
-    """Returns the row of one comparison."""
-    ratios, plain = [], []
-    for _ in range(pairs):
-        order = [None, monitor]
-        random.shuffle(order)
-        seconds = {each is monitor: seconds_a_step(step, steps, each) for each in order}
-        if monitor is None:
-            seconds = {False: seconds[True], True: seconds_a_step(step, steps, None)}
-        plain.append(seconds[False])
-        ratios.append(100 * (seconds[True] / seconds[False] - 1))
-    low, middle, high = statistics.quantiles(ratios, n=4)
+def run_four(step, steps, held):
+    """Returns {on: sum of run_block's figures over the two blocks} of four blocks."""
+    order = random.choice([(True, False, False, True), (False, True, True, False)])
+    sums = {True: np.zeros(4), False: np.zeros(4)}
+    for on in order:
+        sums[on] += run_block(step, steps, held, on)
+    held.switch(False)
+    return sums
+
+
+def trimmed_mean(ratios):
+    """Returns the mean along the last axis without a fifth of the values at each end."""
+    cut = int(CUT * ratios.shape[-1])
+    return np.sort(ratios)[..., cut : ratios.shape[-1] - cut].mean(-1)
+
+
+def with_error(costs):
+    """Returns (trimmed mean, its standard error by a bootstrap)."""
+    drawn = np.random.default_rng(0).integers(len(costs), size=(4000, len(costs)))
+    return trimmed_mean(costs), trimmed_mean(costs[drawn]).std()
+
+
+def summarize(name, fours, steps):
+    """Returns the row of one monitor."""
+    on, off = (np.array([four[which] for four in fours]) for which in (True, False))
+    wall, cpu = (100 * (on[:, each] / off[:, each] - 1) for each in (0, 1))
+    cost, error = with_error(cpu)
+    wall_cost, wall_error = with_error(wall)
+    looks = on[:, 3].sum()
+    # Where other processes ran beside it, more looks fell on a second of this one's CPU time.
+    to_10_looks = 10 / (looks / on[:, 1].sum()) if looks else 1.0
     return {
         "measured": name,
-        "pairs": pairs,
-        "step_ms": 1000 * statistics.median(plain),
-        "cost_percent_median": middle,
-        "cost_percent_quartile_1": low,
-        "cost_percent_quartile_3": high,
-        "cost_percent_standard_error": statistics.stdev(ratios) / pairs**0.5,
+        "pairs": 2 * len(fours),
+        "step_cpu_ms": 1000 * np.median(off[:, 1]) / (2 * steps),
+        "step_ms": 1000 * np.median(off[:, 0]) / (2 * steps),
+        "cost_percent": cost * to_10_looks,
+        "standard_error": error * to_10_looks,
+        "quartile_1": np.quantile(cpu, 0.25) * to_10_looks,
+        "quartile_3": np.quantile(cpu, 0.75) * to_10_looks,
+        "wall_cost_percent": wall_cost,
+        "wall_standard_error": wall_error,
+        "thread_us_a_look": 1e6 * on[:, 2].sum() / looks if looks else 0.0,
+        "looks_per_s": looks / on[:, 0].sum(),
     }
 
 
-def thread_seconds_a_second(monitor, seconds=10.0):
-    """Returns the CPU time that the monitor itself takes, as a share: the process does nothing."""
-    monitor.start()
-    time.sleep(1.1)
-    wall, cpu = time.perf_counter(), time.process_time()
-    time.sleep(seconds)
-    share = (time.process_time() - cpu) / (time.perf_counter() - wall)
-    monitor.stop()
-    return share
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--size", type=int, default=384)
-    args = parser.parse_args()
-    step = build_step(args.size)
-    for _ in range(5):
-        step()
+def measure(step, steps, minutes):
+    """Returns the rows of all monitors, whose blocks of four take turns."""
     from keras_nowcast.energy.monitor import Monitor
     from keras_nowcast.energy.source import choose_source
 
-    rows = [compare("nothing, twice", step, args.pairs, args.steps, None)]
-    with tempfile.TemporaryDirectory() as folder:
-        for gpus in (1, 8):
-            devices = [Device(uuid=f"GPU-{k}", bus=f"00000000:{k:02}:00.0") for k in range(gpus)]
-            with StubDriver(Path(folder) / str(gpus), devices).loaded_here():
-                source = choose_source("nvml", environ={})
-                trace = Path(folder) / f"power-{gpus}.csv"
-                monitor = Monitor(source, interval_s=0.1, idle_s=0, trace_path=trace)
-                rows.append(compare(f"{gpus} GPU(s)", step, args.pairs, args.steps, monitor))
-                rows[-1]["thread_cpu_percent"] = 100 * thread_seconds_a_second(monitor)
-    rows[0]["thread_cpu_percent"] = 0.0
-    write_results("monitor_overhead", rows, f"{args.steps} steps a run, monitor at 100 ms")
+    devices = [
+        Device(uuid=f"GPU-{k}", bus=f"00000000:{k:02}:00.0", wave=square(80.0, 300.0, 0.37))
+        for k in range(8)
+    ]
+    with tempfile.TemporaryDirectory() as folder, StubDriver(folder, devices).loaded_here():
+        monitors = {"nothing, in any block": None}
+        for name, visible in (("1 GPU", "0"), ("8 GPUs", "0,1,2,3,4,5,6,7")):
+            source = choose_source("nvml", environ={"CUDA_VISIBLE_DEVICES": visible})
+            trace = Path(folder) / f"power-{name}.csv"
+            monitors[name] = Monitor(source, interval_s=0.1, idle_s=0, trace_path=trace).start()
+        time.sleep(1.5)  # past the close looks of the beginning
+        held = {name: Held(monitor) for name, monitor in monitors.items()}
+        fours = {name: [] for name in held}
+        until = time.monotonic() + 60 * minutes
+        while time.monotonic() < until:
+            for name in random.sample(list(held), len(held)):
+                fours[name].append(run_four(step, steps, held[name]))
+        for monitor in monitors.values():
+            if monitor is not None:
+                monitor.stop()
+    return [summarize(name, of_name, steps) for name, of_name in fours.items()]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cores", choices=("1", "all"), default="1")
+    parser.add_argument("--minutes", type=float, default=5.5)
+    parser.add_argument("--block-s", type=float, default=0.06)
+    parser.add_argument("--grid", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=3)
+    parser.add_argument("--filters", type=int, default=8)
+    parser.add_argument("--batch-per-replica", type=int, default=2)
+    args = parser.parse_args()
+    if args.cores == "1":  # before TensorFlow makes its threads
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    step = build_step(args, "float32", "fused")
+    for _ in range(20):
+        step()
+    began = time.process_time()
+    for _ in range(20):
+        step()
+    steps = max(2, round(args.block_s / (time.process_time() - began) * 20))
+    rows = measure(step, steps, args.minutes)
+    note = (
+        f"monitor at 100 ms; cores: {args.cores}; UNet of depth {args.depth}, {args.filters} "
+        f"filters, grid {args.grid}, batch {args.batch_per_replica}, float32; blocks of {steps} "
+        "steps; percent of a step's CPU time, and of its time by the clock (wall)"
+    )
+    write_results("monitor_overhead" + ("_all_cores" if args.cores == "all" else ""), rows, note)
 
 
 if __name__ == "__main__":
