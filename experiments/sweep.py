@@ -45,7 +45,8 @@ def main():
     if arguments.dry_run:
         from keras_nowcast.study.outlook import outlook_table
 
-        print(outlook_table(placed, folder, sweep.state))
+        states = [sweep.state(cell) for cell in placed]
+        print(outlook_table(placed, states, [folder, *arguments.measured]))
     elif through_slurm:
         submit(sweep, arguments)
     elif one_of_a_list:
@@ -69,6 +70,10 @@ def build_parser():
         "job array (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="list the cells and train nothing")
+    parser.add_argument(
+        "--measured", type=Path, nargs="+", default=[], metavar="RUNS",
+        help="for --dry-run: folders of runs to predict from, besides the sweep's own",
+    )  # fmt: skip
     parser.add_argument("--retry", action="store_true", help="run cells that failed again")
     parser.add_argument(
         "--timeout-minutes", type=float, metavar="MINUTES",

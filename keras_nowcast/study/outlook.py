@@ -1,8 +1,13 @@
 """What a sweep will take: the table of --dry-run, and what is left while it runs."""
 
+import importlib.util
 import statistics
 
-from keras_nowcast.records import RunFolder
+from keras_nowcast.errors import InputError
+from keras_nowcast.records import RunFolder, read_runs
+
+MIB = 2**20
+NOT_KNOWN = "not known yet"
 
 
 def duration(seconds):
@@ -15,11 +20,34 @@ def duration(seconds):
     return f"{seconds // 3600}h {seconds % 3600 // 60:02d}m"
 
 
+def predictions(cells, folders):
+    """Returns what the planner says of cells, a Forecast each, from the runs below folders.
+
+    Args:
+      cells: PlacedCells that can run.
+      folders: Paths; those that do not exist hold no runs.
+    """
+    if importlib.util.find_spec("keras_nowcast.study.planner") is None:
+        return [None] * len(cells)
+    from keras_nowcast.study.planner import predict
+
+    try:
+        runs = read_runs([folder for folder in folders if folder.is_dir()])
+    except InputError:
+        runs = []
+    asked = [(cell.cell.config, cell.cell.processes, cell.windows[0]) for cell in cells]
+    return predict(asked, runs)
+
+
+# ---- what is left ---------------------------------------------------------------------------
+
+
 def seconds_left(waiting, finished, folder):
     """Estimates how long cells that wait will take, from those that are finished.
 
-    Each takes the median set-up of the finished, and its counted FLOPs at their median rate in
-    the same precision (in any, where there is none).
+    The planner's prediction where it has one for each of them. Before that, each takes the median
+    set-up of the finished, and its counted FLOPs at their median rate in the same precision (in
+    any, where there is none).
 
     Args:
       waiting, finished: PlacedCells.
@@ -30,15 +58,21 @@ def seconds_left(waiting, finished, folder):
     """
     if not finished:
         return None
+    forecasts = predictions(waiting, [folder])
+    if all(each is not None and each.wall_seconds is not None for each in forecasts):
+        return sum(each.wall_seconds.value for each in forecasts)
     setups, rates = [], {}
     for cell in finished:
         setup, seconds = _measured(folder / cell.name)
         setups.append(setup)
-        rates.setdefault(cell.policy, []).append(cell.training_flops / seconds)
+        if seconds:
+            rates.setdefault(cell.policy, []).append(cell.training_flops / seconds)
     any_rate = [rate for some in rates.values() for rate in some]
-    setup = statistics.median(setups)
+    if not any_rate:
+        return None
     return sum(
-        setup + cell.training_flops / statistics.median(rates.get(cell.policy, any_rate))
+        statistics.median(setups)
+        + cell.training_flops / statistics.median(rates.get(cell.policy, any_rate))
         for cell in waiting
     )
 
@@ -50,42 +84,90 @@ def _measured(folder):
     return run.read_record()["training"]["setup_seconds"], epochs
 
 
-def outlook_table(cells, folder, state):
-    """Returns the cells with what each will take, as lines of text.
+# ---- the table ------------------------------------------------------------------------------
+
+HEADER = ("cell", "state", "parameters", "training TFLOP", "tensors MiB", "time", "memory MiB",
+          "energy J")  # fmt: skip
+
+
+def outlook_table(cells, states, folders):
+    """Returns what each cell is and will take, as lines of text.
+
+    Parameters, FLOPs and the tensors of a step are counted; time, peak memory and energy are the
+    planner's predictions, each with its interval.
 
     Args:
       cells: PlacedCells.
-      folder: Path of the sweep's folder.
-      state: function of a cell that returns its state.
+      states: the state of each.
+      folders: Paths of runs to predict from.
     """
-    header = ("cell", "state", "parameters", "training TFLOP", "tensors MiB", "time", "energy")
-    rows = [header]
-    for cell in cells:
+    known = [cell for cell in cells if not cell.refusal]
+    forecasts = dict(
+        zip((cell.name for cell in known), predictions(known, folders), strict=True)
+    )
+    rows = [HEADER]
+    for cell, state in zip(cells, states, strict=True):
         if cell.refusal:
             rows.append((cell.name, f"unfittable: {cell.refusal}"))
-            continue
-        rows.append(
-            (
-                cell.name,
-                state(cell),
-                f"{cell.cost.parameters:,}",
-                f"{cell.training_flops / 1e12:,.2f}",
-                f"{cell.tensor_bytes / 2**20:,.0f}",
-                "not known yet",
-                "not known yet",
-            )
-        )
-    return _aligned(rows)
+        else:
+            rows.append(_row(cell, state, forecasts[cell.name]))
+    waiting = [
+        forecasts[cell.name]
+        for cell, state in zip(cells, states, strict=True)
+        if not cell.refusal and state in ("new", "interrupted")
+    ]
+    return "\n".join([_aligned(rows), *_totals(waiting), *_reasons(waiting)])
+
+
+def _row(cell, state, forecast):
+    return (
+        cell.name,
+        state,
+        f"{cell.cost.parameters:,}",
+        f"{cell.training_flops / 1e12:,.2f}",
+        f"{cell.tensor_bytes / MIB:,.0f}",
+        _interval(forecast and forecast.wall_seconds, duration),
+        _interval(forecast and forecast.memory_bytes, lambda value: f"{value / MIB:,.0f}"),
+        _interval(forecast and forecast.joules, lambda value: f"{value:,.3g}"),
+    )
+
+
+def _interval(interval, shown):
+    if interval is None:
+        return NOT_KNOWN
+    return f"{shown(interval.value)} ({shown(interval.low)} to {shown(interval.high)})"
+
+
+def _totals(waiting):
+    """Returns a line on what is to be run; predictions that are missing are counted."""
+    if not waiting:
+        return ["nothing is left to run"]
+    known = [each.wall_seconds for each in waiting if each is not None and each.wall_seconds]
+    line = f"{len(waiting)} to run"
+    if known:
+        ends = [sum(getattr(each, end) for each in known) for end in ("value", "low", "high")]
+        value, low, high = map(duration, ends)
+        line += f"; predicted {value} ({low} to {high}) for {len(known)} of them"
+    return [line]
+
+
+def _reasons(waiting):
+    """Returns, once each, why a prediction is missing."""
+    reasons = dict.fromkeys(
+        f"{name.replace('_', ' ')} {NOT_KNOWN}: {reason}"
+        for each in waiting
+        if each is not None
+        for name, reason in each.reasons.items()
+    )
+    return list(reasons)
 
 
 def _aligned(rows):
-    whole = [row for row in rows if len(row) == len(rows[0])]
+    whole = [row for row in rows if len(row) == len(HEADER)]
     widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0])] + [
-            text.ljust(width) if place == 0 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(row[1:], widths[1:], strict=False))
-        ]
-        lines.append("  ".join(cells).rstrip())
+        left = [text.ljust(width) for text, width in zip(row[:2], widths, strict=False)]
+        right = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=False)]
+        lines.append("  ".join(left + right).rstrip())
     return "\n".join(lines)

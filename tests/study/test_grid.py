@@ -1,0 +1,128 @@
+"""Which cells a grid has, what they are called, and which cannot run."""
+
+import re
+import shutil
+
+import pytest
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.study.grid import Cell, grid_of, place, span
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data set of ten events of 32x32: 24 windows to train, 6 held out."""
+    from keras_nowcast.data import synthetic
+
+    root = tmp_path_factory.mktemp("sevir") / "small"
+    synthetic.write_synthetic(root, events=10, size=32, progress=False)
+    return root
+
+
+@pytest.fixture
+def placed(root):
+    """Returns the PlacedCell of settings on the small data set."""
+
+    def of(processes=1, **settings):
+        cell = Cell({"data": str(root), "depth": 2, **settings}, processes)
+        (one,) = place([cell], say=lambda line: None)
+        return one
+
+    return of
+
+
+def test_a_grid_is_every_combination():
+    cells = grid_of(depth=(3, 4), filters=(8, 16, 32), processes=(1, 2))
+    found = {(cell.value("depth"), cell.value("filters"), cell.processes) for cell in cells}
+    assert found == {(d, f, n) for d in (3, 4) for f in (8, 16, 32) for n in (1, 2)}
+    assert len(cells) == 12
+    assert {cell.value("precision") for cell in cells} == {"auto"}  # RunConfig's default
+
+
+def test_flags_change_the_cells_of_a_preset():
+    preset = [Cell({"depth": 3}), Cell({"depth": 4, "epochs": 7}, processes=2)]
+    cells = span(preset, {"epochs": [5], "seed": [0, 1]})
+    assert [(cell.value("depth"), cell.processes, cell.value("seed")) for cell in cells] == [
+        (3, 1, 0), (3, 1, 1), (4, 2, 0), (4, 2, 1),
+    ]  # fmt: skip
+    assert {cell.value("epochs") for cell in cells} == {5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "words"),
+    [
+        ({"depth": 9}, 1, "`--depth` must be from 1 to"),
+        ({"precision": "float8"}, 1, "`--precision` must be one of"),
+        ({}, 0, "`--np` must be at least 1"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_refused(settings, processes, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        Cell(settings, processes)
+
+
+def test_a_cell_knows_its_grid_and_windows(placed):
+    cell = placed()
+    assert cell.name.startswith("d2-f16-g32-auto-np1-s0-")
+    assert cell.windows == (24, 6) and cell.refusal is None
+    assert placed(max_windows=5).windows == (5, 5)
+    assert placed(window_stride=24).windows == (16, 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filters": 8}, {"center_filters": 8}, {"epochs": 3}, {"seed": 1}, {"max_windows": 4},
+        {"precision": "float32"}, {"augment": True}, {"learning_rate": 0.1}, {"grid": 16},
+        {"power_limit_w": 100.0}, {"max_missing": 0.0}, {"processes": 2},
+    ],
+)  # fmt: skip
+def test_what_matters_is_in_the_name(placed, settings):
+    assert placed(**settings).name != placed().name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"power_source": "none"}, {"power_interval_s": 1.0}, {"tensorboard": True},
+        {"watts_per_core": 3.0}, {"grid": 32}, {"center_filters": 128}, {"warmup_epochs": 1},
+        {"train_before": "2019-06-01"},
+    ],
+)  # fmt: skip
+def test_what_does_not_matter_is_not(placed, settings):
+    """How it is watched; what is the default, or comes to the same events."""
+    assert placed(**settings).name == placed().name
+
+
+def test_data_are_known_by_their_events_not_their_path(placed, root, tmp_path):
+    moved = shutil.copytree(root, tmp_path / "moved")
+    assert placed(data=str(moved)).name == placed().name
+    file = sorted((moved / "data").rglob("*.h5"))[0]
+    file.unlink()  # fewer events are other data
+    assert placed(data=str(moved)).name != placed().name
+
+
+def test_a_cell_that_fits_no_network_or_no_data_is_told_before_it_starts(placed, root):
+    settings = {"data": str(root), "depth": 2}
+    fits, too_deep, no_divisor = place(
+        [Cell(settings), Cell({**settings, "depth": 6}), Cell({**settings, "grid": 20})],
+        say=lambda line: None,
+    )
+    assert fits.refusal is None
+    assert "`--grid` must be a multiple of 64 at `--depth` 6" in too_deep.refusal
+    assert "`--grid` must divide the stored size, 32" in no_divisor.refusal
+
+
+def test_a_sweep_of_which_no_cell_can_run_is_refused(placed):
+    with pytest.raises(InputError, match="must be a multiple of 64"):
+        placed(depth=6)
+
+
+def test_the_same_cell_twice_is_one(root):
+    cells = [Cell({"data": str(root), "depth": 2, "seed": seed}) for seed in (0, 1, 0)]
+    assert [cell.cell.value("seed") for cell in place(cells, say=lambda line: None)] == [0, 1]
+
+
+def test_bad_data_are_refused(tmp_path):
+    with pytest.raises(InputError, match="`--data` must be a folder"):
+        place([Cell({"data": str(tmp_path / "absent")})])

@@ -1,0 +1,90 @@
+"""What a cell's folder and its process' end say of it."""
+
+import json
+
+import pytest
+
+from keras_nowcast import records
+from keras_nowcast.study import outcome
+from keras_nowcast.study.grid import Cell, PlacedCell
+from keras_nowcast.study.launch import Ended
+
+
+def ended(status=1, printed="", timed_out=False):
+    return Ended(status, False, timed_out, 12.0, printed)
+
+
+@pytest.mark.parametrize(
+    ("end", "kills", "words"),
+    [
+        (ended(timed_out=True), (0, 0), "timeout: stopped after 1.5 minutes"),
+        (ended(-9), (3, 4), "out of memory: killed (SIGKILL)"),
+        (ended(-9), (3, 3), "killed: by SIGKILL from outside"),
+        (ended(-9), (None, None), "killed: by SIGKILL, as the kernel does when memory runs out"),
+        (ended(1, "Process name: 1\nExit code: -9\n"), (0, 1), "out of memory: killed"),
+        (ended(137, "rank 1 exited on signal 9 (Killed)"), (0, 1), "out of memory: killed"),
+        (
+            ended(1, "x\ntensorflow.ResourceExhaustedError: OOM when allocating tensor\ny"),
+            (0, 0),
+            "out of memory: tensorflow.ResourceExhaustedError: OOM when allocating tensor",
+        ),
+        (ended(1, "MemoryError"), (0, 0), "out of memory: MemoryError"),
+        (ended(2, "a\nerror: `--data` must be\n"), (0, 0), "refused: `--data` must be"),
+        (ended(1, "[0]<stderr>:error: `--data` x\n"), (0, 0), "refused: `--data` x"),
+        (ended(1, "Traceback\nKeyError: 3\n\n"), (0, 0), "crash: exit status 1; KeyError: 3"),
+        (ended(-11), (0, 0), "crash: signal 11; it printed nothing"),
+    ],
+)
+def test_reasons(end, kills, words):
+    assert outcome.reason_of_failure(end, 90.0, *kills).startswith(words)
+
+
+def test_the_kernel_counts_what_it_kills(tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, "VMSTAT", tmp_path / "vmstat")
+    assert outcome.oom_kills() is None
+    (tmp_path / "vmstat").write_text("nr_free_pages 7\noom_kill 12\n")
+    assert outcome.oom_kills() == 12
+
+
+@pytest.mark.parametrize(
+    ("files", "state"),
+    [
+        ({}, "new"),
+        ({"config.json": ""}, "new"),  # it died as it made the file
+        ({"config.json": "{}"}, "interrupted"),
+        ({"config.json": "{}", "record.json": '{"status": "completed"}'}, "completed"),
+        ({"record.json": '{"status": "failed", "status_reason": "x"}'}, "failed"),
+    ],
+)
+def test_states(tmp_path, files, state):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert outcome.state(tmp_path)[0] == state
+
+
+@pytest.mark.parametrize("refusal", [None, "`--grid` must be a multiple of 64"])
+def test_a_failure_is_a_row_of_the_table(tmp_path, refusal):
+    settings = {"depth": 6 if refusal else 3, "grid": 32, "precision": "float32"}
+    placed = PlacedCell(Cell(settings, 2), "a-name", (24, 6), refusal)
+    outcome.write_failure(tmp_path, placed, "crash: exit status 1", "one\n\ntwo\n")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["status"] == "failed" and record["status_reason"] == "crash: exit status 1"
+    assert record["last_lines"] == ["one", "two"]
+    assert record["config"]["depth"] == settings["depth"]
+    assert (record["model"]["parameters"] is None) == (refusal is not None)
+    for part in ("environment", "model", "training", "energy", "memory"):
+        for name, value in record[part].items():
+            if value is None and not name.endswith("_reason"):
+                assert record[part][f"{name}_reason"]
+    runs = records.read_runs([tmp_path])
+    (row,) = records.table(runs)
+    assert row["status"] == "failed" and row["world_size"] == 2 and row["seconds"] is None
+
+
+def test_what_a_run_measured_before_it_failed_is_kept(tmp_path):
+    placed = PlacedCell(Cell({"depth": 3, "grid": 32}), "a-name", (24, 6), None)
+    run = records.RunFolder(tmp_path)
+    run.write_record({"status": "interrupted", "training": {"seconds": 4.5}})
+    outcome.write_failure(tmp_path, placed, "timeout: late", measured=True)
+    record = run.read_record()
+    assert record["status"] == "failed" and record["training"]["seconds"] == 4.5
