@@ -1,0 +1,149 @@
+"""experiments/sweep.py from the shell: real cells, signals, kills, and what is left of them."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
+TINY = ["--depth", "1", "--filters", "2", "--precision", "float32", "--power-source", "none",
+        "--batch-per-replica", "8"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    from keras_nowcast.data import synthetic
+
+    root = tmp_path_factory.mktemp("sevir") / "small"
+    synthetic.write_synthetic(root, events=10, size=32, progress=False)
+    return root
+
+
+def start(root, folder, *flags):
+    words = [*SWEEP, *TINY, "--data", root, "--sweep-dir", folder, *flags]
+    return subprocess.Popen(
+        [str(word) for word in words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+
+
+def sweep(root, folder, *flags):
+    process = start(root, folder, *flags)
+    printed, _ = process.communicate(timeout=240)
+    return process.returncode, printed
+
+
+def cell(folder, pattern):
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def record(folder):
+    return json.loads((folder / "record.json").read_text())
+
+
+def starts(folder):
+    """Returns how often a cell's training was started."""
+    return sum(line.startswith("$ ") for line in (folder / "console.log").open())
+
+
+def wait_for_checkpoint(process, folder, pattern, more_than=0):
+    give_up = time.monotonic() + 120
+    while len(list(folder.glob(f"{pattern}/checkpoint/*.npz"))) <= more_than:
+        assert process.poll() is None and time.monotonic() < give_up, process.stdout.read()
+        time.sleep(0.1)
+
+
+def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(root, tmp_path):
+    """Ctrl-C in the first cell, SIGKILL in the second, then two sweeps together."""
+    several = importlib.util.find_spec("horovod") is not None
+    axis = ["--np", "1", "2"] if several else ["--seed", "0", "1"]
+    second = "*-np2-*" if several else "*-s1-*"
+    flags = ["--epochs", "12", *axis]
+
+    process = start(root, tmp_path, *flags)
+    wait_for_checkpoint(process, tmp_path, "*-np1-s0-*")
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, printed
+    assert "the same command goes on" in printed
+    first = cell(tmp_path, "*-np1-s0-*")
+    assert record(first)["status"] in ("interrupted", "completed")
+
+    process = start(root, tmp_path, *flags)
+    wait_for_checkpoint(process, tmp_path, second)
+    process.kill()
+    process.wait()
+
+    both = [start(root, tmp_path, *flags) for _ in range(2)]
+    for process in both:
+        printed, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, printed
+        assert "2 cells: 2 completed" in printed
+    for each in (first, cell(tmp_path, second)):
+        assert record(each)["status"] == "completed"
+        with open(each / "epochs.csv", newline="") as file:
+            assert [row["epoch"] for row in csv.DictReader(file)] == [str(k) for k in range(12)]
+        assert starts(each) <= 2
+    assert record(cell(tmp_path, second))["environment"]["world_size"] == (2 if several else 1)
+
+
+def test_what_fails_is_kept_and_retried_only_on_request(root, tmp_path):
+    """Too little time, then too little memory; and a cell that fits no network."""
+    flags = ["--epochs", "1", "--depth", "1", "6", "--center-filters", "4", "400000"]
+    status, printed = sweep(root, tmp_path, *flags, "--timeout-minutes", "0.01")
+    assert status == 0, printed
+    by_center = {record(each)["config"]["center_filters"]: each for each in tmp_path.glob("d1-*")}
+    small, large = by_center[4], by_center[400000]
+    for each in (small, large):
+        assert record(each)["status"] == "failed"
+        assert record(each)["status_reason"] == "timeout: stopped after 0.01 minutes"
+    for each in tmp_path.glob("d6-*"):
+        assert record(each)["status_reason"].startswith("unfittable: `--grid` must be a multiple")
+        assert not (each / "console.log").exists()
+
+    status, printed = sweep(root, tmp_path, *flags)
+    assert status == 0 and "4 cells: 4 failed" in printed
+    assert starts(small) == starts(large) == 1
+
+    status, printed = sweep(root, tmp_path, *flags, "--retry", "--evaluate")
+    assert status == 0 and "1 completed, 3 failed" in printed
+    assert record(small)["status"] == "completed" and (small / "scores.csv").exists()
+    assert record(large)["status_reason"].startswith("out of memory: ")
+    assert record(large)["last_lines"]
+    assert starts(small) == 2 and starts(large) == 2
+
+
+def test_a_dry_run_trains_nothing(root, tmp_path):
+    status, printed = sweep(root, tmp_path / "absent", "--filters", "2", "4", "--dry-run")
+    assert status == 0 and not (tmp_path / "absent").exists()
+    lines = [line for line in printed.splitlines() if line.startswith("d1-f")]
+    assert len(lines) == 2 and all("not known yet" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--np", "0"], "`--np` must be at least 1"),
+        (["--depth", "9"], "`--depth` must be from 1 to"),
+        (["--data", "absent"], "`--data` must be a folder"),
+        (["--preset", "absent"], "`--preset` must be one of"),
+        (["--timeout-minutes", "0"], "`--timeout-minutes` must be above 0"),
+        (["--run-dir", "here"], "`--run-dir` is no flag here"),
+        (["--run-cell", "0"], "`--run-cell` must be an index into"),
+        (["--depth", "6"], "`--grid` must be a multiple of 64"),
+    ],
+)
+def test_bad_flags(root, tmp_path, flags, words):
+    status, printed = sweep(root, tmp_path / "absent", *flags)
+    assert status == 2 and "Traceback" not in printed
+    assert words in printed.splitlines()[-1]
+    assert not (tmp_path / "absent").exists()
