@@ -1,5 +1,5 @@
 # make install   .venv with everything in it (EXTRA=gpu for NVIDIA GPUs, PYTHON=... for the Python)
-# make demo      a short training run of two processes, then its figures
+# make demo      a small study: a sweep over sizes and precisions, then its table and figures
 # make test      the tests
 # make lint      style
 
@@ -9,8 +9,7 @@ install:
 	@bash install/environment.sh
 
 demo: install
-	.venv/bin/horovodrun -np 2 --gloo .venv/bin/python experiments/train.py \
-		--grid 128 --depth 3 --filters 8 --epochs 20 --batch-per-replica 4 --schedule cosine
+	.venv/bin/python experiments/sweep.py --preset demo
 	.venv/bin/python experiments/plot_figures.py runs/
 
 test: install

@@ -22,6 +22,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.records import MAY_CHANGE_ON_RESUME
 
 LAUNCHERS = ("horovodrun", "mpirun")
+RUN_LOCK = "running.json"  # locked by the training while it runs
 POLL_S = 0.2
 # From the request to stop to the end: the step under way and a checkpoint. Then it is killed.
 GRACE_S = 120
@@ -95,9 +96,10 @@ class Launcher:
 def locked(folder):
     """Makes a folder and locks it against other sweeps.
 
-    Gives the open lock file, or None where another process holds the lock. The kernel frees it
-    when the last process that has the file open is gone, however it ended; so a process that
-    inherits it is known to live. The file itself stays: removing it would let two in.
+    Gives the open lock file, or None where another process holds the lock or trains in the folder.
+    The kernel frees a lock when the last process that has the file open is gone, however it ended;
+    so a process that inherits it is known to live. The file itself stays: removing it would let
+    two in.
 
     Raises:
       InputError: the folder cannot be written, or its file system has no locks.
@@ -110,16 +112,29 @@ def locked(folder):
             f"`--sweep-dir` must be a folder that can be written. Received: {folder} ({error})."
         ) from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        except OSError as error:
-            raise InputError(
-                f"`--sweep-dir` must be on a file system with locks. Received: {folder} ({error})."
-            ) from None
-        yield file
+        free = _take(file) and not _is_trained_in(folder)
+        yield file if free else None
+
+
+def _take(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise InputError(
+            f"`--sweep-dir` must be on a file system with locks. Received: {file.name} ({error})."
+        ) from None
+    return True
+
+
+def _is_trained_in(folder):
+    """Whether a run holds its own lock: started by hand, or ranks that outlive their launcher."""
+    try:
+        with open(folder / RUN_LOCK, "r+") as file:
+            return not _take(file)
+    except FileNotFoundError:
+        return False
 
 
 # ---- from its start to its end ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_nowcast.errors import Interrupted
+from keras_nowcast.errors import Interrupted, TrainingFailed
 from keras_nowcast.records import RunFolder
 from keras_nowcast.study import outcome
 from keras_nowcast.study.launch import Launcher, Signals, attend, locked
@@ -124,14 +124,19 @@ class Sweep:
         """Does what is to do for a cell; returns False when another process runs it.
 
         Raises:
+          InputError: the folder cannot be made or locked.
           Interrupted: a signal came.
+          TrainingFailed: its files cannot be written.
         """
         self._check_signals()
         with locked(self.folder / cell.name) as lock:
             if lock is None:
                 return False
             if self.has_work(cell):  # nobody else can change that now
-                self._settle(cell, self.folder / cell.name, lock)
+                try:
+                    self._settle(cell, self.folder / cell.name, lock)
+                except OSError as error:
+                    raise TrainingFailed(f"the sweep cannot go on: {error}") from None
         return True
 
     def _to_retry(self, cell):

@@ -1,5 +1,6 @@
 """Commands, locks and real processes: how they are started, stopped and killed."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -66,6 +67,15 @@ def test_a_lock_is_held_by_one(tmp_path):
             assert first is not None and second is None
     with locked(tmp_path / "cell") as third:
         assert third is not None
+
+
+def test_a_cell_in_which_someone_trains_is_not_free(tmp_path):
+    with open(tmp_path / launch.RUN_LOCK, "w") as training:
+        fcntl.flock(training, fcntl.LOCK_EX)
+        with locked(tmp_path) as lock:
+            assert lock is None
+    with locked(tmp_path) as lock:
+        assert lock is not None
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

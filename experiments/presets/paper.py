@@ -1,0 +1,33 @@
+"""The paper's own study: size, precision and number of GPUs on the published SEVIR.
+
+NEVER RUN HERE: it needs GPUs and the published data.
+
+    python experiments/sweep.py --preset paper --data /data/sevir --launcher slurm
+    python experiments/sweep.py --preset paper --data /data/sevir --dry-run --measured runs/
+
+Hardware: up to 32 GPUs of compute capability 7 or more; the widest cell has 16 GiB of tensors by
+count. 34 cells, 12 EFLOP (12e18) by count. How long that takes on a cluster the planner estimates
+once a few of its cells are measured there (the second command); nothing of it is known here.
+
+The abstract names neither the sizes nor the number of epochs: they are a choice. At depth 4 both
+pairs of networks are here that come near its +1549 % parameters: four times the filters, and 16
+against 128 filters with 512 in the centre.
+"""
+
+from keras_nowcast.study.grid import grid_of
+
+COMMON = dict(
+    precision=("float32", "mixed_float16"),
+    authors_split=(True,),
+    epochs=(20,),
+    batch_per_replica=(8,),
+    warmup_epochs=(2.0,),
+    schedule=("cosine",),
+)
+
+RUNS = [
+    *grid_of(**COMMON, depth=(3, 4, 5), filters=(16, 32, 64), processes=(8,)),
+    *grid_of(**COMMON, depth=(4,), filters=(16, 128), center_filters=(512,), processes=(8,)),
+    *grid_of(**COMMON, depth=(4,), filters=(32,), seed=(1, 2), processes=(8,)),
+    *grid_of(**COMMON, depth=(4,), filters=(32,), processes=(1, 2, 4, 16, 32)),
+]

@@ -1,0 +1,24 @@
+"""The worked example of the documentation: a design space that two CPU cores can measure.
+
+    python experiments/sweep.py --preset two_cores
+    python experiments/plot_figures.py runs/two_cores
+
+Hardware: two cores with bfloat16 instructions (AVX512-BF16). EXPECTED.
+Depths 2 to 5, 4 to 32 filters, float32 and mixed_bfloat16 on the small synthetic SEVIR; every cell
+trains the same 300 steps. One cell has two seeds more in both precisions, one runs on two
+processes, and depth 6 does not fit the grid: its row says so.
+"""
+
+from keras_nowcast.study.grid import grid_of
+
+COMMON = dict(
+    grid=(96,), epochs=(20,), schedule=("cosine",), precision=("float32", "mixed_bfloat16")
+)
+
+RUNS = [
+    *grid_of(**COMMON, depth=(2, 3, 4, 5), filters=(4, 8, 16)),
+    *grid_of(**COMMON, depth=(2, 3), filters=(32,)),
+    *grid_of(**COMMON, depth=(3,), filters=(8,), seed=(1, 2)),
+    *grid_of(**COMMON, depth=(3,), filters=(16,), processes=(2,)),
+    *grid_of(**{**COMMON, "precision": ("float32",)}, depth=(6,), filters=(4,)),
+]
