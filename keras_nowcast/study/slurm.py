@@ -100,5 +100,6 @@ def _submit_array(folder, processes, indices, script, arguments, say):
     if done.returncode:
         raise InputError(f"sbatch refused the job: {' '.join(done.stderr.split())}")
     job = done.stdout.strip().split(";")[0]
-    say(f"job {job}: {len(indices)} cells of {processes} process{'es' * (processes > 1)} each")
+    cells = f"{len(indices)} cell{'s' * (len(indices) > 1)}"
+    say(f"job {job}: {cells} of {processes} process{'es' * (processes > 1)} each")
     return job
