@@ -42,7 +42,7 @@ def predictions(cells, folders):
 # ---- what is left ---------------------------------------------------------------------------
 
 
-def seconds_left(waiting, finished, folder):
+def seconds_left(waiting, finished, folder, overhead_s=0.0):
     """Estimates how long cells that wait will take, from those that are finished.
 
     The planner's prediction where it has one for each of them. Before that, each takes the median
@@ -52,6 +52,7 @@ def seconds_left(waiting, finished, folder):
     Args:
       waiting, finished: PlacedCells.
       folder: Path of the sweep's folder.
+      overhead_s: what each takes beside its set-up, training and validation.
 
     Returns:
       Seconds; None while nothing is finished.
@@ -60,10 +61,10 @@ def seconds_left(waiting, finished, folder):
         return None
     forecasts = predictions(waiting, [folder])
     if all(each is not None and each.wall_seconds is not None for each in forecasts):
-        return sum(each.wall_seconds.value for each in forecasts)
+        return sum(each.wall_seconds.value + overhead_s for each in forecasts)
     setups, rates = [], {}
     for cell in finished:
-        setup, seconds = _measured(folder / cell.name)
+        setup, seconds = measured_seconds(folder / cell.name)
         setups.append(setup)
         if seconds:
             rates.setdefault(cell.policy, []).append(cell.training_flops / seconds)
@@ -71,13 +72,14 @@ def seconds_left(waiting, finished, folder):
     if not any_rate:
         return None
     return sum(
-        statistics.median(setups)
+        overhead_s
+        + statistics.median(setups)
         + cell.training_flops / statistics.median(rates.get(cell.policy, any_rate))
         for cell in waiting
     )
 
 
-def _measured(folder):
+def measured_seconds(folder):
     """Returns a finished run's seconds of set-up and of its epochs with validation."""
     run = RunFolder(folder)
     epochs = sum(row["seconds"] + (row["val_seconds"] or 0) for row in run.read_epochs())

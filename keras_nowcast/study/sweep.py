@@ -4,6 +4,7 @@ Several sweeps may work on one folder: a cell is run by who holds its lock.
 """
 
 import shutil
+import statistics
 import sys
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from keras_nowcast.errors import Interrupted, TrainingFailed
 from keras_nowcast.records import RunFolder
 from keras_nowcast.study import outcome
 from keras_nowcast.study.launch import Launcher, Signals, attend, locked
-from keras_nowcast.study.outlook import duration, seconds_left
+from keras_nowcast.study.outlook import duration, measured_seconds, seconds_left
 
 CONSOLE = "console.log"
 SCORES = "scores.csv"
@@ -57,6 +58,7 @@ class Sweep:
         self._say = say
         self._follow = sys.stdout.isatty() if follow is None else follow
         self._signals = Signals()
+        self._overheads_s = []  # of cells run here: what they took beside what they measure
         # Failures from before: only these are tried again, and by one of several sweeps.
         self._failures = {
             cell.name: outcome.version_of_record(self.folder / cell.name)
@@ -187,6 +189,8 @@ class Sweep:
         told = outcome.version_of_record(folder) != before
         state = self.state(cell)
         if told and state in (outcome.COMPLETED, outcome.FAILED):
+            if state == outcome.COMPLETED and not resume:
+                self._overheads_s.append(ended.seconds - sum(measured_seconds(folder)))
             return ended
         # Stopped by this sweep, or by someone who signalled the cell itself: it can go on.
         if ended.stopped or (told and not ended.timed_out):
@@ -242,8 +246,8 @@ class Sweep:
             shown_at = now
             epochs = len(RunFolder(folder).read_epochs())
             parts = [f"epoch {epochs}/{cell.cell.value('epochs')}", duration(now - since)]
-            if left is not None:
-                parts.append(f"about {duration(max(0, left - (now - since)))} left of all")
+            if left is not None and left > now - since:  # later it has turned out too short
+                parts.append(f"about {duration(left - (now - since))} left of all")
             self._overwrite(f"{self._place(cell)}  {'  '.join(parts)}")
 
         return show
@@ -252,7 +256,8 @@ class Sweep:
         """Returns an estimate of the seconds left, of cells that have work; None if unknown."""
         waiting = [cell for cell in self.cells if cell in also or self._has_training(cell)]
         finished = [cell for cell in self.cells if self.state(cell) == outcome.COMPLETED]
-        return seconds_left(waiting, finished, self.folder)
+        overhead_s = statistics.median(self._overheads_s) if self._overheads_s else 0.0
+        return seconds_left(waiting, finished, self.folder, overhead_s)
 
     def _has_training(self, cell):
         return not cell.refusal and self.has_work(cell) and self.state(cell) != outcome.COMPLETED

@@ -37,7 +37,7 @@ def start(root, folder, *flags):
 
 def sweep(root, folder, *flags):
     process = start(root, folder, *flags)
-    printed, _ = process.communicate(timeout=240)
+    printed, _ = process.communicate(timeout=600)
     return process.returncode, printed
 
 
@@ -56,7 +56,7 @@ def starts(folder):
 
 
 def wait_for_checkpoint(process, folder, pattern, more_than=0):
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 300
     while len(list(folder.glob(f"{pattern}/checkpoint/*.npz"))) <= more_than:
         assert process.poll() is None and time.monotonic() < give_up, process.stdout.read()
         time.sleep(0.1)
@@ -72,7 +72,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(root, t
     process = start(root, tmp_path, *flags)
     wait_for_checkpoint(process, tmp_path, "*-np1-s0-*")
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 75, printed
     assert "the same command goes on" in printed
     first = cell(tmp_path, "*-np1-s0-*")
@@ -85,7 +85,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(root, t
 
     both = [start(root, tmp_path, *flags) for _ in range(2)]
     for process in both:
-        printed, _ = process.communicate(timeout=240)
+        printed, _ = process.communicate(timeout=600)
         assert process.returncode == 0, printed
         assert "2 cells: 2 completed" in printed
     for each in (first, cell(tmp_path, second)):

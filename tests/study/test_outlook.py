@@ -45,6 +45,7 @@ def test_what_is_left_follows_set_up_and_counted_work(tmp_path, without_planner)
     finished(tmp_path, done, setup=8.0, seconds=20.0)
     assert seconds_left([same], [done], tmp_path) == pytest.approx(8 + 20)
     assert seconds_left([same, longer], [done], tmp_path) == pytest.approx(2 * 8 + 20 + 3 * 20)
+    assert seconds_left([same], [done], tmp_path, overhead_s=5.0) == pytest.approx(5 + 8 + 20)
     assert seconds_left([], [done], tmp_path) == 0
 
 
