@@ -27,18 +27,38 @@ def root(tmp_path_factory):
     return root
 
 
-def start(root, folder, *flags):
-    words = [*SWEEP, *TINY, "--data", root, "--sweep-dir", folder, *flags]
-    return subprocess.Popen(
-        [str(word) for word in words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+@pytest.fixture
+def start(root, tmp_path):
+    """Starts sweeps in tmp_path; those that a failed test leaves are killed."""
+    started = []
+
+    def start(*flags, folder=tmp_path):
+        words = [*SWEEP, *TINY, "--data", root, "--sweep-dir", folder, *flags]
+        started.append(
+            subprocess.Popen(
+                [str(word) for word in words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
-def sweep(root, folder, *flags):
-    process = start(root, folder, *flags)
-    printed, _ = process.communicate(timeout=600)
-    return process.returncode, printed
+@pytest.fixture
+def sweep(start):
+    """Runs a sweep to its end and returns its exit status and what it printed."""
+
+    def sweep(*flags, **more):
+        process = start(*flags, **more)
+        printed, _ = process.communicate(timeout=600)
+        return process.returncode, printed
+
+    return sweep
 
 
 def cell(folder, pattern):
@@ -62,14 +82,14 @@ def wait_for_checkpoint(process, folder, pattern, more_than=0):
         time.sleep(0.1)
 
 
-def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(root, tmp_path):
+def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, tmp_path):
     """Ctrl-C in the first cell, SIGKILL in the second, then two sweeps together."""
     several = importlib.util.find_spec("horovod") is not None
     axis = ["--np", "1", "2"] if several else ["--seed", "0", "1"]
     second = "*-np2-*" if several else "*-s1-*"
-    flags = ["--epochs", "12", *axis]
+    flags = ["--epochs", "40", *axis]
 
-    process = start(root, tmp_path, *flags)
+    process = start(*flags)
     wait_for_checkpoint(process, tmp_path, "*-np1-s0-*")
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=300)
@@ -78,12 +98,12 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(root, t
     first = cell(tmp_path, "*-np1-s0-*")
     assert record(first)["status"] in ("interrupted", "completed")
 
-    process = start(root, tmp_path, *flags)
+    process = start(*flags)
     wait_for_checkpoint(process, tmp_path, second)
     process.kill()
     process.wait()
 
-    both = [start(root, tmp_path, *flags) for _ in range(2)]
+    both = [start(*flags) for _ in range(2)]
     for process in both:
         printed, _ = process.communicate(timeout=600)
         assert process.returncode == 0, printed
@@ -91,15 +111,15 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(root, t
     for each in (first, cell(tmp_path, second)):
         assert record(each)["status"] == "completed"
         with open(each / "epochs.csv", newline="") as file:
-            assert [row["epoch"] for row in csv.DictReader(file)] == [str(k) for k in range(12)]
+            assert [row["epoch"] for row in csv.DictReader(file)] == [str(k) for k in range(40)]
         assert starts(each) <= 2
     assert record(cell(tmp_path, second))["environment"]["world_size"] == (2 if several else 1)
 
 
-def test_what_fails_is_kept_and_retried_only_on_request(root, tmp_path):
+def test_what_fails_is_kept_and_retried_only_on_request(sweep, tmp_path):
     """Too little time, then too little memory; and a cell that fits no network."""
     flags = ["--epochs", "1", "--depth", "1", "6", "--center-filters", "4", "400000"]
-    status, printed = sweep(root, tmp_path, *flags, "--timeout-minutes", "0.01")
+    status, printed = sweep(*flags, "--timeout-minutes", "0.01")
     assert status == 0, printed
     by_center = {record(each)["config"]["center_filters"]: each for each in tmp_path.glob("d1-*")}
     small, large = by_center[4], by_center[400000]
@@ -110,11 +130,11 @@ def test_what_fails_is_kept_and_retried_only_on_request(root, tmp_path):
         assert record(each)["status_reason"].startswith("unfittable: `--grid` must be a multiple")
         assert not (each / "console.log").exists()
 
-    status, printed = sweep(root, tmp_path, *flags)
+    status, printed = sweep(*flags)
     assert status == 0 and "4 cells: 4 failed" in printed
     assert starts(small) == starts(large) == 1
 
-    status, printed = sweep(root, tmp_path, *flags, "--retry", "--evaluate")
+    status, printed = sweep(*flags, "--retry", "--evaluate")
     assert status == 0 and "1 completed, 3 failed" in printed
     assert record(small)["status"] == "completed" and (small / "scores.csv").exists()
     assert record(large)["status_reason"].startswith("out of memory: ")
@@ -122,8 +142,8 @@ def test_what_fails_is_kept_and_retried_only_on_request(root, tmp_path):
     assert starts(small) == 2 and starts(large) == 2
 
 
-def test_a_dry_run_trains_nothing(root, tmp_path):
-    status, printed = sweep(root, tmp_path / "absent", "--filters", "2", "4", "--dry-run")
+def test_a_dry_run_trains_nothing(sweep, tmp_path):
+    status, printed = sweep("--filters", "2", "4", "--dry-run", folder=tmp_path / "absent")
     assert status == 0 and not (tmp_path / "absent").exists()
     lines = [line for line in printed.splitlines() if line.startswith("d1-f")]
     assert len(lines) == 2 and all("not known yet" in line for line in lines)
@@ -142,8 +162,8 @@ def test_a_dry_run_trains_nothing(root, tmp_path):
         (["--depth", "6"], "`--grid` must be a multiple of 64"),
     ],
 )
-def test_bad_flags(root, tmp_path, flags, words):
-    status, printed = sweep(root, tmp_path / "absent", *flags)
+def test_bad_flags(sweep, tmp_path, flags, words):
+    status, printed = sweep(*flags, folder=tmp_path / "absent")
     assert status == 2 and "Traceback" not in printed
     assert words in printed.splitlines()[-1]
     assert not (tmp_path / "absent").exists()
