@@ -1,10 +1,10 @@
 """What a sweep will take: the table of --dry-run, and what is left while it runs."""
 
-import importlib.util
 import statistics
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder, read_runs
+from keras_nowcast.study.planner import predict
 
 MIB = 2**20
 NOT_KNOWN = "not known yet"
@@ -27,10 +27,6 @@ def predictions(cells, folders):
       cells: PlacedCells that can run.
       folders: Paths; those that do not exist hold no runs.
     """
-    if importlib.util.find_spec("keras_nowcast.study.planner") is None:
-        return [None] * len(cells)
-    from keras_nowcast.study.planner import predict
-
     try:
         runs = read_runs([folder for folder in folders if folder.is_dir()])
     except InputError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from keras_nowcast.config import RunConfig
 from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
+from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.sizes import default_center_filters
@@ -291,7 +292,10 @@ def _counted(config):
     names = ("counted_state_bytes", "counted_step_bytes", "counted_intensity")
     if not config or config["grid"] is None or config["precision"] == "auto":
         return dict.fromkeys(names)  # it failed before data and machine had told it
-    cost = count_config(config)
+    try:
+        cost = count_config(config)
+    except InputError:  # the sizes fit no network: the row's reason says so
+        return dict.fromkeys(names)
     size = (config["precision"], config["batch_per_replica"])
     values = (cost.state_bytes, cost.step_bytes(*size), cost.intensity(*size))
     return dict(zip(names, values, strict=True))

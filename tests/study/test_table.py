@@ -80,6 +80,16 @@ def test_a_run_of_an_earlier_version_is_in_the_same_cell(tmp_path):
     assert len(cell.runs) == 2
 
 
+def test_a_cell_that_fits_no_network_is_a_row(tmp_path):
+    study_runs.write_run(tmp_path / "a", status="failed", reason="unfittable: `--grid` ...")
+    record = json.loads((tmp_path / "a" / "record.json").read_text())
+    record["config"] |= {"depth": 6, "grid": 96}
+    (tmp_path / "a" / "record.json").write_text(json.dumps(record))
+    (run,) = read(tmp_path)
+    assert run.row["reason"] == "unfittable: `--grid` ..." and run.row["depth"] == 6
+    assert run.row["counted_step_bytes"] is None
+
+
 def test_one_measure_of_skill_for_all(tmp_path):
     study_runs.write_run(tmp_path / "a", test_csi=(0.5, 0.4, 0.3))
     skill = table.choose_skill(read(tmp_path))
