@@ -59,5 +59,11 @@ def run_script(main):
 
 def _end(message, status):
     if is_first_process():
-        print(" ".join(message.split()), file=sys.stderr)
+        print(one_line(message), file=sys.stderr)
     sys.exit(status)
+
+
+def one_line(message):
+    """Returns a message as one line; what steers a terminal, from a file's name say, is spelled."""
+    line = " ".join(message.split())
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)

@@ -50,3 +50,7 @@ def test_other_ranks_are_silent(capsys, monkeypatch):
 )
 def test_launched_as(environ, launched):
     assert process.launched_as(environ) == launched
+
+
+def test_a_message_cannot_steer_the_terminal():
+    assert process.one_line("a\nb \x1b[2J\u202e é") == "a b \\x1b[2J\\u202e é"

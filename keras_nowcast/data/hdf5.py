@@ -17,7 +17,11 @@ try:
 except ImportError:  # no wheel for this machine
     import zlib
 
-READ_ERRORS = (OSError, RuntimeError, zlib.error)  # of a damaged file
+# Of a damaged file. h5py answers damage with whatever the step raises that meets it.
+READ_ERRORS = (
+    OSError, RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError,
+    zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Layout:
       chunks: {indices of a chunk's first element: (first byte, bytes, mask of skipped filters)},
         else None.
       deflate: place of zlib's among the filters, None when nothing is compressed.
-      fill: value of elements that were never written.
+      is_decoded_by_hdf5: whether the chunks have filters that only HDF5 undoes.
     """
 
     name: str
@@ -41,7 +45,7 @@ class Layout:
     chunk: tuple | None
     chunks: dict | None
     deflate: int | None
-    fill: int
+    is_decoded_by_hdf5: bool
 
 
 def open_file(path):
@@ -51,21 +55,48 @@ def open_file(path):
     return h5py.File(path, "r", locking=False)
 
 
+def is_of_bytes(dataset):
+    """True for an h5py data set of plain uint8: all eight bits of each byte, and no more."""
+    import h5py
+
+    stored = dataset.id.get_type()
+    if not isinstance(stored, h5py.h5t.TypeIntegerID) or dataset.dtype != np.uint8:
+        return False
+    return (stored.get_precision(), stored.get_offset()) == (8, 0)
+
+
 def read_layout(dataset):
     """Returns the Layout of an h5py data set of one-byte elements.
 
-    Where `offset` and `chunks` are both None only HDF5 can read it: compressed by something else
-    than zlib, virtual, in other files, in the header, or never written.
+    Where `offset` and `chunks` are both None only HDF5 can read it: in the header, or behind a user
+    block.
+
+    Raises:
+      one of READ_ERRORS: the places of the chunks contradict each other, so the file is damaged;
+        or the elements lie in other files, where HDF5 reads what is absent as zeros.
     """
     import h5py
 
+    if dataset.is_virtual or dataset.external:
+        raise OSError("its elements are in other files, virtual or external")
     settings = dataset.id.get_create_plist()
     offset = chunks = deflate = None
-    if dataset.file.userblock_size == 0:  # else some versions of HDF5 count offsets from its end
-        if settings.get_layout() == h5py.h5d.CONTIGUOUS and not dataset.external:
-            offset = dataset.id.get_offset()
-        elif settings.get_layout() == h5py.h5d.CHUNKED:
-            chunks, deflate = _read_chunk_places(dataset, settings)
+    is_decoded_by_hdf5 = False
+    if settings.get_layout() == h5py.h5d.CONTIGUOUS:
+        offset = dataset.id.get_offset()
+        if offset is None:
+            raise OSError("it was never written")
+    elif settings.get_layout() == h5py.h5d.CHUNKED:
+        filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
+        # Shuffling the bytes of one-byte elements changes nothing.
+        is_decoded_by_hdf5 = not set(filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
+        chunks = _read_chunk_places(dataset)
+        if h5py.h5z.FILTER_DEFLATE in filters:
+            deflate = filters.index(h5py.h5z.FILTER_DEFLATE)
+        if is_decoded_by_hdf5:
+            _check_skipped(chunks, dataset.chunks, filters)
+    if dataset.file.userblock_size:  # some versions of HDF5 count offsets from its end
+        offset, is_decoded_by_hdf5 = None, chunks is not None
     return Layout(
         name=dataset.name,
         shape=dataset.shape,
@@ -73,25 +104,43 @@ def read_layout(dataset):
         chunk=dataset.chunks,
         chunks=chunks,
         deflate=deflate,
-        fill=int(dataset.fillvalue),
+        is_decoded_by_hdf5=is_decoded_by_hdf5,
     )
 
 
-def _read_chunk_places(dataset, settings):
-    from h5py import h5z
+def _read_chunk_places(dataset):
+    """Returns Layout.chunks.
 
-    filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
-    # Shuffling the bytes of one-byte elements changes nothing.
-    if not set(filters) <= {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE}:
-        return None, None
+    The index of the chunks has no checksum in HDF5's usual format. What a changed bit does there
+    shows as two chunks at one place, of the data set or of the file.
+    """
     places = {}
 
     def note(chunk):
+        if chunk.chunk_offset in places:
+            raise OSError(f"two chunks at {chunk.chunk_offset}")
         places[chunk.chunk_offset] = chunk.byte_offset, chunk.size, chunk.filter_mask
 
     dataset.id.chunk_iter(note)
-    is_deflated = h5z.FILTER_DEFLATE in filters
-    return places, filters.index(h5z.FILTER_DEFLATE) if is_deflated else None
+    end = 0
+    for offset, count, _ in sorted(places.values()):
+        if offset < end:
+            raise OSError(f"two chunks share the bytes at {offset}")
+        end = offset + count
+    return places
+
+
+def _check_skipped(chunks, chunk, filters):
+    """HDF5 does not compare the length of a chunk that skips filters with what it should be."""
+    import h5py
+
+    size = math.prod(chunk)
+    for corner, (_, count, skipped) in chunks.items():
+        is_applied = [not skipped >> place & 1 for place in range(len(filters))]
+        applied = {name for name, is_so in zip(filters, is_applied, strict=True) if is_so}
+        whole = size + 4 * (h5py.h5z.FILTER_FLETCHER32 in applied)
+        if skipped and count != whole:
+            raise OSError(f"a chunk of {count} bytes where {whole} should be, at {corner}")
 
 
 def read_item(path, layout, index):
@@ -113,10 +162,20 @@ def read_item(path, layout, index):
     """
     if layout.offset is not None:
         return _read_contiguous(path, layout, index)
-    if layout.chunks is not None:
-        return _read_chunked(path, layout, index)
-    with open_file(path) as file:
-        return file[layout.name][index]
+    corners = [] if layout.chunks is None else _corners(layout, index)
+    if not all(corner in layout.chunks for corner in corners):
+        raise OSError("a part of it was never written")  # HDF5 would fill it in
+    if layout.chunks is None or layout.is_decoded_by_hdf5:
+        with open_file(path) as file:
+            return file[layout.name][index]
+    return _read_chunked(path, layout, index, corners)
+
+
+def _corners(layout, index):
+    """Returns the first indices of each chunk that holds a part of an item."""
+    first = index - index % layout.chunk[0]
+    steps = map(range, itertools.repeat(0), layout.shape[1:], layout.chunk[1:])
+    return list(itertools.product([first], *steps))
 
 
 def _read_contiguous(path, layout, index):
@@ -126,12 +185,11 @@ def _read_contiguous(path, layout, index):
     return np.frombuffer(raw, np.uint8).reshape(layout.shape[1:])
 
 
-def _read_chunked(path, layout, index):
+def _read_chunked(path, layout, index, corners):
     shape, step = layout.shape[1:], layout.chunk[1:]
-    first = index - index % layout.chunk[0]
     item = np.empty(shape, np.uint8)
     with open(path, "rb") as file:
-        for corner in itertools.product(*map(range, itertools.repeat(0), shape, step)):
+        for first, *corner in corners:
             chunk = _read_chunk(file, layout, (first, *corner))[index - first]
             if chunk.shape == shape:  # the whole item: no need to copy it
                 return chunk
@@ -141,8 +199,6 @@ def _read_chunked(path, layout, index):
 
 
 def _read_chunk(file, layout, corner):
-    if corner not in layout.chunks:  # never written
-        return np.full(layout.chunk, layout.fill, np.uint8)
     offset, count, skipped = layout.chunks[corner]
     size = math.prod(layout.chunk)
     raw = _read_bytes(file, offset, count)

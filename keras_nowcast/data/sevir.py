@@ -12,9 +12,10 @@ import dataclasses
 import datetime
 import functools
 import os
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -40,6 +41,7 @@ CATALOGUE_COLUMNS = (
     "event_id", "event_type", "llcrnrlat", "llcrnrlon", "urcrnrlat", "urcrnrlon", "proj", "size_x",
     "size_y", "height_m", "width_m", "data_min", "data_max", "pct_missing",
 )  # fmt: skip
+_LONGEST_ID = 100  # characters; SEVIR's have 14 at most
 _DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
 
 
@@ -148,24 +150,34 @@ def _read_rows(root):
             f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, which has "
             "no CATALOG.csv."
         )
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = csv.reader(file)
-        place = _columns(path, next(rows, []))
-        events = []
-        for row in rows:
-            if len(row) > place["img_type"] and row[place["img_type"]] == "vil":
-                try:
-                    events.append(_parse_row(root, row, place))
-                except (ValueError, IndexError) as error:
-                    raise InputError(
-                        f"`--data` has a faulty row in {path}, line {rows.line_num}: {error}."
-                    ) from None
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            events = _parse_rows(root, path, csv.reader(file))
+    except (OSError, csv.Error) as error:  # of csv: quotes that never end, bytes that are no text
+        raise InputError(
+            f"`--data` must have a catalogue that can be read. Received: {path} ({error})."
+        ) from None
     if not events:
         raise InputError(
             f"`--data` must have radar events, rows with img_type vil. Received: {path}, which "
             "has none."
         )
     return root, sorted(_shares(path, events), key=_by_time)
+
+
+def _parse_rows(root, path, rows):
+    place = _columns(path, next(rows, []))
+    events = []
+    for row in rows:
+        if len(row) > place["img_type"] and row[place["img_type"]] == "vil":
+            try:
+                events.append(_parse_row(root, row, place))
+            except _FaultyCell as fault:
+                raise InputError(
+                    f"`--data` has a faulty row in {path}, line {rows.line_num}: {fault}. Correct "
+                    "the row, or take it out."
+                ) from None
+    return events
 
 
 def _columns(path, header):
@@ -180,36 +192,77 @@ def _columns(path, header):
     return {name: header.index(name) for name in needed}
 
 
+class _FaultyCell(ValueError):
+    """A cell of the catalogue breaks its rule."""
+
+    def __init__(self, name, rule, text):
+        super().__init__(f"`{name}` must be {rule}. Received: {reprlib.repr(text)}")
+
+
 def _parse_row(root, row, place):
+    if len(row) <= max(place.values()):
+        raise _FaultyCell("row", "as long as the header", row)
     value = {name: row[column] for name, column in place.items()}
-    if int(value["size_x"]) != int(value["size_y"]):
-        raise ValueError(f"size_x {value['size_x']} and size_y {value['size_y']} differ")
-    index, size, share = int(value["file_index"]), int(value["size_x"]), float(value["pct_missing"])
-    if index < 0 or size < 1 or not 0 <= share <= 100:
-        raise ValueError(f"file_index {index}, size_x {size} or pct_missing {share} out of range")
-    minutes = [int(minute) for minute in value["minute_offsets"].split(":")]
+    if not 1 <= len(value["id"]) <= _LONGEST_ID:
+        raise _FaultyCell("id", f"of 1 to {_LONGEST_ID} characters", value["id"])
+    size = _whole_number("size_x", value["size_x"], least=1)
+    if _whole_number("size_y", value["size_y"], least=1) != size:
+        raise _FaultyCell("size_y", f"size_x, {size}", value["size_y"])
+    offsets = value["minute_offsets"].split(":")
+    first, *_, last = [_whole_number("minute_offsets", each) for each in [*offsets, offsets[-1]]]
+    time = _parse_time(value["time_utc"])
+    for minute in (first, last):
+        try:
+            time + datetime.timedelta(minutes=minute)
+        except OverflowError:
+            raise _FaultyCell("minute_offsets", f"minutes from {time}", str(minute)) from None
     return Event(
         id=value["id"],
-        file=root / "data" / value["file_name"],
-        index=index,
-        time=_parse_time(value["time_utc"]),
-        missing_share=share,
-        frames=len(minutes),
-        first_minute=minutes[0],
+        file=root / "data" / _parse_file_name(value["file_name"]),
+        index=_whole_number("file_index", value["file_index"], least=0),
+        time=time,
+        missing_share=_parse_share(value["pct_missing"]),
+        frames=len(offsets),
+        first_minute=first,
         size=size,
         event_type=value["event_type"],
     )
 
 
+def _whole_number(name, text, least=None):
+    with contextlib.suppress(ValueError):
+        number = int(text)
+        if least is None or number >= least:
+            return number
+    rule = "a whole number" if least is None else f"a whole number of at least {least}"
+    raise _FaultyCell(name, rule, text)
+
+
+def _parse_share(text):
+    with contextlib.suppress(ValueError):
+        share = float(text)
+        if 0 <= share <= 100:  # NaN is not
+            return share
+    raise _FaultyCell("pct_missing", "a number from 0 to 100", text)
+
+
+def _parse_file_name(text):
+    """A catalogue is data like any other: it may not name files outside of its own folder."""
+    name = PurePosixPath(text)
+    if not name.parts or name.is_absolute() or ".." in name.parts:
+        raise _FaultyCell("file_name", "a path below data/", text)
+    return name
+
+
 def _parse_time(text):
     """Reads SEVIR's own form, or that of copies which went through a spreadsheet (6/1/19 0:00)."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         time = datetime.datetime.fromisoformat(text)
         return time.astimezone(datetime.timezone.utc).replace(tzinfo=None) if time.tzinfo else time
     for form in _DATE_FORMS:
         with contextlib.suppress(ValueError):
             return datetime.datetime.strptime(text, form)
-    raise ValueError(f"time_utc {text!r} is no time")
+    raise _FaultyCell("time_utc", "a time, as 2019-06-01 00:00:00", text)
 
 
 def _shares(path, events):
@@ -236,7 +289,8 @@ def _drop_ambiguous(events, key, say):
 
 
 def _drop_absent(root, events, say):
-    there = {file for file in {event.file for event in events} if file.is_file()}
+    # Not Path.is_file, which raises where a name is too long.
+    there = {file for file in {event.file for event in events} if os.path.isfile(file)}
     kept = [event for event in events if event.file in there]
     if not kept:
         raise InputError(
@@ -337,7 +391,7 @@ def authors_split(root, say=print):
     3 x 8 x 506 test windows so.
 
     Raises:
-      InputError: as read_catalogue, select_events and split_events do.
+      InputError: as read_catalogue, select_events and split_events do; or a side has no batch.
 
     Source: the data generator of the SEVIR authors.
     """
@@ -345,6 +399,12 @@ def authors_split(root, say=print):
     events = _drop_ambiguous(select_events(events, 0), lambda event: event.id, say)
     split = split_events(_drop_absent(root, events, say), SPLIT_TIME, SPLIT_TIME)
     train, test = (_whole_batches(side) for side in (split.train, split.test))
+    if not (train and test):
+        raise InputError(
+            f"`--authors-split` needs {AUTHORS_BATCH} complete events at least on each side of "
+            f"{SPLIT_TIME:%Y-%m-%d}. Received: {len(split.train)} and {len(split.test)}; leave it "
+            "out for a small data set."
+        )
     note = f"{len(train)} events to train and {len(test)} to test (the authors' rule)"
     return Split(train, test, note)
 
@@ -502,7 +562,7 @@ def _check_event(event, contents):
     if id_ != event.id.encode()[: contents.id_bytes]:
         raise InputError(
             f"`id` in {event.file} must be the catalogue's, {event.id}, at index {event.index}. "
-            f"Received: {id_.decode()}."
+            f"Received: {id_.decode(errors='replace')}."
         )
 
 
@@ -519,6 +579,8 @@ def _contents(path):
     try:
         status = os.stat(path)
         return _read_contents(path, status.st_size, status.st_mtime_ns)
+    except InputError:
+        raise
     except hdf5.READ_ERRORS as error:
         raise InputError(
             f"{path} cannot be read as HDF5; is it whole? Received: {_one_line(error)}."
@@ -533,19 +595,29 @@ def _read_contents(path, size, mtime_ns):
     with hdf5.open_file(path) as file:
         for name in ("id", "vil"):
             if not isinstance(file.get(name), h5py.Dataset):
-                raise InputError(f"{path} must hold the data set `{name}`. Received: {list(file)}.")
+                raise InputError(
+                    f"{path} must hold the data set `{name}`. Received: {reprlib.repr(list(file))}."
+                )
         ids, vil = file["id"], file["vil"]
-        if vil.ndim != 4 or vil.dtype != np.uint8:
+        if vil.ndim != 4 or not hdf5.is_of_bytes(vil):
             raise InputError(
                 f"`vil` in {path} must be uint8 of shape (events, y, x, time). Received: "
                 f"{vil.dtype} of shape {vil.shape}."
             )
+        if ids.ndim != 1 or ids.dtype.kind not in "SO":
+            raise InputError(
+                f"`id` in {path} must be texts of shape (events,). Received: {ids.dtype} of shape "
+                f"{ids.shape}."
+            )
         return _Contents(
-            ids=[id_ if isinstance(id_, bytes) else str(id_).encode() for id_ in ids[:]],
+            # No more than there are events: a damaged length may be anything.
+            ids=[
+                id_ if isinstance(id_, bytes) else str(id_).encode() for id_ in ids[: len(vil)]
+            ],
             id_bytes=ids.dtype.itemsize if ids.dtype.kind == "S" else None,
             layout=hdf5.read_layout(vil),
         )
 
 
 def _one_line(error):
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,5 +1,6 @@
 """Every layout gives what h5py gives, by as many threads as may be."""
 
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -11,7 +12,7 @@ from keras_nowcast.data import hdf5
 SHAPE = (5, 12, 12, 9)
 ONE = (1, *SHAPE[1:])
 
-# name: (arguments of create_dataset, whether the bytes are found without HDF5)
+# name: (arguments of create_dataset, whether chunks are decoded without HDF5)
 LAYOUTS = {
     "contiguous": ({}, True),
     "gzip, a chunk an event": ({"chunks": ONE, "compression": "gzip"}, True),
@@ -49,7 +50,7 @@ def test_each_layout_equals_h5py(tmp_path, codes, name):
     with h5py.File(path, "w") as file:
         file.create_dataset("vil", data=codes, **storage)
     layout = _layout(path)
-    assert (layout.offset is not None or layout.chunks is not None) == is_found
+    assert layout.is_decoded_by_hdf5 != is_found
     for index in range(len(codes)):
         item = hdf5.read_item(path, layout, index)
         assert item.dtype == np.uint8
@@ -68,23 +69,26 @@ def test_threads_read_what_one_reads(tmp_path, codes):
     np.testing.assert_array_equal(items, codes[order])
 
 
-def test_chunks_never_written_hold_the_fill_value(tmp_path, codes):
+@pytest.mark.parametrize("more", [{}, {"compression": "gzip"}, {"compression": "lzf"}])
+def test_chunks_never_written_are_told(tmp_path, codes, more):
+    """HDF5 gives its fill value for them: no echo where nobody looked."""
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
-        vil = file.create_dataset("vil", SHAPE, np.uint8, chunks=ONE, fillvalue=255)
-        vil[1] = codes[1]
+        vil = file.create_dataset("vil", SHAPE, np.uint8, chunks=(1, 12, 6, 9), **more)
+        vil[1], vil[2, :, :6] = codes[1], codes[2, :, :6]
     layout = _layout(path)
-    np.testing.assert_array_equal(hdf5.read_item(path, layout, 0), np.full(SHAPE[1:], 255))
     np.testing.assert_array_equal(hdf5.read_item(path, layout, 1), codes[1])
+    for index in (0, 2):
+        with pytest.raises(hdf5.READ_ERRORS, match="never written"):
+            hdf5.read_item(path, layout, index)
 
 
-def test_a_contiguous_set_never_written_holds_the_fill_value(tmp_path):
+def test_a_contiguous_set_never_written_is_told(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("vil", SHAPE, np.uint8, fillvalue=7)
-    np.testing.assert_array_equal(
-        hdf5.read_item(path, _layout(path), 0), np.full(SHAPE[1:], 7, np.uint8)
-    )
+        file.create_dataset("vil", SHAPE, np.uint8)
+    with pytest.raises(hdf5.READ_ERRORS, match="never written"):
+        _layout(path)
 
 
 def test_a_chunk_stored_without_its_filter(tmp_path, codes):
@@ -103,16 +107,78 @@ def test_a_file_with_a_user_block(tmp_path, codes, storage):
     np.testing.assert_array_equal(hdf5.read_item(path, _layout(path), 3), codes[3])
 
 
-def test_a_virtual_set(tmp_path, codes):
-    parts = tmp_path / "parts.h5"
-    with h5py.File(parts, "w") as file:
-        file["vil"] = codes
+def test_elements_in_other_files_are_refused(tmp_path, codes):
+    """HDF5 reads them as zeros where the other file is absent or short."""
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         virtual = h5py.VirtualLayout(SHAPE, np.uint8)
-        virtual[:] = h5py.VirtualSource(parts, "vil", SHAPE)
+        virtual[:] = h5py.VirtualSource("absent.h5", "vil", SHAPE)
         file.create_virtual_dataset("vil", virtual)
-    np.testing.assert_array_equal(hdf5.read_item(path, _layout(path), 2), codes[2])
+    with pytest.raises(hdf5.READ_ERRORS, match="other files"):
+        _layout(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("vil", SHAPE, np.uint8, external=[("raw", 0, codes.size)])
+    with pytest.raises(hdf5.READ_ERRORS, match="other files"):
+        _layout(path)
+
+
+def _with_key(path, old, new, count=1):
+    """Changes a chunk's key (its length, its skipped filters, its first indices) in the B-tree."""
+    raw = path.read_bytes()
+    assert raw.count(old) == count
+    path.write_bytes(raw.replace(old, new))
+
+
+def _key(size, mask, event):
+    return struct.pack("<IIQQQQQ", size, mask, event, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("more", [{"compression": "gzip"}, {}])
+def test_two_chunks_of_one_place(tmp_path, codes, more):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        vil = file.create_dataset("vil", data=codes, chunks=ONE, **more)
+        size = vil.id.get_chunk_info(3).size
+    _with_key(path, _key(size, 0, 3), _key(size, 0, 2))
+    with pytest.raises(hdf5.READ_ERRORS, match=r"two chunks at \(2, 0, 0, 0\)"):
+        _layout(path)
+
+
+def test_two_chunks_that_share_bytes(tmp_path, codes):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        vil = file.create_dataset("vil", data=codes, chunks=ONE)
+        offsets = [vil.id.get_chunk_info(k).byte_offset for k in range(5)]
+    _with_key(path, struct.pack("<Q", offsets[3]), struct.pack("<Q", offsets[3] ^ 1))
+    with pytest.raises(hdf5.READ_ERRORS, match="two chunks share the bytes"):
+        _layout(path)
+
+
+def test_filters_that_are_skipped_by_mistake(tmp_path, codes):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        vil = file.create_dataset(
+            "vil", data=codes // 64, chunks=ONE, compression="gzip", fletcher32=True
+        )
+        size = vil.id.get_chunk_info(3).size
+    _with_key(path, _key(size, 0, 3), _key(size, 3, 3))
+    with pytest.raises(hdf5.READ_ERRORS, match="a chunk of .* bytes where"):
+        _layout(path)
+
+
+@pytest.mark.parametrize(("precision", "offset"), [(7, 0), (4, 4)])
+def test_bytes_of_fewer_bits_are_no_bytes(tmp_path, codes, precision, offset):
+    path = tmp_path / "a.h5"
+    stored = h5py.h5t.STD_U8LE.copy()
+    with h5py.File(path, "w") as file:
+        file["whole"] = codes
+        stored.set_precision(precision)
+        stored.set_offset(offset)
+        space = h5py.h5s.create_simple(SHAPE)
+        h5py.h5d.create(file.id, b"part", stored, space)
+        assert file["part"].dtype == np.uint8
+        assert hdf5.is_of_bytes(file["whole"])
+        assert not hdf5.is_of_bytes(file["part"])
 
 
 def test_bytes_that_are_not_there(tmp_path, codes):

@@ -133,20 +133,49 @@ def test_pct_missing_is_a_share_unless_it_exceeds_one(tmp_path, catalogue_row, w
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"time_utc": "yesterday"}, r"line 3: time_utc 'yesterday'"),
-        ({"file_index": "x"}, "line 3"),
-        ({"file_index": -1}, "line 3: file_index -1"),
-        ({"size_x": ""}, "line 3"),
-        ({"size_y": 8}, "line 3: size_x 16 and size_y 8"),
-        ({"pct_missing": ""}, "line 3"),
-        ({"pct_missing": "nan"}, "line 3"),
-        ({"pct_missing": 101}, "line 3"),
-        ({"minute_offsets": ""}, "line 3"),
+        ({"id": ""}, "`id` must be of 1 to 100 characters"),
+        ({"time_utc": "yesterday"}, r"`time_utc` must be a time.*Received: 'yesterday'"),
+        ({"time_utc": "0001-01-01 00:00:00+23:59"}, "`time_utc` must be a time"),
+        ({"file_index": "x"}, "`file_index` must be a whole number of at least 0"),
+        ({"file_index": -1}, r"`file_index`.*Received: '-1'"),
+        ({"file_index": "9" * 5000}, r"`file_index`.*Received: '9{12,14}\.\.\.9{12,14}'"),
+        ({"size_x": ""}, "`size_x`"),
+        ({"size_y": 8}, "`size_y` must be size_x, 16. Received: '8'"),
+        ({"pct_missing": ""}, "`pct_missing` must be a number from 0 to 100"),
+        ({"pct_missing": "nan"}, "`pct_missing`"),
+        ({"pct_missing": 101}, "`pct_missing`"),
+        ({"minute_offsets": ""}, "`minute_offsets`"),
+        ({"minute_offsets": f"0:{10**15}"}, "`minute_offsets` must be minutes from 2018-05-01"),
     ],
 )
 def test_a_faulty_row_is_named(tmp_path, catalogue_row, write_catalogue, values, message):
-    write_catalogue(tmp_path, [catalogue_row(id="S0"), catalogue_row(id="S1", **values)])
-    with pytest.raises(InputError, match=message):
+    write_catalogue(tmp_path, [catalogue_row(id="S0"), catalogue_row(**{"id": "S1"} | values)])
+    with pytest.raises(InputError, match=rf"CATALOG\.csv, line 3: {message}"):
+        sevir.read_catalogue(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/a.h5", "vil/../../../a.h5", "..", ""])
+def test_a_file_outside_of_the_data_set(tmp_path, catalogue_row, write_catalogue, name):
+    write_catalogue(tmp_path, [catalogue_row(), catalogue_row(id="S1", file_name="vil/b.h5")])
+    path = tmp_path / "CATALOG.csv"
+    path.write_text(path.read_text().replace("vil/b.h5", name))
+    with pytest.raises(InputError, match="line 3: `file_name` must be a path below data/"):
+        sevir.read_catalogue(tmp_path)
+
+
+def test_a_row_cut_short(tmp_path, catalogue_row, write_catalogue):
+    write_catalogue(tmp_path, [catalogue_row(id="S0"), catalogue_row(id="S1")])
+    path = tmp_path / "CATALOG.csv"
+    path.write_text(path.read_text().rstrip()[:-80])
+    with pytest.raises(InputError, match="line 3: `row` must be as long as the header"):
+        sevir.read_catalogue(tmp_path)
+
+
+def test_a_quote_that_never_ends(tmp_path, catalogue_row, write_catalogue):
+    write_catalogue(tmp_path, [catalogue_row()])
+    with open(tmp_path / "CATALOG.csv", "a") as file:
+        file.write('"' + "x" * 200_000)
+    with pytest.raises(InputError, match="catalogue that can be read"):
         sevir.read_catalogue(tmp_path)
 
 
@@ -252,6 +281,13 @@ def test_the_authors_rule_gives_the_published_numbers(tmp_path, catalogue_row, w
         for side in (split.train, split.test)
     ]
     assert windows == [44760, 12144]
+
+
+def test_the_authors_rule_needs_a_batch_on_each_side(tmp_path, catalogue_row, write_catalogue):
+    rows = [catalogue_row(id=f"S{k}", time_utc=f"{2018 + k // 8}-01-01") for k in range(23)]
+    write_catalogue(tmp_path, rows)
+    with pytest.raises(InputError, match="`--authors-split` needs 8 .* Received: 16 and 7"):
+        sevir.authors_split(tmp_path, say=str)
 
 
 # ---- windows ----------------------------------------------------------------------------------
@@ -434,6 +470,28 @@ def test_vil_of_another_shape_or_type(event):
 def test_another_event_at_the_index(event):
     _rewritten(event, np.zeros((3, 16, 16, 49), np.uint8), ids=(b"S1", b"S0", b"S2"))
     _refused(event, r"`id` in .* must be the catalogue's, S1, at index 1. Received: S0\.")
+
+
+@pytest.mark.parametrize(
+    "ids", [np.arange(3), np.array(b"S0"), np.array([[b"S0"]] * 3), h5py.Empty("S10")]
+)
+def test_ids_of_another_form(event, ids):
+    with h5py.File(event.file, "w") as file:
+        file["vil"] = np.zeros((3, 16, 16, 49), np.uint8)
+        file["id"] = ids
+    _refused(event, r"`id` in .* must be texts of shape \(events,\)")
+
+
+def test_an_id_that_is_no_text(event):
+    _rewritten(event, np.zeros((3, 16, 16, 49), np.uint8), ids=(b"S0", b"\xff", b"S2"))
+    _refused(event, "must be the catalogue's, S1, at index 1")
+
+
+def test_a_length_of_ids_that_cannot_be(event):
+    with h5py.File(event.file, "w") as file:
+        file["vil"] = np.zeros((3, 16, 16, 49), np.uint8)
+        file.create_dataset("id", (2**40,), "S10", chunks=(4,))
+    _refused(event, "must be the catalogue's, S1, at index 1. Received: ")
 
 
 def test_ids_cut_to_the_length_of_the_file(tmp_path, catalogue_row, write_catalogue):
