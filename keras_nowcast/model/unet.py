@@ -78,13 +78,13 @@ def write_unet(model, path):
 
 
 def read_unet(path):
-    """Returns the network that write_unet wrote, not compiled.
+    """Returns the network that write_unet wrote, not compiled. Runs no code that is in the file.
 
     Raises:
         InputError: The file is not one of Keras' format, or is damaged.
     """
     try:
-        return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

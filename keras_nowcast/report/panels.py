@@ -30,7 +30,10 @@ MISSING_COLOR = "#c8c8d2"
 METHOD_COLORS = {"model": "#0072B2", "persistence": "#D55E00", "extrapolation": "#009E73"}
 _OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vP*X"
-_STYLE = {"font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "pdf.fonttype": 42}
+_STYLE = {
+    "font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "pdf.fonttype": 42,
+    "text.parse_math": False,  # a $ in an event's name is a $
+}  # fmt: skip
 
 
 def read_scores(path):

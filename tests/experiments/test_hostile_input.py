@@ -1,0 +1,121 @@
+"""Names that a shell or a figure would take for more than names, and models that hold code."""
+
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import pytest
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.records import RunFolder
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "a 'b'\"; touch pwned; $(touch pwned) `touch pwned`\n| touch pwned & # %s {0} $^$ \\"
+
+
+def script(name, *arguments, cwd):
+    command = [sys.executable, ROOT / "experiments" / name, *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(cwd.rglob("pwned"))
+    return done.stdout
+
+
+def rename_events(data):
+    """Gives the events of the data set names that are formulas to matplotlib, and no good ones."""
+    catalogue = data / "CATALOG.csv"
+    catalogue.write_text(catalogue.read_text().replace("S0000", "$^$00"))
+    for path in data.rglob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            file["id"][...] = [id_.replace(b"S0000", b"$^$00") for id_ in file["id"][...]]
+
+
+def test_names_are_names_to_every_script(tmp_path):
+    folder = tmp_path / HOSTILE
+    folder.mkdir()
+    data, run, out = (f"{HOSTILE}/{name}; $(touch pwned)" for name in ("data", "run", "out"))
+    script("make_synthetic.py", "--root", data, "--events", 10, "--size", 32, cwd=tmp_path)
+    rename_events(tmp_path / data)
+    sizes = ("--depth", 1, "--filters", 2, "--epochs", 1, "--precision", "float32")
+    script("train.py", "--data", data, "--run-dir", run, *sizes, cwd=tmp_path)
+    script("train.py", "--run-dir", run, "--resume", "--epochs", 2, cwd=tmp_path)
+    script("evaluate.py", run, "--out", out, "--save-forecasts", f"{out} f", cwd=tmp_path)
+    script("plot_figures.py", HOSTILE, "--out", out, cwd=tmp_path)
+    names = {path.name for path in (tmp_path / out).iterdir()}
+    assert {"scores.csv", "panel.png", "table.csv", "training_curves.pdf"} <= names
+    assert [path.name for path in tmp_path.iterdir()] == [HOSTILE]
+
+
+class Code:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def with_config(file, change):
+    """Changes config.json inside of a .keras file."""
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    members["config.json"] = json.dumps(change(config))
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def call_of_system(config):
+    return {"module": "os", "class_name": "system", "config": {"command": "touch pwned"},
+            "registered_name": None}  # fmt: skip
+
+
+def call_in_a_layer(config):
+    config["config"]["layers"][-1]["config"]["kernel_initializer"] = call_of_system(config)
+    return config
+
+
+def lambda_layer(file):
+    import keras
+
+    layers = [keras.layers.Input((8, 8, 13)), keras.layers.Lambda(lambda x: x[..., :12])]
+    keras.Sequential(layers).save(file)
+
+
+HOSTILE_MODELS = {
+    "lambda": lambda_layer,
+    "call": lambda file: with_config(file, call_of_system),
+    "call in a layer": lambda file: with_config(file, call_in_a_layer),
+    "pickle": lambda file: file.write_bytes(pickle.dumps(Code())),
+    "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "nothing": lambda file: file.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_MODELS)
+def test_loading_a_model_runs_no_code_from_it(tmp_path, monkeypatch, kind):
+    from keras_nowcast.data import sevir
+    from keras_nowcast.model.unet import build_unet, write_unet
+
+    specification = importlib.util.spec_from_file_location(
+        "evaluate_script", ROOT / "experiments" / "evaluate.py"
+    )
+    evaluate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(evaluate)
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path)
+    scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
+    write_unet(build_unet(8, 13, 12, depth=1, filters=2, **scaling), run.model_file)
+    assert evaluate.load_network(run, "last")[1] == 8
+    HOSTILE_MODELS[kind](run.model_file)
+    with pytest.raises(InputError, match="`run` must hold a network that loads"):
+        evaluate.load_network(run, "last")
+    assert not (tmp_path / "pwned").exists()
