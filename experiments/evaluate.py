@@ -47,6 +47,7 @@ def main():
     events = world.on_all(lambda: test_events(stored, arguments, say))
     distributed.load_tensorflow(world)
     network = world.on_all(lambda: load_network(run, arguments.weights))
+    world.on_first(lambda: make_folder(arguments.out or run.path))  # before the work
     evaluation, example = score(world, network, events, stored, arguments)
     if world.is_first:
         write_results(evaluation, example, arguments.out or run.path, arguments)
@@ -101,6 +102,16 @@ def load_network(run, weights):
         return codes * np.float32(sevir.VIL_SCALE) + np.float32(sevir.VIL_MEAN)
 
     return forecast, model.input_shape[1]
+
+
+def make_folder(out):
+    """Makes the folder for the results."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"`--out` must be a folder that can be made. Received: {out} ({error.strerror})."
+        ) from None
 
 
 def test_events(stored, arguments, say):
@@ -214,7 +225,6 @@ def write_results(evaluation, example, out, arguments):
     from keras_nowcast.report.figures import write_figure
     from keras_nowcast.verification import evaluate
 
-    out.mkdir(parents=True, exist_ok=True)
     minutes = sevir.FRAME_MINUTES
     evaluate.write_evaluation(out / "statistics.npz", evaluation)
     rows = evaluate.score_rows(evaluation, minutes)

@@ -141,7 +141,7 @@ def _read_rows(root):
     """Returns the root as an absolute path and an Event of every vil row, sorted."""
     root = Path(root).absolute()
     path = root / "CATALOG.csv"
-    if not root.is_dir():
+    if not os.path.isdir(root):  # not Path.is_dir, which raises where a name is too long
         raise InputError(
             f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, no folder."
         )
@@ -289,7 +289,6 @@ def _drop_ambiguous(events, key, say):
 
 
 def _drop_absent(root, events, say):
-    # Not Path.is_file, which raises where a name is too long.
     there = {file for file in {event.file for event in events} if os.path.isfile(file)}
     kept = [event for event in events if event.file in there]
     if not kept:

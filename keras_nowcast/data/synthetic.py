@@ -67,12 +67,18 @@ def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=Fal
     ):
         if value < least:
             raise InputError(f"`--{name}` must be at least {least}. Received: {value}.")
-    if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        raise InputError(
-            f"`--root` must be a new or an empty folder. Received: {root}, which holds something."
-        )
-    root.parent.mkdir(parents=True, exist_ok=True)
     beside = root.with_name(f".{root.name}.{os.getpid()}")
+    try:
+        if root.is_file() or (root.is_dir() and any(root.iterdir())):
+            raise InputError(
+                f"`--root` must be a new or an empty folder. Received: {root}, which holds "
+                "something."
+            )
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"`--root` must be a folder that can be made. Received: {root} ({error.strerror})."
+        ) from None
     try:
         rows = _write_files(beside, events, size, frames, seed, contiguous, progress)
         _write_catalogue(beside, rows)

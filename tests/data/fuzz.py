@@ -376,7 +376,9 @@ def spoil_cell(root, rng):
             [0, 1, 1, 2, 2, 3, 4, 4, 5, 5, 14, 15, 20, 20, rng.randrange(len(COLUMNS))]
         )
         word = rng.choice(_WORDS)
-        rows[rng.randrange(1, len(rows))][column] = word
+        row = rng.choice(rows[1:])
+        row += [""] * (len(COLUMNS) - len(row))  # another fault may have cut it short
+        row[column] = word
         said.append(f"{COLUMNS[column]} {word[:30]!r}")
     _write_catalogue(root, rows)
     return ", ".join(said)

@@ -182,6 +182,8 @@ def test_a_quote_that_never_ends(tmp_path, catalogue_row, write_catalogue):
 def test_no_folder_no_catalogue_no_columns_no_vil(tmp_path, catalogue_row, write_catalogue):
     with pytest.raises(InputError, match="no folder"):
         sevir.read_catalogue(tmp_path / "absent")
+    with pytest.raises(InputError, match="no folder"):
+        sevir.read_catalogue(tmp_path / ("x" * 300))
     with pytest.raises(InputError, match=r"no CATALOG\.csv"):
         sevir.read_catalogue(tmp_path)
     (tmp_path / "CATALOG.csv").write_text("id,file_name\nS0,a.h5\n")

@@ -153,3 +153,11 @@ def test_storms_move_so_that_carrying_them_along_beats_persistence():
 def _best_shift(before, after):
     spectrum = np.fft.fft2(after) * np.conj(np.fft.fft2(before))
     return np.unravel_index(np.argmax(np.fft.ifft2(spectrum).real), before.shape)
+
+
+@pytest.mark.parametrize("name", ["file/below", "file", "x" * 300])
+def test_a_root_that_cannot_be_made(tmp_path, name):
+    (tmp_path / "file").write_text("something")
+    with pytest.raises(InputError, match="`--root` must be a"):
+        synthetic.write_synthetic(tmp_path / name, events=1, size=16, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -100,16 +100,29 @@ HOSTILE_MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE_MODELS)
-def test_loading_a_model_runs_no_code_from_it(tmp_path, monkeypatch, kind):
-    from keras_nowcast.data import sevir
-    from keras_nowcast.model.unet import build_unet, write_unet
-
+@pytest.fixture
+def evaluate():
+    """experiments/evaluate.py as a module."""
     specification = importlib.util.spec_from_file_location(
         "evaluate_script", ROOT / "experiments" / "evaluate.py"
     )
-    evaluate = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(evaluate)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["file/below", "file", "x" * 300])
+def test_results_that_cannot_be_put_anywhere(tmp_path, evaluate, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="`--out` must be a folder that can be made"):
+        evaluate.make_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", HOSTILE_MODELS)
+def test_loading_a_model_runs_no_code_from_it(tmp_path, monkeypatch, evaluate, kind):
+    from keras_nowcast.data import sevir
+    from keras_nowcast.model.unet import build_unet, write_unet
+
     monkeypatch.chdir(tmp_path)
     run = RunFolder(tmp_path)
     scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
