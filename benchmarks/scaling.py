@@ -15,7 +15,8 @@ In each round of a job the phases take turns, so that what else the machine does
     beside      all train, each its own network, without any allreduce: what the machine allows
     together    all train one network, a batch each (weak scaling)
     strong      all train one network and share one batch
-    fed         as together, on batches read from --data; the wait for them is apart
+    fed         as together, on batches read from --data; the wait for them is apart, and what
+                reading adds by working on the same cores
     allreduce   the gradients of one step are averaged and nothing else is done
 
 Where `beside` is slower than `alone`, the processes share something of the machine; a matmul that
@@ -322,8 +323,11 @@ def measure_round(phases, world, arguments, number):
     return taken
 
 
-def measure_sizes(world, repeats=9):
-    """Returns {bytes: seconds of each allreduce of one float32 tensor of that size}."""
+def measure_sizes(world, repeats=7, calls=5):
+    """Returns {bytes: seconds an allreduce of one float32 tensor of that size, of each repeat}.
+
+    Several calls in a row, because processes leave a barrier at unlike times.
+    """
     import tensorflow as tf
 
     taken_s = {}
@@ -335,8 +339,9 @@ def measure_sizes(world, repeats=9):
         for _ in range(repeats):
             world.gather(None)
             began = time.perf_counter()
-            average().numpy()
-            taken_s[size].append(time.perf_counter() - began)
+            for _ in range(calls):
+                average().numpy()
+            taken_s[size].append((time.perf_counter() - began) / calls)
     return taken_s
 
 
@@ -391,6 +396,9 @@ def row(jobs, processes):
     def ratio(above, below):
         return spread([a / b for a, b in zip(above, below, strict=False)])
 
+    def difference(above, below):
+        return spread([a - b for a, b in zip(above, below, strict=False)])
+
     return {
         "processes": processes,
         "alone_s": spread(alone),
@@ -398,8 +406,9 @@ def row(jobs, processes):
         "together_s": spread(together),
         "fed_s": spread(fed),
         "wait_for_input_s": spread(wait),
+        "input_adds_s": difference(fed, together or alone),
         "allreduce_by_itself_s": spread(allreduce),
-        "allreduce_adds_s": spread([a - b for a, b in zip(together, beside, strict=True)]),
+        "allreduce_adds_s": difference(together, beside),
         "weak_efficiency": ratio(one, together),
         "weak_to_alone_in_job": ratio(alone, together),
         "machine_allows": ratio(one, beside),
