@@ -137,6 +137,15 @@ def read_catalogue(root, say=print):
     return _drop_absent(root, events, say)
 
 
+def present_events(root, say=print):
+    """Reads all radar events whose file is there, also those of an id that is repeated.
+
+    Raises:
+      InputError: as read_catalogue does.
+    """
+    return _drop_absent(*_read_rows(root), say)
+
+
 def _read_rows(root):
     """Returns the root as an absolute path and an Event of every vil row, sorted."""
     root = Path(root).absolute()

@@ -1,0 +1,513 @@
+"""SEVIR packed anew: in its own layout for training, or as the authors' IN and OUT.
+
+A file is laid out in full before its first pixel: contiguous data sets, in which events are then
+written in place, one after the other, with a line in a journal beside it for each that is there.
+So a kill loses the event under way and no more, and memory holds a few events whatever the file.
+At its end a file is read back, compared with the checksums of what was written, and only then gets
+its name; `SHA256SUMS` is for `sha256sum -c`, and for `verify`.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_nowcast.data import hdf5, sevir
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import written_whole
+
+SUMS = "SHA256SUMS"
+AUTHORS_FILES = {"train": "nowcast_training.h5", "test": "nowcast_testing.h5"}
+_READ_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """One file to write.
+
+    Attributes:
+      path: where, relative to the root.
+      shapes: {name of a uint8 data set: its shape}.
+      labels: {name of a small data set: its array}, with a value for each row of `shapes`.
+      events: what to read, in order.
+      pieces: function of an event's (y, x, time) codes -> {name: (rows, ...)} for `shapes`.
+    """
+
+    path: Path
+    shapes: dict
+    labels: dict
+    events: list
+    pieces: object
+
+    @property
+    def plan(self):
+        """What the file will hold, in short; a file begun by another plan is not gone on with."""
+        events = [(e.id, str(e.time), e.file.name, e.index, e.size, e.frames) for e in self.events]
+        labels = {name: values.tolist() for name, values in self.labels.items()}
+        described = repr((str(self.path), self.shapes, labels, events))
+        return hashlib.sha256(described.encode()).hexdigest()
+
+    @property
+    def size(self):
+        """Bytes of its pixels."""
+        return sum(map(math.prod, self.shapes.values()))
+
+
+# ---- what is written --------------------------------------------------------------------------
+
+
+def sevir_files(data, grid=None, say=print):
+    """Plans a copy of all radar events in SEVIR's own layout, which training reads as `--data`.
+
+    Args:
+      data: root of a SEVIR data set.
+      grid: pixels along a side, a divisor of the stored size; None for that size.
+      say: called with a line about what was left out.
+
+    Returns:
+      PackedFiles, one for each of the data set's, and the text of their CATALOG.csv: the rows as
+      they are, but for the place and the size of the pixels. So the same flags choose the same
+      events from either; data_min, data_max and pct_missing stay those of the stored pixels.
+
+    Raises:
+      InputError: as sevir.read_catalogue does, or the grid does not divide a stored size.
+    """
+    root = Path(data).absolute()
+    events = sevir.present_events(root, say)
+    sevir.check_files(events)
+    files = []
+    places = {}  # (file, index) in the data set -> index in the packed file
+    for file, members in _by_file(events).items():
+        path = _inside(file, root / "data")
+        for index, event in enumerate(members):
+            sevir.block_factor(event, grid or event.size)
+            places[str(path), event.index] = index, grid or event.size
+        side = grid or members[0].size
+        shape = (len(members), side, side, members[0].frames)
+        ids = np.array([event.id.encode() for event in members])
+        files.append(
+            PackedFile(
+                Path("data") / path, {"vil": shape}, {"id": ids}, members,
+                lambda vil: {"vil": vil[np.newaxis]},
+            )  # fmt: skip
+        )
+    return files, _catalogue(root / "CATALOG.csv", places)
+
+
+def _by_file(events):
+    """Returns {file: its events in order of index}, each index once."""
+    files = {}
+    for event in sorted(events, key=lambda event: (str(event.file), event.index)):
+        files.setdefault(event.file, {})[event.index] = event
+    return {file: list(members.values()) for file, members in files.items()}
+
+
+def _inside(file, folder):
+    path = file.relative_to(folder) if file.is_relative_to(folder) else file
+    if path.is_absolute() or ".." in path.parts or not str(path).isprintable():
+        raise InputError(
+            f"`file_name` in the catalogue must be a name below {folder}. Received: {str(path)!r}."
+        )
+    return path
+
+
+def _catalogue(path, places):
+    """Returns the packed catalogue as text: the rows whose pixels have a place."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = csv.reader(file)
+        header = next(rows)
+        writer.writerow(header)
+        at = {name: header.index(name) for name in header}
+        for row in rows:
+            if len(row) <= at["img_type"] or row[at["img_type"]] != "vil":
+                continue
+            place = places.get((str(Path(row[at["file_name"]])), int(row[at["file_index"]])))
+            if place is not None:
+                row[at["file_index"]], side = place
+                row[at["size_x"]] = row[at["size_y"]] = side
+                writer.writerow(row)
+    return text.getvalue()
+
+
+def authors_files(split, grid=None, stride=sevir.WINDOW_STRIDE):
+    """Plans the authors' two files: all windows of the training and of the test events.
+
+    Each holds IN (n, y, x, 13) and OUT (n, y, x, 12), uint8, contiguous; beside them `id` of the
+    event and `time_utc` of the window's first frame. Windows are in order of time.
+
+    Args:
+      split: a Split.
+      grid: pixels along a side, a divisor of the stored size; None for that size.
+      stride: frames between the starts of two windows of an event.
+
+    Raises:
+      InputError: events of several sizes without a grid, a grid that does not divide, or no event
+        long enough.
+    """
+    return [
+        _authors_file(name, getattr(split, side), grid, stride)
+        for side, name in AUTHORS_FILES.items()
+    ]
+
+
+def _authors_file(name, events, grid, stride):
+    side = grid or events[0].size
+    for event in events:
+        sevir.block_factor(event, side)
+        if grid is None and event.size != side:
+            raise InputError(
+                f"`--grid` must be given where events differ in size. Received: {side} and "
+                f"{event.size} pixels."
+            )
+    sevir.check_files(events)
+    events = [event for event in events if sevir.window_starts(event.frames, stride)]
+    windows = [
+        (event.id.encode(), event.frame_time(start).isoformat(" ").encode())
+        for event in events
+        for start in sevir.window_starts(event.frames, stride)
+    ]
+    if not windows:
+        raise InputError(
+            f"`--data` must have events of {sevir.FRAMES_IN + sevir.FRAMES_OUT} frames or more. "
+            f"Received: none for {name}."
+        )
+    ids, times = map(np.array, zip(*windows, strict=True))
+
+    def pieces(vil):
+        starts = sevir.window_starts(vil.shape[-1], stride)
+        x, y = zip(*(sevir.cut_window(vil, start) for start in starts), strict=True)
+        return {"IN": np.stack(x), "OUT": np.stack(y)}
+
+    shape = (len(windows), side, side)
+    shapes = {"IN": (*shape, sevir.FRAMES_IN), "OUT": (*shape, sevir.FRAMES_OUT)}
+    return PackedFile(Path(name), shapes, {"id": ids, "time_utc": times}, events, pieces)
+
+
+# ---- how it is written ------------------------------------------------------------------------
+
+
+def write_files(
+    root, files, catalogue=None, *, grid=None, threads=1, check=lambda: None, say=print
+):
+    """Writes PackedFiles below a root, or goes on where an earlier call was stopped.
+
+    Args:
+      root: the folder; made when absent.
+      files: PackedFiles.
+      catalogue: text of CATALOG.csv, written last: with it the data set can be read.
+      grid: as it was given to plan them.
+      threads: threads that read.
+      check: called after each event; an exception from it stops the work, and what is written
+        stays.
+      say: called with a line about each file.
+
+    Raises:
+      InputError: the folder cannot be written or is too small, holds something else of these
+        names, or another process writes there; an event cannot be read; a file did not read back
+        as it was written.
+    """
+    root = Path(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(root):
+            _check_catalogue(root / "CATALOG.csv", catalogue)
+            _check_space(root, files)
+            for file in files:
+                _write_file(root, file, grid, threads, check, say)
+            if catalogue is not None:
+                _write_catalogue(root, catalogue)
+    except OSError as error:
+        raise InputError(
+            f"`--out` must be a folder that can be written, with room enough. Received: {root} "
+            f"({error}); what is written stays, the same command goes on there."
+        ) from None
+
+
+@contextlib.contextmanager
+def _alone(root):
+    with open(root / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"`--out` must not be written by two processes. Received: {root}, which another "
+                "one is writing to."
+            ) from None
+        yield
+
+
+def _check_catalogue(path, catalogue):
+    """Raises InputError where another data set is."""
+    if catalogue is not None and path.exists() and path.read_text(errors="replace") != catalogue:
+        raise InputError(
+            f"`--out` must be new or hold what this command writes. Received: {path}, which "
+            "belongs to another data set; give another folder."
+        )
+
+
+def _check_space(root, files):
+    need = 0
+    for file in files:
+        beside, _ = _beside(root / file.path)
+        if not (root / file.path).exists():
+            there = beside.stat().st_blocks * 512 if beside.exists() else 0
+            need += max(0, file.size - there)
+    free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
+    if need > free:
+        raise InputError(
+            f"`--out` must have room for {need / 1e9:.1f} GB more. Received: {root}, where "
+            f"{free / 1e9:.1f} GB are free."
+        )
+
+
+def _beside(path):
+    """Returns where a file and its journal are until it is whole."""
+    return path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.journal")
+
+
+def _write_file(root, file, grid, threads, check, say):
+    path = root / file.path
+    beside, journal_file = _beside(path)
+    if path.exists():
+        if _plan_of(path) != file.plan:
+            raise InputError(
+                f"`--out` must be new or hold what this command writes. Received: {path}, which "
+                "holds something else; give another folder."
+            )
+        if str(file.path) not in read_sums(root):  # stopped between its name and its checksum
+            _note_sum(root, file.path, _sha256(path))
+        journal_file.unlink(missing_ok=True)
+        say(f"{path}: there already")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = _read_journal(beside, journal_file, file)
+    if done is None:
+        _lay_out(beside, file)
+        with written_whole(journal_file) as new:
+            new.write_text(file.plan + "\n")
+        done = []
+    _write_events(beside, journal_file, file, done, grid, threads, check)
+    digest = _read_back(beside, journal_file, file, done)
+    os.replace(beside, path)
+    _note_sum(root, file.path, digest)
+    journal_file.unlink()
+    say(f"{path}: {len(file.events)} events, {file.size / 1e9:.3f} GB, sha256 {digest[:16]}...")
+
+
+def _plan_of(path):
+    try:
+        with hdf5.open_file(path) as file:
+            return file.attrs.get("plan")
+    except OSError:
+        return None
+
+
+def _read_journal(beside, journal_file, file):
+    """Returns the checksums of the events that are written, or None where nothing was begun.
+
+    Raises:
+      InputError: it was begun by another plan.
+    """
+    if not (beside.exists() and journal_file.exists()):
+        return None
+    plan, *lines = journal_file.read_text().split("\n")
+    if plan != file.plan:
+        raise InputError(
+            f"`--out` must be new or hold what this command began. Received: {beside}, begun with "
+            "other data or flags; remove it, or give another folder."
+        )
+    done = [json.loads(line) for line in lines[:-1]]  # after the last end of line: cut short
+    os.truncate(journal_file, sum(len(line) + 1 for line in [plan, *lines[:-1]]))
+    return done
+
+
+def _lay_out(path, file):
+    """Writes a file whose data sets have their places, and no pixel yet."""
+    import h5py
+
+    with h5py.File(path, "w", locking=False) as laid:
+        laid.attrs["plan"] = file.plan
+        for name, values in file.labels.items():
+            laid[name] = values
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # else all of it would be written twice
+        for name, shape in file.shapes.items():
+            space = h5py.h5s.create_simple(shape)
+            h5py.h5d.create(laid.id, name.encode(), h5py.h5t.STD_U8LE, space, settings)
+
+
+def _offsets(path, file):
+    """Returns {name: first byte of the data set}, in order of place."""
+    with hdf5.open_file(path) as laid:
+        offsets = {name: hdf5.read_layout(laid[name]).offset for name in file.shapes}
+    return dict(sorted(offsets.items(), key=lambda item: item[1]))
+
+
+def _write_events(path, journal_file, file, done, grid, threads, check):
+    """Writes the events that are not yet there; adds their lines to `done`."""
+    from tqdm import tqdm
+
+    offsets = _offsets(path, file)
+    row = sum(entry["rows"] for entry in done)
+    bar = tqdm(total=len(file.events), initial=len(done), desc=path.name[1:-5], unit="event",
+               disable=None)  # fmt: skip
+    with open(path, "r+b") as pixels, open(journal_file, "a") as journal, bar:
+        for vil in _read_ahead(file.events[len(done) :], grid, threads):
+            pieces = file.pieces(vil)
+            digests = {}
+            for name, offset in offsets.items():
+                rows = np.ascontiguousarray(pieces[name])
+                _write_bytes(pixels, offset + row * math.prod(rows.shape[1:]), rows)
+                digests[name] = hashlib.sha256(rows).hexdigest()
+            entry = {"rows": len(rows), "sha256": digests}
+            journal.write(json.dumps(entry) + "\n")
+            journal.flush()
+            done.append(entry)
+            row += len(rows)
+            bar.update()
+            check()
+        os.fsync(pixels.fileno())
+
+
+def _read_ahead(events, grid, threads):
+    """Yields the codes of the events in order; `threads` of them are read at once."""
+    with concurrent.futures.ThreadPoolExecutor(threads, "read-sevir") as executor:
+        waiting = collections.deque()
+        try:
+            for event in events:
+                waiting.append(executor.submit(sevir.read_event, event, grid))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _write_bytes(file, offset, rows):
+    view = memoryview(rows).cast("B")
+    while view:
+        count = os.pwrite(file.fileno(), view, offset)
+        view, offset = view[count:], offset + count
+
+
+def _read_back(path, journal_file, file, done):
+    """Compares the file with the checksums of what was written; returns its SHA-256.
+
+    Raises:
+      InputError: an event differs. It is taken from the journal, with those after it, so that
+        the same command writes it anew.
+    """
+    whole = hashlib.sha256()
+    with open(path, "rb") as pixels:
+        at = 0
+        for name, offset in _offsets(path, file).items():
+            _hash_bytes(pixels, offset - at, [whole])
+            at = offset
+            row_bytes = math.prod(file.shapes[name][1:])
+            for number, entry in enumerate(done):
+                event = hashlib.sha256()
+                count = entry["rows"] * row_bytes
+                _hash_bytes(pixels, count, [whole, event])
+                at += count
+                if event.hexdigest() != entry["sha256"][name]:
+                    _forget_from(journal_file, number)
+                    raise InputError(
+                        f"`--out` must give back what was written. Received: event "
+                        f"{file.events[number].name} in {path}, which differs; the same command "
+                        "writes it anew, and if this comes again the disk is at fault."
+                    )
+        _hash_bytes(pixels, os.fstat(pixels.fileno()).st_size - at, [whole])
+    return whole.hexdigest()
+
+
+def _hash_bytes(file, count, hashes):
+    while count > 0:
+        block = file.read(min(count, _READ_BYTES))
+        if not block:
+            return  # shorter than it should be: the checksum will differ
+        for each in hashes:
+            each.update(block)
+        count -= len(block)
+
+
+def _forget_from(journal_file, number):
+    lines = journal_file.read_text().splitlines(keepends=True)
+    with written_whole(journal_file) as new:
+        new.write_text("".join(lines[: 1 + number]))
+
+
+def _write_catalogue(root, catalogue):
+    path = root / "CATALOG.csv"
+    with written_whole(path) as beside:
+        beside.write_text(catalogue)
+    _note_sum(root, path.relative_to(root), _sha256(path))
+
+
+# ---- checksums --------------------------------------------------------------------------------
+
+
+def read_sums(root):
+    """Returns {path: SHA-256} of SHA256SUMS, empty where there is none."""
+    try:
+        lines = (Path(root) / SUMS).read_text().split("\n")
+    except FileNotFoundError:
+        return {}
+    return {line[66:]: line[:64] for line in lines if line}
+
+
+def _note_sum(root, path, digest):
+    sums = {**read_sums(root), str(path): digest}
+    with written_whole(root / SUMS) as beside:
+        beside.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def _sha256(path):
+    whole = hashlib.sha256()
+    with open(path, "rb") as file:
+        _hash_bytes(file, os.fstat(file.fileno()).st_size, [whole])
+    return whole.hexdigest()
+
+
+def verify(root, threads=1, say=print):
+    """Compares every file of a packed data set with SHA256SUMS.
+
+    Raises:
+      InputError: there is no SHA256SUMS, or a file is missing or differs.
+    """
+    root = Path(root)
+    sums = read_sums(root)
+    if not sums:
+        raise InputError(
+            f"`--verify` must be a folder with {SUMS}, as this script leaves it. Received: {root}."
+        )
+
+    def state(name):
+        try:
+            return "whole" if _sha256(root / name) == sums[name] else "differs"
+        except OSError as error:
+            return error.strerror
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+        states = dict(zip(sums, executor.map(state, sums), strict=True))
+    for name, found in states.items():
+        say(f"{root / name}: {found}")
+    wrong = [name for name, found in states.items() if found != "whole"]
+    if wrong:
+        raise InputError(
+            f"`--verify` must find every file as it was written. Received: {len(wrong)} of "
+            f"{len(sums)} that are not, {wrong[0]} the first; remove them and write them anew."
+        )
