@@ -16,7 +16,8 @@ def describe(world):
 
     Returns:
       A dict {python, tensorflow, keras, horovod, hosts, cpu, cores, gpus [{uuid, name}],
-      world_size, git_commit, slurm_job_id, ...}; what does not apply is None.
+      world_size, git_commit, slurm_job_id, ...}; what does not apply is None. sacct knows a job
+      by slurm_job_id as JobIDRaw, also a task of an array, and its starts by --duplicates.
     """
     import keras
     import tensorflow as tf
@@ -37,7 +38,19 @@ def describe(world):
         "gpus": list(gpus.values()),
         "world_size": world.size,
         "git_commit": _git_commit(),
-        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        **_slurm_job(),
+    }
+
+
+def _slurm_job():
+    """Returns what Slurm calls this job; all None outside of one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return {
+        "slurm_job_id": job,
+        "slurm_array_job_id": os.environ.get("SLURM_ARRAY_JOB_ID"),
+        "slurm_array_task_id": os.environ.get("SLURM_ARRAY_TASK_ID"),
+        "slurm_nodes": os.environ.get("SLURM_JOB_NODELIST"),
+        "slurm_restart_count": job and int(os.environ.get("SLURM_RESTART_COUNT", 0)),
     }
 
 
