@@ -1,0 +1,177 @@
+#!/usr/bin/env bash
+# The batch scripts on a real Slurm of two nodes, which this script starts and ends; needs root, and
+# installs Debian's packages where they are missing. One line a check; status 1 when one failed.
+#
+#     tests/root/slurm.sh            with .venv, or the Python that KERAS_NOWCAST_PYTHON names
+#
+# Every path holds spaces, quotes, semicolons, a newline and what a shell would run.
+# shellcheck disable=SC2016  # what a shell would run stands in single quotes
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=$here/../..
+# shellcheck source=tests/root/slurm_cluster.bash
+. "$here/slurm_cluster.bash"
+
+passed=0 failed=0
+
+check() {
+  local name=$1
+  shift
+  if "$@" >"$folder/check.out" 2>&1; then
+    passed=$((passed + 1))
+    echo "ok      $name"
+  else
+    failed=$((failed + 1))
+    echo "FAILED  $name ($*)"
+    tail -n 20 "$folder/check.out"
+    [ ! -f "${log:-}" ] || tail -n 30 "$log" | sed 's/^/  | /'
+  fi
+}
+
+# ---- jobs -------------------------------------------------------------------------------------
+
+# submit WORDS...: of sbatch. Sets job and log.
+submit() {
+  job=$(sbatch --parsable "$@") || return 1
+  log=$(scontrol --oneliner show job "$job" | sed 's/.* StdOut=//; s/ Power=.*//; s/ MailUser.*//')
+}
+
+state() {
+  scontrol --oneliner show job "$1" | grep -o 'JobState=[A-Z_]*' | cut -d= -f2
+}
+
+restarts() {
+  scontrol --oneliner show job "$1" | grep -o 'Restarts=[0-9]*' | cut -d= -f2
+}
+
+is_over() {
+  [[ $(state "$1") =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY)$ ]]
+}
+
+# ends JOB STATE EXIT: true once it has ended so.
+ends() {
+  within 120 is_over "$1"
+  [ "$(state "$1")" = "$2" ] && scontrol --oneliner show job "$1" | grep -q "ExitCode=$3 "
+}
+
+# trains_after JOB RESTARTS: true once it has been requeued so often and finished an epoch there.
+trains_after() {
+  [ "$(restarts "$1")" = "$2" ] && [ "$(state "$1")" = RUNNING ] &&
+    sed -n "/restart $2\$/,\$p" "$log" | grep -q 'epoch [0-9]*/'
+}
+
+warn() {
+  scancel --signal=USR1 --batch "$1"
+}
+
+# ---- the checks -------------------------------------------------------------------------------
+
+pack_data() {
+  submit -c 2 slurm/make_dataset.sbatch --data "$data" --grid 16 --out "$packed"
+  check "make_dataset packs by sbatch" ends "$job" COMPLETED 0:0
+  check "  its checksums hold" "$python" experiments/make_dataset.py --verify "$packed"
+  submit slurm/make_dataset.sbatch --data "$data" --layout authors --out "$folder/in out"
+  check "  also as IN and OUT" ends "$job" COMPLETED 0:0
+}
+
+refuse() {
+  submit slurm/train.sbatch --data "$data/absent"
+  check "bad input ends with 2, and is not requeued" ends "$job" FAILED 2:0
+  check "  in one line" grep -q '^error: `--data` must be a folder' "$log"
+  submit -N 2 -n 2 --export=ALL,KERAS_NOWCAST_LAUNCHER=horovodrun slurm/train.sbatch
+  check "horovodrun on two nodes is refused" ends "$job" FAILED 2:0
+  submit --export='ALL,KERAS_NOWCAST_MAX_REQUEUES=a[$(touch injected)]' slurm/train.sbatch
+  check "what is no number is refused" ends "$job" FAILED 2:0
+}
+
+train() {
+  run=$folder/$odd.run
+  submit -N 2 -n 2 slurm/train.sbatch --data "$packed" --run-dir "$run" "${tiny[@]}" --epochs 60
+  check "train: two nodes, first epoch" within 90 trains_after "$job" 0
+  warn "$job"
+  check "  warned, requeued, goes on" within 90 trains_after "$job" 1
+  warn "$job"
+  check "  a second time" within 90 trains_after "$job" 2
+  check "  completes" ends "$job" COMPLETED 0:0
+  check "  resumed, not begun again" [ "$(grep -c '^going on in epoch' "$log")" = 2 ]
+  check "  each epoch once" [ "$(grep -o '^epoch [0-9]*' "$log" | sort | uniq -d | wc -l)" = 0 ]
+  check "  the record joins with sacct" "$python" "$here/slurm_join.py" "$run" "$job" 3
+}
+
+stop_gloo() {
+  submit -N 1 -n 2 --export=ALL,KERAS_NOWCAST_LAUNCHER=horovodrun,KERAS_NOWCAST_MAX_REQUEUES=0 \
+    slurm/train.sbatch --data "$packed" "${tiny[@]}" --epochs 500
+  check "train: one node, Gloo, first epoch" within 90 trains_after "$job" 0
+  warn "$job"
+  check "  at the limit of requeues it ends with 75" ends "$job" FAILED 75:0
+  check "  saved" grep -q '"status": "interrupted"' "runs/slurm-$job/record.json"
+}
+
+preempt() {
+  submit -c 2 slurm/train.sbatch --data "$packed" "${tiny[@]}" --epochs 500
+  check "train: one rank, run folder by job" within 90 trains_after "$job" 0
+  sbatch --parsable -p urgent -N 2 --exclusive -o /dev/null --wrap 'sleep 2' >/dev/null
+  check "  pre-empted, goes on after" within 120 trains_after "$job" 1
+  check "  it had saved" grep -q '^interrupted' "$log"
+  scontrol requeue "$job"
+  check "  requeued without a warning, goes on" within 120 trains_after "$job" 2
+  scancel "$job"
+  check "  cancelled, it stays so" ends "$job" CANCELLED '[0-9]*:[0-9]*'
+  check "  one run folder" test -f "runs/slurm-$job/config.json"
+}
+
+evaluate() {
+  submit -N 2 -n 2 slurm/evaluate.sbatch "$run"
+  check "evaluate: two nodes" ends "$job" COMPLETED 0:0
+  check "  scores" test -s "$run/scores.csv"
+}
+
+sweep() {
+  if [ ! -f experiments/sweep.py ]; then
+    echo "--      sweep: there is no experiments/sweep.py yet"
+    return
+  fi
+  local sweep=$folder/$odd.sweep
+  "$python" experiments/sweep.py --launcher slurm --sweep-dir "$sweep" --data "$packed" \
+    "${tiny[@]}" --epochs 1 --filters 2 3 --np 1 2 >"$folder/sweep.out" 2>&1
+  check "sweep: an array for each number of processes" [ "$(grep -c '^job ' "$folder/sweep.out")" = 2 ]
+  check "  all cells complete" within 120 all_done "$sweep" 4
+}
+
+all_done() {
+  [ "$(grep -l '"status": "completed"' "$1"/*/record.json | wc -l)" = "$2" ]
+}
+
+main() {
+  [ "$(id -u)" = 0 ] || { echo "error: needs root" >&2 && exit 1; }
+  install_packages || exit 1
+  python=${KERAS_NOWCAST_PYTHON:-$repository/.venv/bin/python}
+  [ -x "$python" ] || { echo "error: needs $python; make install" >&2 && exit 1; }
+  folder=$(mktemp -d)
+  trap 'stop_cluster "$folder/cluster"; cd /; rm -rf "$folder"' EXIT
+  trap 'exit 130' INT TERM HUP
+  odd=$'odd; touch injected\n$(touch injected) `touch injected` "\'& | *'
+  local clone=$folder/$odd.clone
+  mkdir "$clone"
+  cp -R "$repository"/{slurm,experiments,keras_nowcast} "$clone"
+  cd "$clone" || exit 1
+  data=$folder/$odd.data packed=$folder/$odd.packed
+  tiny=(--depth 1 --filters 2 --batch-per-replica 4 --power-source none)
+  export KERAS_NOWCAST_PYTHON=$python PYTHONPATH=$clone CUDA_VISIBLE_DEVICES=
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  start_cluster "$folder/cluster" 2
+  "$python" experiments/make_synthetic.py --root "$data" --events 12 --size 32 >/dev/null
+  pack_data
+  refuse
+  train
+  stop_gloo
+  preempt
+  evaluate
+  sweep
+  check "nothing was run from a name" [ -z "$(find "$folder" -name injected)" ]
+  echo "$passed passed, $failed failed"
+  [ "$failed" = 0 ]
+}
+
+main "$@"
