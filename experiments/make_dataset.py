@@ -25,15 +25,18 @@ from keras_nowcast.errors import InputError, Interrupted
 from keras_nowcast.process import run_script
 
 LAYOUTS = ("sevir", "authors")
+MOST_THREADS = 8  # unasked
 FLAGS = ("data", "grid")
 AUTHORS_FLAGS = ("window_stride", "max_missing", "train_before", "test_from", "authors_split")
 
 
 def main():
     arguments = build_parser().parse_args(sys.argv[1:])
-    threads = arguments.threads or min(8, len(os.sched_getaffinity(0)))
+    threads = arguments.threads
+    if threads is None:
+        threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
     if threads < 1:
-        raise InputError(f"`--threads` must be at least 1. Received: {arguments.threads}.")
+        raise InputError(f"`--threads` must be at least 1. Received: {threads}.")
     if arguments.verify is not None:
         from keras_nowcast.data import packed
 

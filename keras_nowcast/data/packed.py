@@ -342,6 +342,7 @@ def _lay_out(path, file):
         for name, values in file.labels.items():
             laid[name] = values
         settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_obj_track_times(False)  # the same data, the same bytes
         settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # else all of it would be written twice
         for name, shape in file.shapes.items():

@@ -1,0 +1,270 @@
+"""Packed data: the same events and batches as from the original, whole after any interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from keras_nowcast.data import packed, sevir
+from keras_nowcast.data.pipeline import WindowPipeline
+from keras_nowcast.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    from keras_nowcast.data import synthetic
+
+    root = tmp_path_factory.mktemp("sevir") / "raw"
+    return synthetic.write_synthetic(root, events=20, size=32, progress=False)
+
+
+def pack(root, out, grid=None, **more):
+    files, catalogue = packed.sevir_files(root, grid, say=pytest.fail)
+    packed.write_files(out, files, catalogue, grid=grid, say=lambda line: None, **more)
+
+
+def pack_authors(root, out, grid=None, **more):
+    split = sevir.split_events(sevir.read_catalogue(root))
+    files = packed.authors_files(split, grid)
+    packed.write_files(out, files, grid=grid, say=lambda line: None, **more)
+    return split
+
+
+def script(*words):
+    command = [sys.executable, ROOT / "experiments" / "make_dataset.py", *words]
+    return [str(word) for word in command]
+
+
+def batches(events, grid):
+    pipeline = WindowPipeline(events, grid=grid, batch_per_replica=4, seed=3)
+    with_end = zip(range(pipeline.steps), pipeline.batches(), strict=False)
+    return [batch for _, batch in with_end]
+
+
+@pytest.mark.parametrize("grid", [None, 8])
+def test_training_sees_the_same_batches(root, tmp_path, grid):
+    pack(root, tmp_path / "new", grid, threads=3)
+    old = sevir.split_events(sevir.read_catalogue(root))
+    new = sevir.split_events(sevir.read_catalogue(tmp_path / "new", say=pytest.fail))
+    assert [e.name for e in old.train] == [e.name for e in new.train]
+    assert [e.missing_share for e in old.test] == [e.missing_share for e in new.test]
+    side = grid or 32
+    for (x, y), (new_x, new_y) in zip(
+        batches(old.train, side), batches(new.train, side), strict=True
+    ):
+        np.testing.assert_array_equal(x, new_x)
+        np.testing.assert_array_equal(y, new_y)
+
+
+def test_pixels_lie_contiguous(root, tmp_path):
+    pack(root, tmp_path, 16)
+    for path in (tmp_path / "data").rglob("*.h5"):
+        with h5py.File(path) as file:
+            assert file["vil"].chunks is None and file["vil"].id.get_offset() is not None
+            assert file["vil"].shape[1:] == (16, 16, 49) and len(file["id"]) == len(file["vil"])
+
+
+def test_the_real_radar_too(radar, tmp_path):
+    pack(radar, tmp_path, 128)
+    old, new = sevir.read_catalogue(radar), sevir.read_catalogue(tmp_path)
+    for before, after in zip(old, new, strict=True):
+        np.testing.assert_array_equal(sevir.read_event(before, 128), sevir.read_event(after))
+
+
+def test_the_authors_files(root, tmp_path):
+    split = pack_authors(root, tmp_path)
+    for name, events in zip(
+        ("nowcast_training.h5", "nowcast_testing.h5"), (split.train, split.test), strict=True
+    ):
+        with h5py.File(tmp_path / name) as file:
+            count = 3 * len(events)
+            assert file["IN"].shape == (count, 32, 32, 13) and file["IN"].dtype == np.uint8
+            assert file["OUT"].shape == (count, 32, 32, 12) and file["OUT"].dtype == np.uint8
+            for i, event in enumerate(events):
+                vil = sevir.read_event(event)
+                for j, start in enumerate((0, 12, 24)):
+                    row = 3 * i + j
+                    np.testing.assert_array_equal(file["IN"][row], vil[..., start : start + 13])
+                    np.testing.assert_array_equal(
+                        file["OUT"][row], vil[..., start + 13 : start + 25]
+                    )
+                    assert file["id"][row].decode() == event.id
+                    assert file["time_utc"][row].decode() == str(event.frame_time(start))
+
+
+@pytest.mark.parametrize("how", [pack, pack_authors])
+def test_stopped_anywhere_it_goes_on(root, tmp_path, how):
+    """Stopped after every third event, the files are those of one go, to the last byte."""
+    how(root, tmp_path / "whole")
+    stops = 0
+
+    def stop_now_and_then():
+        nonlocal events
+        events += 1
+        if events == 3:
+            raise KeyboardInterrupt
+
+    while True:
+        events = 0
+        try:
+            how(root, tmp_path / "cut", check=stop_now_and_then)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+            assert not (tmp_path / "cut" / "CATALOG.csv").exists()
+    assert stops >= 5
+    assert listed(tmp_path / "cut") == listed(tmp_path / "whole")
+    assert packed.read_sums(tmp_path / "cut") == packed.read_sums(tmp_path / "whole")
+
+
+def listed(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_it_goes_on(root, tmp_path, number):
+    whole = subprocess.run(
+        script("--data", root, "--grid", 16, "--out", tmp_path / "whole"), capture_output=True
+    )
+    assert whole.returncode == 0, whole.stderr
+    command = script("--data", root, "--grid", 16, "--out", tmp_path / "cut", "--threads", 1)
+    slow = {**os.environ, "PYTHONPATH": f"{slow_reads(tmp_path)}:{ROOT}"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=slow, text=True)
+    while not list(tmp_path.glob("cut/data/vil/*/.*.journal")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(number)
+    errors = process.communicate(timeout=20)[1]
+    assert process.returncode == (75 if number == signal.SIGTERM else -number), errors
+    assert list(tmp_path.glob("cut/data/vil/*/.*.part"))
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert listed(tmp_path / "cut") == listed(tmp_path / "whole")
+
+
+def slow_reads(folder):
+    """A folder for PYTHONPATH with which reading an event takes a tenth of a second."""
+    (folder / "slow").mkdir()
+    (folder / "slow" / "sitecustomize.py").write_text(
+        "import os, time\npread = os.pread\n"
+        "def slow(*words):\n    time.sleep(0.1)\n    return pread(*words)\nos.pread = slow\n"
+    )
+    return folder / "slow"
+
+
+def test_what_reads_back_otherwise_is_written_anew(root, tmp_path):
+    spoiled = []
+
+    def spoil_and_stop():
+        if not spoiled:
+            [path] = tmp_path.rglob("*.part")
+            with open(path, "r+b") as file:
+                file.seek(-5, os.SEEK_END)
+                file.write(b"?")
+            spoiled.append(path)
+
+    files, catalogue = packed.sevir_files(root)
+    last = len(files[0].events)
+    calls = iter(range(10**6))
+    with pytest.raises(InputError, match="must give back what was written"):
+        packed.write_files(
+            tmp_path, files, catalogue, say=lambda line: None,
+            check=lambda: spoil_and_stop() if next(calls) == last - 1 else None,
+        )  # fmt: skip
+    assert spoiled and not (tmp_path / files[0].path).exists()
+    packed.write_files(tmp_path, files, catalogue, say=lambda line: None)
+    packed.verify(tmp_path, say=lambda line: None)
+
+
+def test_verify_finds_a_flipped_bit_and_a_lost_file(root, tmp_path):
+    pack(root, tmp_path)
+    done = subprocess.run(["sha256sum", "--check", "--quiet", packed.SUMS], cwd=tmp_path)
+    assert done.returncode == 0
+    first, second = sorted((tmp_path / "data").rglob("*.h5"))[:2]
+    pixels = bytearray(first.read_bytes())
+    pixels[-100] ^= 1
+    first.write_bytes(pixels)
+    second.unlink()
+    said = []
+    with pytest.raises(InputError, match="2 of 4"):
+        packed.verify(tmp_path, say=said.append)
+    assert f"{first}: differs" in said and f"{second}: No such file or directory" in said
+
+
+def test_nothing_is_written_over(root, tmp_path):
+    before = listed(root)
+    for out in (root, tmp_path):
+        if out == tmp_path:
+            (tmp_path / "CATALOG.csv").write_text("another's\n")
+        with pytest.raises(InputError, match="`--out` must be new"):
+            pack(root, out)
+    assert {k: v for k, v in listed(root).items() if k != ".lock"} == before
+    pack(root, tmp_path / "coarse", 8)
+    with pytest.raises(InputError, match="another data set|something else"):
+        pack(root, tmp_path / "coarse", 16)
+
+
+def test_what_other_flags_began_is_not_gone_on_with(root, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(root, tmp_path, 8, check=stop)
+    with pytest.raises(InputError, match="begun with other data or flags"):
+        pack(root, tmp_path, 16)
+
+
+def test_one_process_writes(root, tmp_path):
+    with packed._alone(tmp_path):
+        with pytest.raises(InputError, match="two processes"):
+            pack(root, tmp_path)
+
+
+def test_a_full_disk(root, tmp_path, monkeypatch):
+    class Full:
+        f_bavail, f_frsize = 10, 4096
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Full)
+    with pytest.raises(InputError, match="must have room for"):
+        pack(root, tmp_path)
+
+
+def test_a_catalogue_cannot_write_elsewhere(root, tmp_path):
+    import shutil
+
+    own = shutil.copytree(root, tmp_path / "own" / "sevir")
+    name = "vil/2018/SEVIR_VIL_SYNTHETIC_2018_0101_1231.h5"
+    shutil.move(own / "data" / name, tmp_path / "own" / "evil.h5")
+    catalogue = own / "CATALOG.csv"
+    catalogue.write_text(catalogue.read_text().replace(name, "../../evil.h5"))
+    with pytest.raises(InputError, match="must be a name below"):
+        pack(own, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((), "`--data` must be given"),
+        (("--data", "absent"), "`--out` must be given"),
+        (("--data", "absent", "--out", "x"), "`--data` must be a folder"),
+        (("--verify", "absent"), "`--verify` must be a folder"),
+        (("--threads", "0", "--verify", "absent"), "`--threads` must be at least 1"),
+    ],
+)
+def test_bad_usage(tmp_path, words, message):
+    done = subprocess.run(script(*words), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()

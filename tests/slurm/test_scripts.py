@@ -1,0 +1,231 @@
+"""The batch scripts without a Slurm: what they make of its variables, flags and signals.
+
+The programs around them, Python among these, are stubs that note what they were called with.
+tests/root/slurm.sh runs the same scripts on a real Slurm.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))
+HOSTILE = "a b; touch injected\n$(touch injected) `touch injected` \"'\\& | * ?"
+
+# Notes its words, each ended by a NUL, and its threads; then it does what the test asks for.
+STUB = """#!/bin/bash
+[ "$1" != - ] || exit 0
+printf '%s\\0' "${0##*/}" "$@" >>"$STUBS/calls"
+echo "$OMP_NUM_THREADS $TF_NUM_INTRAOP_THREADS $SLURM_TASKS_PER_NODE" >>"$STUBS/threads"
+if [ "${0##*/}" = scontrol ]; then
+  echo "$STUB_SHOWS"
+  exit 1  # so that a script does not wait for its end
+fi
+trap 'echo told >>"$STUBS/told"; exit 75' USR1
+touch "$STUBS/started"
+for _ in $(seq "${STUB_WAITS:-0}"); do sleep 0.05; done
+exit "${STUB_STATUS:-0}"
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A repository and programs to run a script with."""
+    return Job(tmp_path)
+
+
+class Job:
+    def __init__(self, folder):
+        self.repository = folder / "re po'sitory"
+        self.stubs = folder / "stubs"
+        self.stubs.mkdir()
+        shutil.copytree(ROOT / "slurm", self.repository / "slurm")
+        for name in ("python", "mpirun", "srun", "scontrol"):
+            (self.stubs / name).write_text(STUB)
+            (self.stubs / name).chmod(0o755)
+
+    def start(self, script, *words, **variables):
+        environment = {
+            "PATH": f"{self.stubs}:{os.environ['PATH']}",
+            "STUBS": str(self.stubs),
+            "KERAS_NOWCAST_PYTHON": str(self.stubs / "python"),
+            "SLURM_JOB_ID": "17",
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_CPUS_ON_NODE": "1",
+            **variables,
+        }
+        return subprocess.Popen(
+            ["bash", str(self.repository / "slurm" / f"{script}.sbatch"), *words],
+            cwd=self.repository, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, script, *words, **variables):
+        """Returns (status, standard error) of a job that nobody disturbs."""
+        process = self.start(script, *words, **variables)
+        errors = process.communicate(timeout=20)[1]
+        return process.returncode, errors
+
+    def warn(self, number, script, *words, **variables):
+        """As `run`, with a signal once the training has started."""
+        process = self.start(script, *words, STUB_WAITS="200", **variables)
+        while not (self.stubs / "started").exists():
+            time.sleep(0.01)
+        process.send_signal(number)
+        process.communicate(timeout=20)
+        return process.returncode
+
+    @property
+    def words(self):
+        """All words of all calls."""
+        return (self.stubs / "calls").read_text().split("\0")[:-1]
+
+    @property
+    def threads(self):
+        return (self.stubs / "threads").read_text().splitlines()[0]
+
+    def requeued(self):
+        return "requeue" in self.words and self.words[self.words.index("requeue") + 1]
+
+
+@pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
+def test_words_arrive_as_they_are(job, script):
+    status, errors = job.run(script, "--data", HOSTILE, f"--grid={HOSTILE}", "", "-x")
+    assert status == 0, errors
+    first = job.words.index("--data")
+    assert job.words[first : first + 5] == ["--data", HOSTILE, f"--grid={HOSTILE}", "", "-x"]
+    assert f"experiments/{script}.py" in job.words
+    assert not list(job.repository.parent.rglob("injected"))
+
+
+NUMBERS = ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_CPUS_ON_NODE",
+           "SLURM_CPUS_PER_TASK", "SLURM_GPUS_ON_NODE", "SLURM_RESTART_COUNT",
+           "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID", "KERAS_NOWCAST_MAX_REQUEUES")  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", NUMBERS)
+@pytest.mark.parametrize("value", ["x[$(touch injected)]", "1; touch injected", "-1", "1\n2"])
+def test_what_is_no_number_is_refused(job, variable, value):
+    others = {"SLURM_ARRAY_TASK_ID": "1"} if variable == "SLURM_ARRAY_JOB_ID" else {}
+    status, errors = job.run("train", **others, **{variable: value})
+    assert status == 2 and "must be a whole number" in errors, errors
+    assert errors.count("\n") == 1
+    assert not (job.stubs / "calls").exists()
+    assert not list(job.repository.parent.rglob("injected"))
+
+
+@pytest.mark.parametrize(
+    "variable", ["SLURM_TASKS_PER_NODE", "SLURM_JOB_NODELIST", "SLURM_JOB_NAME", "TMPDIR"]
+)
+def test_other_variables_run_nothing(job, variable):
+    job.run("train", **{"SLURM_NTASKS": "1", variable: f"1[$(touch injected)]{HOSTILE}"})
+    assert not list(job.repository.parent.rglob("injected"))
+
+
+@pytest.mark.parametrize(
+    "variables, launched, threads",
+    [
+        ({"SLURM_CPUS_ON_NODE": "6"}, "python", 6),
+        ({"SLURM_CPUS_ON_NODE": "6", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "2"}, "srun", 3),
+        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "4", "SLURM_NTASKS": "4",
+          "SLURM_TASKS_PER_NODE": "2(x2)", "SLURM_JOB_NUM_NODES": "2"}, "srun", 4),
+        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_GPUS_ON_NODE": "4"}, "srun", 2),
+        ({"SLURM_CPUS_ON_NODE": "2", "SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "2,1",
+          "SLURM_JOB_NUM_NODES": "2"}, "srun", 1),
+    ],
+)  # fmt: skip
+def test_threads_are_the_cores_of_a_rank(job, variables, launched, threads):
+    status, errors = job.run("train", KERAS_NOWCAST_LAUNCHER="srun", **variables)
+    assert status == 0, errors
+    assert job.words[0] == launched
+    assert job.threads.split()[:2] == [str(threads)] * 2
+
+
+def test_a_rank_a_gpu_on_every_node(job):
+    variables = {"SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NUM_NODES": "3",
+                 "SLURM_TASKS_PER_NODE": "1(x3)"}  # fmt: skip
+    job.run("train", KERAS_NOWCAST_LAUNCHER="mpirun", **variables)
+    assert job.words[:5] == ["mpirun", "-np", "12", "--bind-to", "none"]
+    assert job.threads.split()[2] == "4(x3)"
+
+
+def test_a_folder_by_the_job(job):
+    job.run("train", "--depth", "3")
+    assert job.words[1:] == ["experiments/train.py", "--depth", "3", "--run-dir", "runs/slurm-17"]
+
+
+@pytest.mark.parametrize("given", [["--run-dir", HOSTILE], [f"--run-dir={HOSTILE}"]])
+def test_a_restart_goes_on(job, given):
+    job.run("train", *given, SLURM_RESTART_COUNT="1")
+    assert "--resume" not in job.words  # ended before it had begun
+    run = job.repository / HOSTILE
+    run.mkdir()
+    (run / "config.json").touch()
+    job.run("train", *given, SLURM_RESTART_COUNT="1")
+    assert job.words[-len(given) - 1 :] == [*given, "--resume"]
+
+
+def test_warned_it_saves_and_is_requeued(job):
+    assert job.warn(signal.SIGUSR1, "train") == 75
+    assert (job.stubs / "told").read_text() == "told\n"
+    assert job.requeued() == "17"
+
+
+def test_a_task_of_an_array_requeues_itself_alone(job):
+    job.warn(signal.SIGUSR1, "sweep", SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="4")
+    assert job.requeued() == "17_4"
+    assert job.words[2:4] == ["--run-cell", "4"]
+
+
+def test_cancelled_it_saves_and_stays_so(job):
+    assert job.warn(signal.SIGTERM, "train") == 75
+    assert (job.stubs / "told").exists() and not job.requeued()
+
+
+def test_the_limit_of_requeues(job):
+    assert job.warn(signal.SIGUSR1, "train", SLURM_RESTART_COUNT="20") == 75
+    assert not job.requeued()
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 137])
+def test_other_ends_are_final(job, status):
+    assert job.run("train", STUB_STATUS=str(status))[0] == status
+    assert not job.requeued()
+
+
+@pytest.mark.parametrize(
+    "shows, requeued", [("PreemptTime=None", False), ("PreemptTime=2026-11-24T13:15:46", "17")]
+)
+def test_a_launcher_that_pre_emption_broke(job, shows, requeued):
+    job.run("train", STUB_STATUS="143", STUB_SHOWS=f"JobState=RUNNING {shows} EndTime=Unknown")
+    assert job.requeued() == requeued
+
+
+def test_gloo_is_for_one_node(job):
+    two = {"SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "1(x2)", "SLURM_JOB_NUM_NODES": "2"}
+    status, errors = job.run("train", KERAS_NOWCAST_LAUNCHER="horovodrun", **two)
+    assert status == 2 and "needs ssh" in errors and errors.count("\n") == 1
+    one = {"SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "2"}
+    assert job.run("train", KERAS_NOWCAST_LAUNCHER="horovodrun", **one)[0] == 0
+    assert job.words[:6] == ["python", "-m", "horovod.runner.launch", "-np", "2", "--gloo"]
+
+
+def test_elsewhere_it_says_where(tmp_path):
+    script = ROOT / "slurm" / "train.sbatch"
+    done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "submit in the repository" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck here")
+def test_shellcheck():
+    scripts = [*SCRIPTS, ROOT / "slurm" / "job.sh", ROOT / "slurm" / "site.sh",
+               *(ROOT / "tests" / "root").glob("*sh")]  # fmt: skip
+    done = subprocess.run(
+        ["shellcheck", "-x", "-s", "bash", *scripts], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
