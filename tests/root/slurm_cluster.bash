@@ -25,7 +25,8 @@ install_packages() {
 }
 
 apt_get() {
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 \
+    -o Acquire::Retries=3 "$@" >/dev/null
 }
 
 # Runs a command while Debian's packages are told to start no service of theirs.
