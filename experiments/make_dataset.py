@@ -45,8 +45,11 @@ def main():
     for name in ("data", "out"):
         if getattr(arguments, name) is None:
             raise InputError(f"`--{name}` must be given. Received: none.")
-    config = RunConfig(**{name: getattr(arguments, name) for name in FLAGS + AUTHORS_FLAGS})
-    pack(config, arguments.layout, arguments.out, threads)
+    if arguments.grid is not None and arguments.grid < 1:
+        raise InputError(f"`--grid` must be at least 1. Received: {arguments.grid}.")
+    # Its grid, which a network of some depth must fit, is not this one.
+    config = RunConfig(**{name: getattr(arguments, name) for name in AUTHORS_FLAGS})
+    pack(arguments, config, threads)
 
 
 def build_parser():
@@ -67,25 +70,25 @@ def build_parser():
     return parser
 
 
-def pack(config, layout, out, threads):
+def pack(arguments, config, threads):
     from keras_nowcast.data import packed, sevir
 
     catalogue = None
-    if layout == "sevir":
-        files, catalogue = packed.sevir_files(config.data, config.grid)
+    if arguments.layout == "sevir":
+        files, catalogue = packed.sevir_files(arguments.data, arguments.grid)
     else:
-        split = read_split(config, sevir)
+        split = read_split(arguments.data, config, sevir)
         print(split.note)
-        files = packed.authors_files(split, config.grid, config.window_stride)
+        files = packed.authors_files(split, arguments.grid, config.window_stride)
     packed.write_files(
-        out, files, catalogue, grid=config.grid, threads=threads, check=Stop().check
+        arguments.out, files, catalogue, grid=arguments.grid, threads=threads, check=Stop().check
     )
 
 
-def read_split(config, sevir):
+def read_split(data, config, sevir):
     if config.authors_split:
-        return sevir.authors_split(config.data)
-    events = sevir.select_events(sevir.read_catalogue(config.data), config.max_missing)
+        return sevir.authors_split(data)
+    events = sevir.select_events(sevir.read_catalogue(data), config.max_missing)
     return sevir.split_events(events, config.train_before_time, config.test_from_time)
 
 

@@ -231,7 +231,7 @@ def write_files(
     except OSError as error:
         raise InputError(
             f"`--out` must be a folder that can be written, with room enough. Received: {root} "
-            f"({error}); what is written stays, the same command goes on there."
+            f"({error}). What was written before stays, the same command goes on there."
         ) from None
 
 

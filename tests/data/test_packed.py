@@ -261,6 +261,7 @@ def test_a_catalogue_cannot_write_elsewhere(root, tmp_path):
         (("--data", "absent"), "`--out` must be given"),
         (("--data", "absent", "--out", "x"), "`--data` must be a folder"),
         (("--verify", "absent"), "`--verify` must be a folder"),
+        (("--data", "absent", "--out", "x", "--grid", "0"), "`--grid` must be at least 1"),
         (("--threads", "0", "--verify", "absent"), "`--threads` must be at least 1"),
     ],
 )
