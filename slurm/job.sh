@@ -13,12 +13,13 @@ die() {
 # Slurm sends USR1 some time before the end (#SBATCH --signal), and TERM with the end itself. Ranks
 # save at USR1; mpirun would kill them at TERM.
 
-status=0 warned="" child="" rank_0=""
+status=0 signals=0 warned="" child="" rank_0=""
 trap 'warned=${warned:-USR1}; hand_on' USR1
 trap 'warned=TERM; hand_on' TERM
 
 hand_on() {
   local rank
+  signals=$((signals + 1))
   if [ -z "$rank_0" ]; then
     [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null
     return
@@ -34,13 +35,14 @@ on_all_ranks() {
     "$ranks" "$nodes" "${SLURM_JOB_NODELIST:-?}" "$cores" "$launcher" "$restarts"
   start "$@"
   [ -z "$warned" ] || hand_on # it came before there was anything to hand it on to
-  local seen=-
-  until [ "$seen" = "$warned" ]; do # a signal cuts `wait` short
-    seen=$warned
+  local seen=-1
+  until [ "$seen" = "$signals" ]; do # a signal cuts `wait` short
+    seen=$signals
     wait "$child"
     status=$?
   done
   [ -z "$rank_0" ] || rm -f -- "$rank_0"
+  child="" rank_0=""
 }
 
 # Ends the job with the command's status. A run that was warned, and one that Slurm pre-empts, goes

@@ -26,7 +26,7 @@ if [ "${0##*/}" = scontrol ]; then
   echo "$STUB_SHOWS"
   exit 1  # so that a script does not wait for its end
 fi
-trap 'echo told >>"$STUBS/told"; exit 75' USR1
+trap 'echo told >>"$STUBS/told"; sleep "${STUB_SAVES:-0}"; touch "$STUBS/saved"; exit 75' USR1
 touch "$STUBS/started"
 for _ in $(seq "${STUB_WAITS:-0}"); do sleep 0.05; done
 exit "${STUB_STATUS:-0}"
@@ -71,12 +71,14 @@ class Job:
         errors = process.communicate(timeout=20)[1]
         return process.returncode, errors
 
-    def warn(self, number, script, *words, **variables):
-        """As `run`, with a signal once the training has started."""
+    def warn(self, number, script, *words, times=1, **variables):
+        """As `run`, with a signal, or several, once the training has started."""
         process = self.start(script, *words, STUB_WAITS="200", **variables)
         while not (self.stubs / "started").exists():
             time.sleep(0.01)
-        process.send_signal(number)
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.1)
         process.communicate(timeout=20)
         return process.returncode
 
@@ -174,6 +176,11 @@ def test_warned_it_saves_and_is_requeued(job):
     assert job.warn(signal.SIGUSR1, "train") == 75
     assert (job.stubs / "told").read_text() == "told\n"
     assert job.requeued() == "17"
+
+
+def test_warned_again_while_it_saves(job):
+    assert job.warn(signal.SIGUSR1, "train", times=3, STUB_SAVES="0.5") == 75
+    assert (job.stubs / "saved").exists() and job.requeued() == "17"
 
 
 def test_a_task_of_an_array_requeues_itself_alone(job):
