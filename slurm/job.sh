@@ -62,7 +62,7 @@ end() {
 }
 
 # A pre-empted job has some time left. Its steps, and with them mpirun's daemons on other nodes, get
-# TERM at once, this script only where Slurm has PreemptParameters=send_user_signal.
+# TERM at once, this script only where Slurm has preempt_send_user_signal.
 is_preempted() {
   [[ $(scontrol --oneliner show job "$job") =~ PreemptTime=[0-9] ]]
 }

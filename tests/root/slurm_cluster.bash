@@ -156,7 +156,7 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PreemptParameters=send_user_signal
+SlurmctldParameters=preempt_send_user_signal
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 AccountingStorageType=accounting_storage/slurmdbd
