@@ -33,8 +33,11 @@ check() {
 
 # submit WORDS...: of sbatch. Sets job and log.
 submit() {
+  local word
   job=$(sbatch --parsable "$@") || return 1
-  log=$(scontrol --oneliner show job "$job" | sed 's/.* StdOut=//; s/ Power=.*//; s/ MailUser.*//')
+  for word; do
+    [[ $word != slurm/*.sbatch ]] || log=slurm/logs/$(basename "$word" .sbatch)-$job.log
+  done
 }
 
 state() {
