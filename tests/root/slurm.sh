@@ -54,7 +54,7 @@ is_over() {
 
 # ends JOB STATE EXIT: true once it has ended so.
 ends() {
-  within 120 is_over "$1"
+  within 240 is_over "$1"
   [ "$(state "$1")" = "$2" ] && scontrol --oneliner show job "$1" | grep -q "ExitCode=$3 "
 }
 
@@ -91,11 +91,11 @@ refuse() {
 train() {
   run=$folder/$odd.run
   submit -N 2 -n 2 slurm/train.sbatch --data "$packed" --run-dir "$run" "${tiny[@]}" --epochs 60
-  check "train: two nodes, first epoch" within 90 trains_after "$job" 0
+  check "train: two nodes, first epoch" within 240 trains_after "$job" 0
   warn "$job"
-  check "  warned, requeued, goes on" within 90 trains_after "$job" 1
+  check "  warned, requeued, goes on" within 240 trains_after "$job" 1
   warn "$job"
-  check "  a second time" within 90 trains_after "$job" 2
+  check "  a second time" within 240 trains_after "$job" 2
   check "  completes" ends "$job" COMPLETED 0:0
   check "  resumed, not begun again" [ "$(grep -c '^going on in epoch' "$log")" = 2 ]
   check "  each epoch once" [ "$(grep -o '^epoch [0-9]*' "$log" | sort | uniq -d | wc -l)" = 0 ]
@@ -105,7 +105,7 @@ train() {
 stop_gloo() {
   submit -N 1 -n 2 --export=ALL,KERAS_NOWCAST_LAUNCHER=horovodrun,KERAS_NOWCAST_MAX_REQUEUES=0 \
     slurm/train.sbatch --data "$packed" "${tiny[@]}" --epochs 500
-  check "train: one node, Gloo, first epoch" within 90 trains_after "$job" 0
+  check "train: one node, Gloo, first epoch" within 240 trains_after "$job" 0
   warn "$job"
   check "  at the limit of requeues it ends with 75" ends "$job" FAILED 75:0
   check "  saved" grep -q '"status": "interrupted"' "runs/slurm-$job/record.json"
@@ -113,12 +113,12 @@ stop_gloo() {
 
 preempt() {
   submit -c 2 slurm/train.sbatch --data "$packed" "${tiny[@]}" --epochs 500
-  check "train: one rank, run folder by job" within 90 trains_after "$job" 0
+  check "train: one rank, run folder by job" within 240 trains_after "$job" 0
   sbatch --parsable -p urgent -N 2 --exclusive -o /dev/null --wrap 'sleep 2' >/dev/null
-  check "  pre-empted, goes on after" within 120 trains_after "$job" 1
+  check "  pre-empted, goes on after" within 240 trains_after "$job" 1
   check "  it had saved" grep -q '^interrupted' "$log"
   scontrol requeue "$job"
-  check "  requeued without a warning, goes on" within 120 trains_after "$job" 2
+  check "  requeued without a warning, goes on" within 240 trains_after "$job" 2
   scancel "$job"
   check "  cancelled, it stays so" ends "$job" CANCELLED '[0-9]*:[0-9]*'
   check "  one run folder" test -f "runs/slurm-$job/config.json"
@@ -139,7 +139,7 @@ sweep() {
   "$python" experiments/sweep.py --launcher slurm --sweep-dir "$sweep" --data "$packed" \
     "${tiny[@]}" --epochs 1 --filters 2 3 --np 1 2 >"$folder/sweep.out" 2>&1
   check "sweep: an array for each number of processes" [ "$(grep -c '^job ' "$folder/sweep.out")" = 2 ]
-  check "  all cells complete" within 120 all_done "$sweep" 4
+  check "  all cells complete" within 240 all_done "$sweep" 4
 }
 
 all_done() {
