@@ -136,7 +136,8 @@ SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmctldPort=${ports[0]}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket
+# A requeued job waits until its former credential has run out, 120 s by default.
+AuthInfo=socket=$folder/munge.socket,cred_expire=15
 CredType=cred/munge
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/%n
