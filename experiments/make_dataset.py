@@ -77,19 +77,15 @@ def pack(arguments, config, threads):
     if arguments.layout == "sevir":
         files, catalogue = packed.sevir_files(arguments.data, arguments.grid)
     else:
-        split = read_split(arguments.data, config, sevir)
+        split = sevir.read_split(
+            arguments.data, config.max_missing, config.train_before_time, config.test_from_time,
+            config.authors_split,
+        )  # fmt: skip
         print(split.note)
         files = packed.authors_files(split, arguments.grid, config.window_stride)
     packed.write_files(
         arguments.out, files, catalogue, grid=arguments.grid, threads=threads, check=Stop().check
     )
-
-
-def read_split(data, config, sevir):
-    if config.authors_split:
-        return sevir.authors_split(data)
-    events = sevir.select_events(sevir.read_catalogue(data), config.max_missing)
-    return sevir.split_events(events, config.train_before_time, config.test_from_time)
 
 
 class Stop:

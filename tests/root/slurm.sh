@@ -131,10 +131,6 @@ evaluate() {
 }
 
 sweep() {
-  if [ ! -f experiments/sweep.py ]; then
-    echo "--      sweep: there is no experiments/sweep.py yet"
-    return
-  fi
   local sweep=$folder/$odd.sweep
   "$python" experiments/sweep.py --launcher slurm --sweep-dir "$sweep" --data "$packed" \
     "${tiny[@]}" --epochs 1 --filters 2 3 --np 1 2 >"$folder/sweep.out" 2>&1
