@@ -18,13 +18,13 @@ passed=0 failed=0
 check() {
   local name=$1
   shift
-  if "$@" >"$folder/check.out" 2>&1; then
+  if "$@" >"$scratch/check.out" 2>&1; then
     passed=$((passed + 1))
     echo "ok      $name"
   else
     failed=$((failed + 1))
     echo "FAILED  $name ($*)"
-    tail -n 20 "$folder/check.out"
+    tail -n 20 "$scratch/check.out"
     [ ! -f "${log:-}" ] || tail -n 30 "$log" | sed 's/^/  | /'
   fi
 }
@@ -74,7 +74,7 @@ pack_data() {
   submit -c 2 slurm/make_dataset.sbatch --data "$data" --grid 16 --out "$packed"
   check "make_dataset packs by sbatch" ends "$job" COMPLETED 0:0
   check "  its checksums hold" "$python" experiments/make_dataset.py --verify "$packed"
-  submit slurm/make_dataset.sbatch --data "$data" --layout authors --out "$folder/in out"
+  submit slurm/make_dataset.sbatch --data "$data" --layout authors --out "$scratch/in out"
   check "  also as IN and OUT" ends "$job" COMPLETED 0:0
 }
 
@@ -89,7 +89,7 @@ refuse() {
 }
 
 train() {
-  run=$folder/$odd.run
+  run=$scratch/$odd.run
   submit -N 2 -n 2 slurm/train.sbatch --data "$packed" --run-dir "$run" "${tiny[@]}" --epochs 60
   check "train: two nodes, first epoch" within 240 trains_after "$job" 0
   warn "$job"
@@ -131,10 +131,10 @@ evaluate() {
 }
 
 sweep() {
-  local sweep=$folder/$odd.sweep
+  local sweep=$scratch/$odd.sweep
   "$python" experiments/sweep.py --launcher slurm --sweep-dir "$sweep" --data "$packed" \
-    "${tiny[@]}" --epochs 1 --filters 2 3 --np 1 2 >"$folder/sweep.out" 2>&1
-  check "sweep: an array for each number of processes" [ "$(grep -c '^job ' "$folder/sweep.out")" = 2 ]
+    "${tiny[@]}" --epochs 1 --filters 2 3 --np 1 2 >"$scratch/sweep.out" 2>&1
+  check "sweep: an array for each number of processes" [ "$(grep -c '^job ' "$scratch/sweep.out")" = 2 ]
   check "  all cells complete" within 240 all_done "$sweep" 4
 }
 
@@ -147,19 +147,20 @@ main() {
   install_packages || exit 1
   python=${KERAS_NOWCAST_PYTHON:-$repository/.venv/bin/python}
   [ -x "$python" ] || { echo "error: needs $python; make install" >&2 && exit 1; }
-  folder=$(mktemp -d)
-  trap 'stop_cluster "$folder/cluster"; cd /; rm -rf "$folder"' EXIT
+  scratch=$(mktemp -d)
+  # Not `folder`: this may run while a function has a local of that name.
+  trap 'stop_cluster "$scratch/cluster"; cd /; rm -rf "$scratch"' EXIT
   trap 'exit 130' INT TERM HUP
   odd=$'odd; touch injected\n$(touch injected) `touch injected` "\'& | *'
-  local clone=$folder/$odd.clone
+  local clone=$scratch/$odd.clone
   mkdir "$clone"
   cp -R "$repository"/{slurm,experiments,keras_nowcast} "$clone"
   cd "$clone" || exit 1
-  data=$folder/$odd.data packed=$folder/$odd.packed
+  data=$scratch/$odd.data packed=$scratch/$odd.packed
   tiny=(--depth 1 --filters 2 --batch-per-replica 4 --power-source none)
   export KERAS_NOWCAST_PYTHON=$python PYTHONPATH=$clone CUDA_VISIBLE_DEVICES=
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  start_cluster "$folder/cluster" 2
+  start_cluster "$scratch/cluster" 2
   "$python" experiments/make_synthetic.py --root "$data" --events 12 --size 32 >/dev/null
   pack_data
   refuse
@@ -168,7 +169,7 @@ main() {
   preempt
   evaluate
   sweep
-  check "nothing was run from a name" [ -z "$(find "$folder" -name injected)" ]
+  check "nothing was run from a name" [ -z "$(find "$scratch" -name injected)" ]
   echo "$passed passed, $failed failed"
   [ "$failed" = 0 ]
 }
