@@ -250,7 +250,7 @@ def test_a_catalogue_cannot_write_elsewhere(root, tmp_path):
     shutil.move(own / "data" / name, tmp_path / "own" / "evil.h5")
     catalogue = own / "CATALOG.csv"
     catalogue.write_text(catalogue.read_text().replace(name, "../../evil.h5"))
-    with pytest.raises(InputError, match="must be a name below"):
+    with pytest.raises(InputError, match="must be a path below"):
         pack(own, tmp_path / "new")
 
 
