@@ -224,7 +224,7 @@ def add_field(parser, each, several=False):
         type=kind,
         default=default,
         nargs="+" if several else None,
-        metavar="|".join(each.metadata.get("choices", ())) or each.name.split("_")[-1].upper(),
+        metavar="|".join(each.metadata.get("choices", ())) or _METAVARS[kind],
         help=text,
     )
 
@@ -288,6 +288,9 @@ def parse_config(description, presets, arguments=None):
         asked = parser.parse_args(arguments)
     del asked.preset
     return RunConfig(**vars(asked))
+
+
+_METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
 
 
 def _as_flag(name):

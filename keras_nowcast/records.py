@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 from keras_nowcast.errors import InputError
@@ -192,10 +193,10 @@ def read_runs(folders):
       InputError: a path does not exist, or no record is below any of them.
     """
     found = {}
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise InputError(f"`runs` must be folders that exist. Received: {folder}.")
-        for file in sorted(folder.rglob("record.json")):
+    for folder in folders:
+        if not os.path.isdir(folder):  # False, too, for a name that is empty or too long
+            raise InputError(f"`runs` must be folders that exist. Received: {folder!s:.200}.")
+        for file in sorted(Path(folder).rglob("record.json")):
             run = RunFolder(file.parent)
             found[file.parent.resolve()] = (run, run.read_record())
     if not found:
@@ -239,6 +240,8 @@ def _read_json(path):
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:  # no permission, a name that is too long
+        raise InputError(f"{path} must be a file that can be read. Received: {error}.") from None
     except ValueError as error:
         raise InputError(f"{path} must be JSON. Received: a file that is not ({error}).") from None
 

@@ -93,7 +93,8 @@ def _submit_array(folder, processes, indices, script, arguments, say):
         f"--array={','.join(map(str, indices))}",
         f"--ntasks={processes}",
         f"--job-name=sweep-np{processes}",
-        f"--output={folder}/slurm-%A_%a.out",
+        # Slurm expands %; doubled it stands for itself.
+        f"--output={str(folder).replace('%', '%%')}/slurm-%A_%a.out",
         str(script), *arguments,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
