@@ -2,9 +2,11 @@
 
 import collections
 import concurrent.futures
+import hashlib
 import itertools
 import math
 import os
+import time
 
 import numpy as np
 
@@ -17,8 +19,8 @@ _ALIGNMENT = 64  # bytes
 _MOST_THREADS = 4  # of one process; a node often runs one process a GPU
 
 
-def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True):
-    """Lays out one rank's part of one epoch.
+def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True, seen=()):
+    """Lays out one rank's part of one epoch, or of what is left of it.
 
     The events are permuted and their windows laid out in that order; each rank takes one of
     world_size contiguous pieces whose sizes differ by at most one, so that no more than
@@ -31,6 +33,8 @@ def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True):
       rank, world_size: whose part, of how many.
       batch: largest number of windows in a step.
       shuffle: False keeps the order of `starts`.
+      seen: (world_size, steps) of each number of ranks that trained a part of this epoch before,
+        in order: the windows of those steps are left out.
 
     Returns:
       A list of steps; each a list of (event, start), event being a place in `starts`. Sizes of
@@ -40,18 +44,37 @@ def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True):
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(starts)) if shuffle else np.arange(len(starts))
     windows = [(event, start) for event in order.tolist() for start in starts[event]]
-    first, last = _bounds(len(windows), world_size)[rank : rank + 2]
-    steps = steps_per_epoch(len(windows), world_size, batch)
-    windows = windows[first:last]
-    if shuffle:
-        windows = _mixed(windows, np.random.default_rng([seed, epoch, rank]))
-    bounds = itertools.pairwise(_bounds(len(windows), steps))
-    return [windows[begin:end] for begin, end in bounds]
+
+    def share(rank, world_size):
+        first, last = _bounds(len(windows), world_size)[rank : rank + 2]
+        mine = windows[first:last]
+        if shuffle:
+            mine = _mixed(mine, np.random.default_rng([seed, epoch, rank]))
+        steps = steps_per_epoch(len(windows), world_size, batch)
+        bounds = itertools.pairwise(_bounds(len(mine), steps)) if steps else ()
+        return [mine[begin:end] for begin, end in bounds]
+
+    for former_size, steps in seen:
+        plans = [share(each, former_size)[:steps] for each in range(former_size)]
+        done = {window for plan in plans for step in plan for window in step}
+        windows = [window for window in windows if window not in done]
+    return share(rank, world_size)
 
 
 def steps_per_epoch(windows, world_size, batch):
     """Returns the steps in which world_size ranks see all windows once, `batch` at most each."""
     return -(-windows // (world_size * batch))
+
+
+def windows_in_steps(windows, world_size, batch, steps):
+    """Returns how many of an epoch's windows its first `steps` steps have, on all ranks together."""
+    of_epoch = steps_per_epoch(windows, world_size, batch)
+    if not of_epoch:
+        return 0
+    least, larger = divmod(windows, world_size)  # so many ranks have one window more
+    return (world_size - larger) * (least * steps // of_epoch) + larger * (
+        (least + 1) * steps // of_epoch
+    )
 
 
 def _bounds(count, parts):
@@ -88,6 +111,8 @@ class WindowPipeline:
         validation: one pass in the order of the events.
       max_windows: at most so many windows, of events spread evenly over `events`.
       threads: threads that read; default: the processors at hand, 4 at most.
+      on_bad_event: called with (event, error) for an event that cannot be read, whose windows are
+        then left out of their batches; None lets the error end reading.
 
     Attributes:
       windows: windows of an epoch over all ranks.
@@ -95,6 +120,9 @@ class WindowPipeline:
       steps: steps of an epoch, the same on all ranks.
       error: the exception that ended reading. TensorFlow passes on only its text, inside an
         exception of its own.
+      waiting: (time.monotonic(), event) since when a batch waits for which event; None when none
+        does.
+      left_out: {(epoch, step): windows} that are missing in this rank's batches.
 
     Raises:
       InputError: the grid does not divide an event's size, or no event is long enough.
@@ -113,6 +141,7 @@ class WindowPipeline:
         shuffle=True,
         max_windows=None,
         threads=None,
+        on_bad_event=None,
     ):
         for event in events:
             sevir.block_factor(event, grid)
@@ -123,6 +152,7 @@ class WindowPipeline:
         self.batch_per_replica = batch_per_replica
         self.shuffle = shuffle
         self.threads = threads or min(_MOST_THREADS, os.cpu_count())
+        self.on_bad_event = on_bad_event
         self.events, self.starts = _capped(events, window_stride, max_windows)
         self.windows = sum(map(len, self.starts))
         if not self.windows:
@@ -133,8 +163,10 @@ class WindowPipeline:
         self.steps = steps_per_epoch(self.windows, world_size, batch_per_replica)
         self.samples = sum(map(len, self.plan(0)))
         self.error = None
+        self.waiting = None
+        self.left_out = {}
 
-    def plan(self, epoch):
+    def plan(self, epoch, seen=()):
         """Returns this rank's steps of an epoch, as epoch_plan does."""
         return epoch_plan(
             self.starts,
@@ -144,15 +176,37 @@ class WindowPipeline:
             self.world_size,
             self.batch_per_replica,
             self.shuffle,
+            seen,
         )
 
-    def step_samples(self, step):
-        """Returns how many windows all ranks together have in a step, the same in each epoch."""
-        pieces = _bounds(self.windows, self.world_size)
-        sizes = (last - first for first, last in itertools.pairwise(pieces))
-        return sum(size * (step + 1) // self.steps - size * step // self.steps for size in sizes)
+    def windows_left(self, seen=()):
+        """Returns how many windows of an epoch are left, over all ranks; `seen` as in epoch_plan."""
+        left = self.windows
+        for world_size, steps in seen:
+            left -= windows_in_steps(left, world_size, self.batch_per_replica, steps)
+        return left
 
-    def dataset(self, first_epoch=0, first_step=0):
+    def steps_left(self, seen=()):
+        """Returns in how many steps these ranks train the windows that are left of an epoch."""
+        return steps_per_epoch(self.windows_left(seen), self.world_size, self.batch_per_replica)
+
+    def step_samples(self, step, seen=()):
+        """Returns how many windows all ranks together have in a step, the same in each epoch."""
+        left = self.windows_left(seen)
+        until, before = (
+            windows_in_steps(left, self.world_size, self.batch_per_replica, each)
+            for each in (step + 1, step)
+        )
+        return until - before
+
+    def fingerprint(self):
+        """Returns a short text that differs for another list of windows."""
+        digest = hashlib.sha256()
+        for event, starts in zip(self.events, self.starts, strict=True):
+            digest.update(f"{event.name} {event.file.name} {event.index} {list(starts)}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def dataset(self, first_epoch=0, first_step=0, seen=()):
         """Builds a tf.data.Dataset of batches.
 
         With shuffle it goes through epoch after epoch without end and reads across their
@@ -161,6 +215,7 @@ class WindowPipeline:
 
         Args:
           first_epoch, first_step: where to begin; what lies before is not read.
+          seen: what was trained of first_epoch before first_step was counted, as in epoch_plan.
 
         Returns:
           A dataset of (x, y), uint8 codes of shape (b, grid, grid, 13) and (b, grid, grid, 12),
@@ -172,35 +227,37 @@ class WindowPipeline:
             return tf.TensorSpec((None, self.grid, self.grid, frames), tf.uint8)
 
         dataset = tf.data.Dataset.from_generator(
-            lambda: self.batches(first_epoch, first_step),
+            lambda: self.batches(first_epoch, first_step, seen),
             output_signature=(signature(sevir.FRAMES_IN), signature(sevir.FRAMES_OUT)),
         )
         return dataset.prefetch(2)
 
-    def batches(self, first_epoch=0, first_step=0):
+    def batches(self, first_epoch=0, first_step=0, seen=()):
         """Yields the batches of `dataset` as NumPy arrays."""
         executor = concurrent.futures.ThreadPoolExecutor(self.threads, "read-sevir")
         try:
-            yield from self._read_ahead(self._schedule(first_epoch, first_step), executor)
+            yield from self._read_ahead(self._schedule(first_epoch, first_step, seen), executor)
         except Exception as error:
             self.error = error
             raise
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def _schedule(self, first_epoch, first_step):
-        """Yields the epoch and windows of each step, and {event: windows} of what is new in it.
+    def _schedule(self, first_epoch, first_step, seen):
+        """Yields each step's (epoch, step) and windows, and {event: windows} of what is new in it.
 
         New are the events that the epoch needs in this step and not before, with the number of
         windows that it needs of them from there on.
         """
         epochs = itertools.count(first_epoch) if self.shuffle else [first_epoch]
         for epoch in epochs:
-            plan = self.plan(epoch)[first_step if epoch == first_epoch else 0 :]
+            skipped = first_step if epoch == first_epoch else 0
+            plan = self.plan(epoch, seen if epoch == first_epoch else ())[skipped:]
             uses = collections.Counter(event for step in plan for event, _ in step)
-            for step in plan:
+            for number, step in enumerate(plan, skipped):
                 events = {event for event, _ in step if event in uses}
-                yield epoch, step, {event: uses.pop(event) for event in sorted(events)}
+                new = {event: uses.pop(event) for event in sorted(events)}
+                yield (epoch, number), step, new
 
     def _read_ahead(self, schedule, executor):
         """Yields a batch a step, while the executor reads the events of the steps to come.
@@ -213,21 +270,21 @@ class WindowPipeline:
         reading = {}  # (epoch, event): a Future of its pixels, and the windows still to be cut
         while True:
             while len(ahead) < 2 or (asked < 2 * self.threads and len(ahead) < _MOST_STEPS_AHEAD):
-                epoch, step, events = next(schedule, (None, None, None))
+                place, step, events = next(schedule, (None, None, None))
                 if step is None:
                     break
                 for event, uses in events.items():
                     future = executor.submit(sevir.read_event, self.events[event], self.grid)
-                    reading[epoch, event] = [future, uses]
-                ahead.append((epoch, step, len(events)))
+                    reading[place[0], event] = [future, uses]
+                ahead.append((place, step, len(events)))
                 asked += len(events)
             if not ahead:
                 return
-            epoch, step, events = ahead.popleft()
+            place, step, events = ahead.popleft()
             asked -= events
-            yield self._batch(epoch, step, reading)
+            yield self._batch(place, step, reading)
 
-    def _batch(self, epoch, step, reading):
+    def _batch(self, place, step, reading):
         """Cuts a step's windows; none at all becomes one window without a valid pixel.
 
         Such a batch adds nothing to a loss over valid pixels, and the rank takes part in the
@@ -235,15 +292,34 @@ class WindowPipeline:
         """
         shape = (max(1, len(step)), self.grid, self.grid)
         x, y = _aligned((*shape, sevir.FRAMES_IN)), _aligned((*shape, sevir.FRAMES_OUT))
-        if not step:
-            x[...] = y[...] = sevir.MISSING
-        for i, (event, start) in enumerate(step):
-            entry = reading[epoch, event]
-            sevir.cut_window(entry[0].result(), start, (x[i], y[i]))
+        count = 0
+        for event, start in step:
+            entry = reading[place[0], event]
+            vil = self._pixels(self.events[event], entry[0])
+            if vil is not None:
+                sevir.cut_window(vil, start, (x[count], y[count]))
+                count += 1
             entry[1] -= 1
             if entry[1] == 0:
-                del reading[epoch, event]
-        return x, y
+                del reading[place[0], event]
+        if count < len(step):
+            self.left_out[place] = len(step) - count
+        if not count:
+            x[0] = y[0] = sevir.MISSING
+        return x[: max(1, count)], y[: max(1, count)]
+
+    def _pixels(self, event, future):
+        """Returns an event's pixels once they are read, None where they cannot be."""
+        self.waiting = time.monotonic(), event
+        try:
+            return future.result()
+        except InputError as error:
+            if self.on_bad_event is None:
+                raise
+            self.on_bad_event(event, error)
+            return None
+        finally:
+            self.waiting = None
 
 
 def _aligned(shape):
