@@ -68,7 +68,23 @@ class RunConfig:
         "normalization stays as it is (default: random weights)"
     )
     seed: int = _flag(0, "seed of weights and shuffling")
-    resume: bool = _flag(False, "go on from the checkpoint in --run-dir")
+    deterministic: bool = _flag(
+        False, "the same bits from the same command, also on GPUs and on three processes or more, "
+        "at some cost of speed"
+    )
+    resume: bool = _flag(
+        False, "go on from the checkpoint in --run-dir, also on another number of processes"
+    )
+    checkpoint_minutes: float = _flag(
+        10.0, "minutes after which a checkpoint is saved within an epoch, besides the one at its "
+        "end; 0 for that one alone"
+    )
+    stall_seconds: float = _flag(
+        300.0, "seconds without a step after which all processes end, with a line that says why"
+    )
+    skip_bad_events: int = _flag(
+        0, "go on without up to so many events that cannot be read; they are listed in the record"
+    )
     power_source: str = _flag("auto", "where power is read", choices=POWER_SOURCES)
     power_interval_s: float = _flag(0.1, "seconds between two readings of power")
     watts_per_core: float | None = _flag(
@@ -104,6 +120,7 @@ class RunConfig:
         at_least = {
             "filters": 1, "center_filters": 1, "grid": 2, "epochs": 1, "batch_per_replica": 1,
             "warmup_epochs": 0, "seed": 0, "window_stride": 1, "max_windows": 1,
+            "checkpoint_minutes": 0, "stall_seconds": 1, "skip_bad_events": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)

@@ -25,7 +25,7 @@ EPOCH_COLUMNS = (
 # not what is computed.
 MAY_CHANGE_ON_RESUME = frozenset(
     {"data", "run_dir", "epochs", "resume", "power_source", "power_interval_s",
-     "watts_per_core", "tensorboard"}
+     "watts_per_core", "tensorboard", "checkpoint_minutes", "stall_seconds", "skip_bad_events"}
 )  # fmt: skip
 
 

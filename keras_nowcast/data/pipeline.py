@@ -67,7 +67,7 @@ def steps_per_epoch(windows, world_size, batch):
 
 
 def windows_in_steps(windows, world_size, batch, steps):
-    """Returns how many of an epoch's windows its first `steps` steps have, on all ranks together."""
+    """Returns how many of an epoch's windows its first `steps` steps have, over all ranks."""
     of_epoch = steps_per_epoch(windows, world_size, batch)
     if not of_epoch:
         return 0
@@ -180,7 +180,7 @@ class WindowPipeline:
         )
 
     def windows_left(self, seen=()):
-        """Returns how many windows of an epoch are left, over all ranks; `seen` as in epoch_plan."""
+        """Returns how many windows of an epoch are left over all ranks; `seen` as epoch_plan's."""
         left = self.windows
         for world_size, steps in seen:
             left -= windows_in_steps(left, world_size, self.batch_per_replica, steps)

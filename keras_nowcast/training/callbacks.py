@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_nowcast.errors import Interrupted, TrainingFailed
 from keras_nowcast.training.distributed import average_variables
+from keras_nowcast.training.schedule import FIRST_ORIGIN
 
 
 @dataclass
@@ -31,9 +32,14 @@ class Progress:
 
     Attributes:
       epoch: the epoch under way, from 0.
-      step: steps of it that are done.
-      sums: what it has added up.
+      step: steps of it that these ranks have done.
+      seen: [world_size, steps] of each other number of ranks that did a part of it before.
+      steps: of all epochs, by whatever ranks.
+      sums: what the epoch has added up.
       rows: one dict for each finished epoch, as epochs.csv has them.
+      origin: what ScaledWarmup takes.
+      starts: {world_size, steps} of each start: its ranks, and `steps` when it began.
+      bad_events: {name: reason} of events that could not be read and were left out.
       setup_seconds: from the start of the process to the end of its first step, over all starts.
       zero_unix_s: unix time of the first start, which power.csv counts from.
       energy: what the ranks measured in earlier starts, as `merge_energy` takes it.
@@ -41,8 +47,13 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    seen: list = field(default_factory=list)
+    steps: int = 0
     sums: Sums = field(default_factory=Sums)
     rows: list = field(default_factory=list)
+    origin: list = field(default_factory=lambda: list(FIRST_ORIGIN))
+    starts: list = field(default_factory=list)
+    bad_events: dict = field(default_factory=dict)
     setup_seconds: float = 0.0
     zero_unix_s: float | None = None
     energy: list = field(default_factory=list)
@@ -91,25 +102,32 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._progress.epoch = epoch
+        self._val_seconds = None
+        self.open()
+
+    def open(self):
+        """Begins the training part of the epoch under way, or goes on with it after `settle`."""
         self._applied = self._optimizer_steps()
         self._seen_skipped = self._progress.sums.skipped_steps
         self._first_step = self._progress.step
-        self._val_seconds = None
+        self._left_out = 0  # windows that this rank could not read, of steps that were timed
         self._closed = False
         if self._compiled:
             self._start_clock()
 
     def on_train_batch_end(self, batch, logs=None):
         # Keras hands over `logs` as Python numbers: the device has finished this step.
-        step = self._progress.step
-        self._progress.step += 1
+        progress, step = self._progress, self._progress.step
+        progress.step += 1
+        progress.steps += 1
+        left_out = self._pipeline.left_out.pop((progress.epoch, step), 0)
         if self._compiled:
-            self._progress.sums.samples += self._pipeline.step_samples(step)
+            progress.sums.samples += self._pipeline.step_samples(step, progress.seen)
+            self._left_out += left_out
         else:
             self._compiled = True
-            self._progress.setup_seconds += time.monotonic() - self._started
-            if self._progress.step < self._pipeline.steps:  # else nothing is left to time
-                self._start_clock()
+            progress.setup_seconds += time.monotonic() - self._started
+            self._start_clock()
 
     def on_test_begin(self, logs=None):
         self.settle()
@@ -146,13 +164,16 @@ class EpochRecorder(keras.callbacks.Callback):
         logs.clear()
         logs.update(row)
         self._progress.epoch, self._progress.step, self._progress.sums = epoch + 1, 0, Sums()
+        self._progress.seen = []
         if not math.isfinite(loss):
             raise TrainingFailed(f"the loss of epoch {epoch} is {loss}")
 
     def _start_clock(self):
-        """Counts time, and energy, as training from now on."""
-        self._energy.begin("epoch")
-        self._since = time.monotonic()
+        """Counts time, and energy, as training from now on, if a step of the epoch is left."""
+        progress = self._progress
+        if progress.step < self._pipeline.steps_left(progress.seen):
+            self._energy.begin("epoch")
+            self._since = time.monotonic()
 
     def _stop_clock(self):
         """Stops counting; what follows is not training."""
@@ -165,9 +186,10 @@ class EpochRecorder(keras.callbacks.Callback):
     def _collect(self):
         """Adds this process's errors, pixels and skipped steps to the sums; all ranks call it."""
         sums = self._progress.sums
-        error, pixels = self._metric_sums()
+        error, pixels, left_out = self._metric_sums(self._left_out)
         sums.error += error
         sums.pixels += pixels
+        sums.samples -= int(left_out)
         self._metric.reset_state()
         applied = self._optimizer_steps() - self._applied
         sums.skipped_steps = (
@@ -199,8 +221,8 @@ class EpochRecorder(keras.callbacks.Callback):
         error, pixels = self._metric_sums()
         return error / pixels if pixels else None
 
-    def _metric_sums(self):
-        sums = np.array([_scalar(self._metric.total), _scalar(self._metric.count)])
+    def _metric_sums(self, *more):
+        sums = np.array([_scalar(self._metric.total), _scalar(self._metric.count), *more])
         return [float(each) for each in self._world.total(sums)]
 
     def _optimizer_steps(self):
@@ -218,30 +240,33 @@ def _scalar(variable):
 
 
 class StopTogether(keras.callbacks.Callback):
-    """Ends training on all ranks after the same step: on a signal, or a loss that is not finite.
+    """Ends training on all ranks after the same step: on a signal, a loss that is not finite, or
+    more events that cannot be read than are allowed.
 
     Args:
       flags: the StopFlags that travel with the loss.
       signals: the Signals that are caught.
       save: function that writes a checkpoint of this very step; all ranks call it.
       progress: the Progress of the run.
+      bad_events: the BadEvents of the run.
 
     Attributes:
       failed_at: (epoch, step) at which this rank's loss was not finite, or None.
     """
 
-    def __init__(self, flags, signals, save, progress):
+    def __init__(self, flags, signals, save, progress, bad_events):
         super().__init__()
         self._flags = flags
         self._signals = signals
         self._save = save
         self._progress = progress
+        self._bad_events = bad_events
         self.failed_at = None
 
     def on_train_batch_end(self, batch, logs=None):
         if self.failed_at is None and not math.isfinite(logs["loss"]):
             self.failed_at = (self._progress.epoch, self._progress.step)
-            self._flags.fail()
+            self._flags.ask("fail")
         self._check()
 
     def on_test_batch_end(self, batch, logs=None):
@@ -252,10 +277,16 @@ class StopTogether(keras.callbacks.Callback):
 
     def _check(self):
         if self._signals.received:
-            self._flags.ask_to_stop()
-        if self._flags.failure_agreed:
+            self._flags.ask("stop")
+        if self._bad_events.found:
+            self._flags.ask("bad event")
+        agreed = self._flags.agreed()
+        if "fail" in agreed:
             raise TrainingFailed("a loss is not finite")
-        if self._flags.stop_agreed:
+        if "bad event" in agreed:
+            self._bad_events.agree()
+            self._flags.ask("bad event", False)
+        if "stop" in agreed:
             self._save()
             raise Interrupted(
                 f"interrupted in epoch {self._progress.epoch} after step {self._progress.step}; "
@@ -304,15 +335,58 @@ class AverageStatistics(keras.callbacks.Callback):
         average_variables(self.model.non_trainable_variables, self._world)
 
 
-class SaveEachEpoch(keras.callbacks.Callback):
-    """Calls `save()` after each epoch. Comes before StopTogether."""
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves after each epoch, and within one when some minutes have gone by since the last time.
 
-    def __init__(self, save):
+    Comes before StopTogether. The clock of rank 0 decides; all ranks save after the same step.
+
+    Args:
+      save: function that writes a checkpoint of this very step; all ranks call it.
+      flags: the StopFlags.
+      minutes: between two checkpoints; 0 for those of the epochs alone.
+      is_first: whether this is rank 0.
+    """
+
+    def __init__(self, save, flags, minutes, is_first):
         super().__init__()
         self._save = save
+        self._flags = flags
+        self._after_s = 60 * minutes if minutes and is_first else math.inf
+        self._saved_s = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if time.monotonic() - self._saved_s >= self._after_s:
+            self._flags.ask("save")
+        if "save" in self._flags.agreed():
+            self._save_now(go_on=True)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save()
+        self._save_now(go_on=False)
+
+    def _save_now(self, go_on):
+        self._save(go_on)
+        self._flags.ask("save", False)
+        self._saved_s = time.monotonic()
+
+
+class TellWatchdog(keras.callbacks.Callback):
+    """Tells the Watchdog of each step and of what is done between them. Comes first."""
+
+    def __init__(self, watchdog):
+        super().__init__()
+        self._alive = watchdog.alive
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._alive("training", step=True)
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._alive("validation")
+
+    def on_test_end(self, logs=None):
+        self._alive("the end of an epoch")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._alive("training")
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -384,7 +458,7 @@ class ProgressLines(keras.callbacks.Callback):
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=self._pipeline.steps,
+            total=self._pipeline.steps_left(self._progress.seen),
             initial=self._progress.step,
             desc=f"epoch {epoch + 1}/{self._epochs}",
             unit="step",

@@ -111,14 +111,21 @@ class World:
         return result
 
 
-def start():
+NEEDED = ("init", "allreduce", "allgather_object", "broadcast_object", "broadcast_variables")
+
+
+def start(deterministic=False):
     """Joins the processes of this job; without a launcher, no TensorFlow is loaded for it.
+
+    Args:
+      deterministic: whether the same job is to have the same bits again: each gradient then
+        travels by itself, since the sums of three ranks or more depend on what travels together.
 
     Returns:
       The World; one of a single process when no launcher started this one.
 
     Raises:
-      InputError: a launcher started several processes and Horovod is not installed.
+      InputError: a launcher started several processes and Horovod is not installed, or not whole.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from 2 on, TensorFlow tells errors only
     launched = launched_as()
@@ -131,7 +138,9 @@ def start():
             f"`horovod` must be installed to train on several processes. Received: {launched[1]} "
             "processes and no Horovod; run `make install`, or start one process."
         )
-    hvd = _horovod()
+    if deterministic:
+        os.environ["HOROVOD_FUSION_THRESHOLD"] = "0"
+    hvd = _whole_horovod()
     hvd.init()
     if hvd.size() != launched[1]:
         raise InputError(
@@ -199,19 +208,22 @@ def average_variables(variables, world):
 
 
 class StopFlags:
-    """Lets any rank ask all to stop after the same step, without communication of its own.
+    """Lets any rank ask all for something after the same step, without communication of its own.
 
     The masked loss needs one scalar allreduce a step, of the count of valid pixels. The flags of
-    this rank travel with it.
+    this rank travel with it: to stop, that it failed, to save, that it met data it cannot read.
     """
+
+    NAMES = ("stop", "fail", "save", "bad event")
 
     def __init__(self, world):
         import tensorflow as tf
 
         self._world = world
-        # Each (asks to stop, has failed). A world of one agrees with itself at once.
-        self._mine = tf.Variable([0.0, 0.0], trainable=False)
-        self._agreed = self._mine if world.size == 1 else tf.Variable([0.0, 0.0], trainable=False)
+        none = [0.0] * len(self.NAMES)
+        self._mine = tf.Variable(none, trainable=False)
+        # A world of one agrees with itself at once.
+        self._agreed = self._mine if world.size == 1 else tf.Variable(none, trainable=False)
 
     def average(self, count):
         """Returns the mean of a float32 scalar over the ranks; shares the flags beside it."""
@@ -223,23 +235,14 @@ class StopFlags:
         self._agreed.assign(shared[1:])
         return shared[0]
 
-    def ask_to_stop(self):
-        """Asks all ranks to stop; they learn of it in the next step."""
-        self._mine[0].assign(1.0)
+    def ask(self, name, wanted=True):
+        """Asks all ranks for one of NAMES, or no longer; they learn of it in the next step."""
+        self._mine[self.NAMES.index(name)].assign(float(wanted))
 
-    def fail(self):
-        """Tells all ranks that this one cannot go on; they learn of it in the next step."""
-        self._mine[1].assign(1.0)
-
-    @property
-    def stop_agreed(self):
-        """True once every rank knows that one asked to stop."""
-        return bool(self._agreed[0] > 0)
-
-    @property
-    def failure_agreed(self):
-        """True once every rank knows that one has failed."""
-        return bool(self._agreed[1] > 0)
+    def agreed(self):
+        """Returns the names that any rank asks for; all ranks get the same after the same step."""
+        values = self._agreed.numpy()
+        return {name for name, value in zip(self.NAMES, values, strict=True) if value > 0}
 
 
 def horovod_version():
@@ -262,6 +265,29 @@ def horovod_features():
         "NCCL": bool(hvd.nccl_built()),
         "CUDA": bool(hvd.cuda_built()),
     }
+
+
+def _whole_horovod():
+    """Returns Horovod's module once it has everything that training calls.
+
+    Raises:
+      InputError: it does not load, or lacks something.
+    """
+    try:
+        hvd = _horovod()
+    except Exception as error:  # whatever a library built for another TensorFlow raises
+        raise InputError(
+            "`horovod` must load beside this TensorFlow to train on several processes. Received: "
+            f"{str(error).splitlines()[0]}; run `make install`, or start one process."
+        ) from None
+    absent = [name for name in NEEDED if not hasattr(hvd, name)]
+    if absent:
+        raise InputError(
+            f"`horovod` must have {', '.join(NEEDED)} to train on several processes. Received: "
+            f"Horovod {horovod_version()} without {', '.join(absent)}; run `make install`, which "
+            "builds 0.28.1."
+        )
+    return hvd
 
 
 def _horovod():

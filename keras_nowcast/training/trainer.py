@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.util
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,10 @@ from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model import cost, precision
 from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
+from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
+from keras_nowcast.training.runlock import RunLock
+from keras_nowcast.training.watchdog import Watchdog
 
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
 
@@ -29,33 +32,57 @@ def train(config, started):
         step counts from there as set-up.
 
     Raises:
-      InputError: the configuration does not fit the data, the folder or the machine.
+      InputError: the configuration does not fit the data, the folder or the machine, or an event
+        cannot be read.
       Interrupted: a signal; a checkpoint is saved.
-      TrainingFailed: a loss is not finite; the record says where.
+      TrainingFailed: a loss is not finite, or a file cannot be written; the record says where.
     """
-    world = distributed.start()
+    world = distributed.start(config.deterministic)
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(world, config.stall_seconds))
+        run = _prepare(config, world, watchdog, started)
+        stack.callback(run.lock.release)
+        try:
+            run.fit()
+        except Interrupted as interrupted:
+            run.write_record("interrupted", str(interrupted))
+            run.end()
+            raise
+        except UnreadableEvents as error:
+            run.write_record("failed", str(error))
+            raise
+        except TrainingFailed as failure:
+            reason = run.first_failure() or str(failure)
+            with contextlib.suppress(TrainingFailed):  # a full disk: the reason is told anyhow
+                run.write_record("failed", reason)
+            raise TrainingFailed(reason) from None
+        run.write_model()
+        run.write_record("completed")
+        run.end()
+
+
+def _prepare(config, world, watchdog, started):
+    """Returns the Run that `config` asks for; where it cannot be, nothing has been written."""
     say = print if world.is_first else _say_nothing
     config = _with_data(config, world, say)
     split = world.on_all(lambda: _read_split(config, say))
-    world.on_first(lambda: sevir.check_files(split.train + split.test))
+    world.on_first(lambda: _check_files(split.train + split.test, config.skip_bad_events))
     distributed.load_tensorflow(world)
     config = _resolved(config, world, split, say)
     _check_packages(config)
-    folder = RunFolder(config.run_dir)
-    world.on_first(lambda: folder.check(config))
-    run = Run(config, world, folder, split, started, say)
+    folder, lock = RunFolder(config.run_dir), RunLock(config.run_dir, say)
+
+    def claim():
+        folder.check(config)
+        if config.resume:
+            lock.take()  # before anything is read there
+
+    world.on_first(claim)
     try:
-        run.fit()
-    except Interrupted as interrupted:
-        run.write_record("interrupted", str(interrupted))
+        return Run(config, world, folder, lock, split, watchdog, started, say)
+    except BaseException:
+        lock.release()
         raise
-    except TrainingFailed as failure:
-        reason = run.first_failure() or str(failure)
-        with contextlib.suppress(TrainingFailed):  # a full disk: the reason is told anyhow
-            run.write_record("failed", reason)
-        raise TrainingFailed(reason) from None
-    run.write_model()
-    run.write_record("completed")
 
 
 def _say_nothing(*words):
@@ -83,6 +110,18 @@ def _read_split(config, say):
             sevir.block_factor(event, config.grid)
     say(split.note)
     return split
+
+
+def _check_files(events, bad_allowed):
+    """Opens each file once; up to `bad_allowed` events may turn out unusable, later, when read."""
+    bad = 0
+    for event in events:
+        try:
+            sevir.check_files([event])
+        except InputError:
+            bad += 1
+            if bad > bad_allowed:
+                raise
 
 
 def _resolved(config, world, split, say):
@@ -118,28 +157,44 @@ class Run:
     Every method is called by all ranks together; rank 0 alone writes and prints.
     """
 
-    def __init__(self, config, world, folder, split, started, say):
+    def __init__(self, config, world, folder, lock, split, watchdog, started, say):
         import keras
+        import tensorflow as tf
 
         from keras_nowcast.training import callbacks
 
         self.config = config
         self.world = world
         self.folder = folder
+        self.lock = lock
+        self.watchdog = watchdog
         self.say = say
         self.environment = environment.describe(world)
         self.training = self._pipeline(split.train, shuffle=True)
         self.validation = self._pipeline(split.test, shuffle=False)
+        self.progress, self.saved_unix_s, arrays = callbacks.Progress(), None, None
+        if config.resume:
+            arrays = self._read_checkpoint()
+        self.progress.starts.append({"world_size": world.size, "steps": self.progress.steps})
+        self.bad_events = BadEvents(
+            world, config.skip_bad_events, self.progress.bad_events, say
+        )
+        self.training.on_bad_event = self.validation.on_bad_event = self.bad_events
         keras.utils.set_random_seed(config.seed)
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
         precision.set_precision(config.precision)
         self.flags = distributed.StopFlags(world)
-        self.model, metrics = _build_compiled(config, world, self.flags, self.training.steps)
-        self.progress = callbacks.Progress()
-        if config.resume:
-            self._restore()
+        self.schedule = _build_schedule(
+            config, world, self.training.steps, self.progress.origin
+        )
+        self.model, metrics = _build_compiled(config, world, self.flags, self.schedule)
+        if arrays is not None:
+            self._restore_variables(arrays)
         elif config.start_from:
             self._take_weights(RunFolder(config.start_from))
         world.broadcast_variables(self._replicated_variables())
+        watchdog.waiting = self._awaited_input
         self.energy = EnergyRecorder(config, world, folder, self.progress)
         self.energy.follow(self.model)
         self.cost = cost.count_unet(*_network_sizes(config)).record(
@@ -160,6 +215,9 @@ class Run:
 
     def _open_folder(self):
         self.folder.open(self.config)
+        self.lock.take()
+        self.lock.begin(self.saved_unix_s)
+        self.watchdog.on_tick = self.lock.touch
         self.folder.write_environment(self.environment)
         self.say(f"run folder: {self.folder.path}")
 
@@ -189,12 +247,14 @@ class Run:
             self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
             signals = stack.enter_context(callbacks.Signals())
             stack.enter_context(self.energy)
-            self.stopper = callbacks.StopTogether(self.flags, signals, self.save, self.progress)
+            self.stopper = callbacks.StopTogether(
+                self.flags, signals, self.save, self.progress, self.bad_events
+            )
             hooks = self._hooks()
             try:
-                if self.progress.step == self.training.steps:
+                if self._steps_left() == 0:
                     self._finish_validation(hooks)
-                elif self.progress.step:
+                elif self.progress.step or self.progress.seen:
                     self._fit_until(hooks, self.progress.epoch + 1)
                 self._fit_until(hooks, self.config.epochs)
             except TrainingFailed:
@@ -202,14 +262,14 @@ class Run:
                 raise
             except tf.errors.OpError as error:
                 # TensorFlow wraps what a data generator raises; the plain error says more.
-                raise self._reading_error() or error from None
+                raise self.training.error or self.validation.error or error from None
 
     def _fit_until(self, hooks, epochs):
         progress = self.progress
         if progress.epoch < epochs:
             self.model.fit(
-                self._training_data(progress.epoch, progress.step),
-                steps_per_epoch=self.training.steps - progress.step,
+                self._training_data(),
+                steps_per_epoch=self._steps_left(),
                 initial_epoch=progress.epoch,
                 epochs=epochs,
                 validation_data=self.validation.dataset(),
@@ -219,12 +279,24 @@ class Run:
                 verbose=0,
             )
 
-    def _training_data(self, epoch, step):
-        dataset = self.training.dataset(epoch, step)
+    def _steps_left(self):
+        """Returns how many steps of the epoch under way are left."""
+        return self.training.steps_left(self.progress.seen) - self.progress.step
+
+    def _training_data(self):
+        progress = self.progress
+        dataset = self.training.dataset(progress.epoch, progress.step, progress.seen)
         if not self.config.augment:
             return dataset
-        first_step = epoch * self.training.steps + step
-        return augmented(dataset, self.config.seed, self.world.rank, first_step)
+        return augmented(dataset, self.config.seed, self.world.rank, progress.steps)
+
+    def _awaited_input(self):
+        """Returns (seconds, words) of the event that a batch waits for, None without one."""
+        for waiting in (self.training.waiting, self.validation.waiting):
+            if waiting is not None:
+                since_s, event = waiting
+                return time.monotonic() - since_s, f"event {event.name} of {event.file}"
+        return None
 
     def _finish_validation(self, hooks):
         """Does what is left of an epoch that was interrupted after its last training step."""
@@ -243,10 +315,13 @@ class Run:
         from keras_nowcast.training import callbacks
 
         hooks = [
+            callbacks.TellWatchdog(self.watchdog),
             self.recorder,
             callbacks.AverageStatistics(self.world),
             callbacks.KeepBest(self.progress, self._write_best),
-            callbacks.SaveEachEpoch(self.save),
+            callbacks.SaveCheckpoints(
+                self.save, self.flags, self.config.checkpoint_minutes, self.world.is_first
+            ),
             callbacks.EpochTable(self.world, self.folder, self.progress),
         ]
         if self.world.is_first:
@@ -259,22 +334,27 @@ class Run:
                 hooks.append(callbacks.TensorBoardScalars(self.folder.path / "tensorboard"))
         return [*hooks, self.stopper]
 
-    def _reading_error(self):
-        error = self.training.error or self.validation.error
-        if error is not None and not self.world.is_first:
-            # Rank 0 prints for all, but only this rank knows of the file it could not read.
-            print(f"error on rank {self.world.rank}: {error}", file=sys.stderr)
-        return error
-
     def _replicated_variables(self):
         """The variables that are the same on all ranks: all but the batch-norm statistics."""
         return self.model.trainable_variables + self.model.optimizer.variables
 
-    def save(self):
-        """Writes a checkpoint of the run as it stands, in or between epochs."""
+    def save(self, go_on=False):
+        """Writes a checkpoint of the run as it stands, in or between epochs.
+
+        Args:
+          go_on: whether the epoch under way goes on.
+
+        Raises:
+          UnreadableEvents: what would be saved lacks more events than it may.
+        """
+        self.bad_events.agree()
+        self.watchdog.alive("a checkpoint")
         self.recorder.settle()
         with self.energy.window("checkpoint"):
             self._write_checkpoint()
+        self.watchdog.alive("training")
+        if go_on:
+            self.recorder.open()
 
     def _write_checkpoint(self):
         statistics = self.world.gather(
@@ -286,45 +366,91 @@ class Run:
         values = self.progress.as_dict()
         values["energy"] = values["energy"] + self.energy.results()
         values["layout"] = self._layout()
+        step = float(self.model.optimizer.iterations)
+        values["schedule"] = {"step": step, "multiple": float(self.schedule.multiple(step))}
+        values["saved_unix_s"] = time.time()
         self.world.on_first(
             lambda: checkpoint.write_checkpoint(self.folder.checkpoints, values, arrays)
         )
 
-    def _restore(self):
-        """Takes up the newest checkpoint; rank 0 reads it and shares what is not broadcast later.
+    def _read_checkpoint(self):
+        """Takes up the progress of the newest checkpoint, on whatever number of ranks wrote it.
 
-        Batch-norm statistics differ between ranks: each gets its own back.
+        Returns:
+          Its arrays, on rank 0 alone all of them, on the others the statistics; None without one.
 
         Raises:
-          InputError: the run had other steps: another number of processes or windows.
+          InputError: the run had other windows.
         """
         from keras_nowcast.training import callbacks
+
+        arrays = {}
 
         def read():
             if not checkpoint.any_in(self.folder.checkpoints):
                 return None
-            values, arrays, damaged = checkpoint.read_checkpoint(self.folder.checkpoints)
+            values, found, damaged = checkpoint.read_checkpoint(self.folder.checkpoints)
             for name in damaged:
                 self.say(f"checkpoint {name} is damaged; going on from the one before it")
-            layout = values.pop("layout")
-            if layout != self._layout():
-                raise InputError(
-                    "`--resume` needs as many processes and windows as the run was started with, "
-                    f"{layout['world_size']} and {layout['windows']}. Received: {self.world.size} "
-                    f"and {self.training.windows}."
-                )
-            checkpoint.assign_variables("replicated", self._replicated_variables(), arrays)
-            return values, {k: v for k, v in arrays.items() if k.startswith("statistics/")}
+            arrays.update(found)
+            return values, {k: v for k, v in found.items() if k.startswith("statistics/")}
 
         restored = self.world.on_first(read)
         if restored is None:
             self.say("the run ended before its first checkpoint: starting it again")
-            return
+            return None
         values, statistics = restored
-        mine = {name: by_rank[self.world.rank] for name, by_rank in statistics.items()}
-        checkpoint.assign_variables("statistics", self.model.non_trainable_variables, mine)
+        layout, schedule = values.pop("layout"), values.pop("schedule")
+        self.saved_unix_s = values.pop("saved_unix_s")
+        for name, mine in self._layout().items():
+            if name != "world_size" and layout[name] != mine:
+                raise InputError(
+                    f"`--resume` needs the very {name.replace('_', ' ')} that the run was started "
+                    f"with, {layout[name]}. Received: {mine}; is --data the same, and whole?"
+                )
         self.progress = callbacks.Progress.from_dict(values)
+        if layout["world_size"] != self.world.size:
+            self._change_world(layout["world_size"], **schedule)
         self.say(f"going on in epoch {self.progress.epoch + 1} after step {self.progress.step}")
+        return {**statistics, **arrays}
+
+    def _change_world(self, former_size, step, multiple):
+        """Goes on from where another number of ranks stopped: in windows, not in steps.
+
+        Args:
+          former_size: the number of those ranks.
+          step: how many steps their optimizer made.
+          multiple: of one process's learning rate that they had reached.
+        """
+        progress = self.progress
+        if progress.step:
+            progress.seen.append([former_size, progress.step])
+            progress.step = 0
+        left = self.training.windows_left(progress.seen)
+        progress.origin = [step, progress.epoch + 1 - left / self.training.windows, multiple]
+        self.say(
+            f"the run was on {former_size} process{'es' if former_size > 1 else ''} and goes on "
+            f"with {self.world.size}: {left} windows of epoch {progress.epoch + 1} are left, the "
+            f"global batch is {self.world.size * self.config.batch_per_replica}"
+        )
+
+    def _restore_variables(self, arrays):
+        """Gives the network and its optimizer what a checkpoint holds, on rank 0; broadcast later.
+
+        Batch-norm statistics differ between ranks: each gets its own back, or, on another number
+        of ranks, the mean of all, as it would have had from the next validation.
+        """
+        self.world.on_first(
+            lambda: checkpoint.assign_variables("replicated", self._replicated_variables(), arrays)
+        )
+        mine = {
+            name: by_rank[self.world.rank]
+            if len(by_rank) == self.world.size
+            else by_rank.mean(axis=0, dtype=by_rank.dtype)
+            for name, by_rank in arrays.items()
+            if name.startswith("statistics/")
+        }
+        checkpoint.assign_variables("statistics", self.model.non_trainable_variables, mine)
 
     def _take_weights(self, run):
         """Makes the network what another run's was at its end, batch-norm statistics and all."""
@@ -345,7 +471,15 @@ class Run:
 
     def _layout(self):
         """What the numbers of steps in a checkpoint mean."""
-        return {"world_size": self.world.size, "windows": self.training.windows}
+        return {
+            "world_size": self.world.size,
+            "windows": self.training.windows,
+            "list_of_windows": self.training.fingerprint(),
+        }
+
+    def end(self):
+        """Notes that this start ended with all that it did saved."""
+        self.world.on_first(self.lock.end)
 
     def first_failure(self):
         """Returns where a loss was first not finite, in words, or None if none was."""
@@ -407,7 +541,7 @@ class Run:
         record = {
             "epochs": len(rows),
             "windows_per_epoch": self.training.windows,
-            "steps": len(rows) * self.training.steps + self.progress.step,
+            "steps": self.progress.steps,
             "skipped_steps": sum(row["skipped_steps"] for row in rows) + sums.skipped_steps,
             "seconds": seconds,
             "seconds_per_epoch": [row["seconds"] for row in rows],
@@ -417,6 +551,10 @@ class Run:
             "val_loss": last["val_loss"],
             "achieved_flops_per_second": rate and rate * flops,
             "setup_seconds": self.progress.setup_seconds,
+            "starts": self.progress.starts,
+            "skipped_events": len(self.progress.bad_events),
+            "skipped_event_reasons": list(self.progress.bad_events.values()),
+            "lost_seconds": self.world.broadcast(sum(end - begin for begin, end in self.lock.lost)),
         }
         if scale is None:
             record["final_loss_scale_reason"] = "only mixed_float16 scales the loss"
@@ -459,7 +597,17 @@ def _network_sizes(config):
     )
 
 
-def _build_compiled(config, world, flags, steps):
+def _build_schedule(config, world, steps, origin):
+    """Builds the learning rate of ranks with so many steps an epoch; `origin` as ScaledWarmup's."""
+    from keras_nowcast.training.schedule import ScaledWarmup
+
+    decay_epochs = config.epochs if config.schedule == "cosine" else None
+    return ScaledWarmup(
+        config.learning_rate, world.size, steps, config.warmup_epochs, decay_epochs, origin
+    )
+
+
+def _build_compiled(config, world, flags, schedule):
     """Builds the network and everything that trains it.
 
     Returns:
@@ -468,16 +616,12 @@ def _build_compiled(config, world, flags, steps):
     """
     from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
     from keras_nowcast.model.unet import build_unet, freeze_normalization
-    from keras_nowcast.training.schedule import ScaledWarmup
     from keras_nowcast.training.validation import ValidationScores
 
     scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
     model = build_unet(*_network_sizes(config), **scaling)
     if config.start_from is not None:
         freeze_normalization(model)
-    warmup_steps = round(config.warmup_epochs * steps)
-    decay_steps = max(0, config.epochs * steps - warmup_steps) if config.schedule == "cosine" else 0
-    schedule = ScaledWarmup(config.learning_rate, world.size, warmup_steps, decay_steps)
     optimizer = distributed.build_distributed(
         precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
     )

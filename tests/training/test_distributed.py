@@ -113,8 +113,9 @@ def test_launcher_without_horovod_is_refused(monkeypatch):
 
 def test_stop_flags_of_one_process_agree_at_once():
     flags = distributed.StopFlags(distributed.World())
-    assert not flags.stop_agreed and not flags.failure_agreed
-    flags.ask_to_stop()
-    assert flags.stop_agreed and not flags.failure_agreed
-    flags.fail()
-    assert flags.failure_agreed
+    assert flags.agreed() == set()
+    flags.ask("stop")
+    assert flags.agreed() == {"stop"}
+    flags.ask("save")
+    flags.ask("stop", False)
+    assert flags.agreed() == {"save"}
