@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
+
+_BESIDE = re.compile(r"\..+\.\d+(\.(npz|json|csv|keras))?")
 
 
 @contextlib.contextmanager
@@ -21,8 +24,30 @@ def written_whole(path):
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder):
+    """Brings a rename to disk, so that a power cut does not undo it."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError:  # some network file systems sync no folders
+        pass
+    finally:
+        os.close(opened)
+
+
+def remove_unfinished(folder):
+    """Removes what `written_whole` left in a folder when its process was killed.
+
+    For whoever knows that nobody else is writing there.
+    """
+    for file in Path(folder).glob(".*"):
+        if _BESIDE.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def write_json(path, value):

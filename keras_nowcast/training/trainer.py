@@ -12,6 +12,7 @@ import numpy as np
 from keras_nowcast.data import sevir
 from keras_nowcast.data.augment import augmented
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+from keras_nowcast.files import remove_unfinished
 from keras_nowcast.model import cost, precision
 from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
@@ -56,7 +57,7 @@ def train(config, started):
             with contextlib.suppress(TrainingFailed):  # a full disk: the reason is told anyhow
                 run.write_record("failed", reason)
             raise TrainingFailed(reason) from None
-        run.write_model()
+        run.write_results()
         run.write_record("completed")
         run.end()
 
@@ -217,6 +218,8 @@ class Run:
         self.folder.open(self.config)
         self.lock.take()
         self.lock.begin(self.saved_unix_s)
+        for each in (self.folder.path, self.folder.checkpoints):
+            remove_unfinished(each)
         self.watchdog.on_tick = self.lock.touch
         self.folder.write_environment(self.environment)
         self.say(f"run folder: {self.folder.path}")
@@ -490,11 +493,15 @@ class Run:
         (epoch, step), rank = min(failed)
         return f"the loss was not finite in epoch {epoch}, step {step}, on rank {rank}"
 
-    def write_model(self):
-        """Writes the network as it is now; its statistics were averaged for the last validation."""
+    def write_results(self):
+        """Writes the network as it is now, and its epochs, should a kill have come between.
+
+        Its statistics were averaged for the last validation.
+        """
         from keras_nowcast.model.unet import write_unet
 
         self.world.on_first(lambda: write_unet(self.model, self.folder.model_file))
+        self.world.on_first(lambda: self.folder.write_epochs(self.progress.rows))
         self.say(f"model written to {self.folder.model_file}")
 
     def _write_best(self):

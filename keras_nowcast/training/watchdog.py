@@ -96,17 +96,16 @@ class Watchdog:
         self._selector = selectors.DefaultSelector()
         if self._world.size > 1:
             hosts = self._world.gather(host)
-            everywhere = any(each != host for each in hosts)
-            server = socket.create_server(("" if everywhere else "127.0.0.1", 0), backlog=1024)
+            one_host = all(each == host for each in hosts)
+            server = socket.create_server(("127.0.0.1" if one_host else "", 0), backlog=1024)
             token = secrets.token_hex(16)
-            addresses = _addresses(host) if everywhere else ["127.0.0.1"]
-            self._world.broadcast((host, addresses, server.getsockname()[1], token))
+            self._world.broadcast((host, _addresses(host), server.getsockname()[1], token))
             for rank, address in enumerate(hosts[1:], 1):
                 self._ranks[rank] = _Rank(rank, address)
             self._accept(server, token)
-            for connected in self._world.gather(None):
-                if connected is not None:
-                    print(connected, file=sys.stderr)
+            for alone in self._world.gather(None):
+                if alone is not None:
+                    print(alone, file=sys.stderr)
         self._ranks[0] = _Rank(0, host)
 
     def _accept(self, server, token):
@@ -137,36 +136,36 @@ class Watchdog:
     def _connect(self, host):
         self._world.gather(host)
         self._first_host, addresses, port, token = self._world.broadcast(None)
-        problem = None
+        addresses = ["127.0.0.1"] if host == self._first_host else addresses
+        problem = "it has no address"
         for address in addresses:
             try:
                 connection = socket.create_connection((address, port), _CONNECT_S / len(addresses))
-                self._lines = _Lines(connection)
-                self._lines.send({"token": token, "rank": self._world.rank})
-                connection.setblocking(False)
-                break
             except OSError as error:
                 problem = error
-        if self._lines is None:
-            problem = (
-                f"rank {self._world.rank} on {host} cannot reach rank 0 at {', '.join(addresses)} "
-                f"({problem}): each watches itself alone"
-            )
-        else:
-            problem = None
-        self._world.gather(problem)
+                continue
+            self._lines = _Lines(connection)
+            self._lines.send({"token": token, "rank": self._world.rank})
+            connection.setblocking(False)
+            break
+        alone = (
+            f"rank {self._world.rank} on {host} cannot reach rank 0 at {', '.join(addresses)} "
+            f"({problem}): it watches itself alone"
+        )
+        self._world.gather(None if self._lines else alone)
 
     # ---- the thread ----------------------------------------------------------------------------
 
     def _run(self):
         me = self._ranks.get(self._world.rank) or _Rank(self._world.rank, socket.gethostname())
-        others = _Clock(self._tick_s)
-        while not self._closing.wait(self._tick_s if me.number else 0):
+        silence = _Clock()  # of rank 0
+        while not self._closing.is_set():
             me.hear(self._state())
             if self._world.is_first:
                 self._look()
             else:
-                self._tell(me, others)
+                self._tell(me, silence)
+                self._closing.wait(self._tick_s)
         self._say_farewell()
 
     def _state(self):
@@ -181,6 +180,8 @@ class Watchdog:
     def _look(self):
         """What rank 0 does each tick."""
         self.on_tick()
+        if not self._selector.get_map():
+            self._closing.wait(self._tick_s)
         for key, _ in self._selector.select(self._tick_s) if self._selector.get_map() else ():
             rank = key.data
             messages, closed = rank.lines.receive()
@@ -189,24 +190,25 @@ class Watchdog:
             if closed:
                 self._selector.unregister(key.fileobj)
                 rank.gone = True
-        if not self._selector.get_map():
-            self._closing.wait(self._tick_s)
         ranks = list(self._ranks.values())
         for rank in ranks:
             if rank.number and not rank.gone:
                 rank.lines.send({"beat": self._beat})
-            rank.clock.tick(self._tick_s)
+            paused_s = rank.clock.tick(self._tick_s)
             rank.silence.tick(self._tick_s)
         verdict = _verdict(ranks, self._stall_s - 2 * self._tick_s)
         if verdict is not None and not self._closing.is_set():
-            self._end(*verdict)
+            line, status = verdict
+            # After a pause that long it is this process that the others gave up, and told so.
+            self._end(line if paused_s < self._stall_s else None, status)
 
     def _end(self, line, status):
         """Ends this process, rank 0, and with it the others."""
         for rank in self._ranks.values():
             if rank.lines is not None:
                 rank.lines.send({"end": status})
-        print(f"failed: {line}", file=sys.stderr, flush=True)
+        if line is not None:
+            print(f"failed: {line}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(status)
 
@@ -283,15 +285,16 @@ def _verdict(ranks, limit_s):
 class _Clock:
     """Seconds that went by while this thread ran, since they were last set to 0."""
 
-    def __init__(self, most_s):
-        self._most_s = 4 * most_s
+    def __init__(self):
         self._at = time.monotonic()
         self.seconds = 0.0
 
-    def tick(self, most_s):
+    def tick(self, tick_s):
+        """Counts what went by since the last tick, meant to be `tick_s`; returns all of it."""
         now = time.monotonic()
-        self.seconds += min(now - self._at, 4 * most_s)
-        self._at = now
+        passed_s, self._at = now - self._at, now
+        self.seconds += min(passed_s, 4 * tick_s)
+        return passed_s
 
 
 class _Rank:
@@ -305,8 +308,8 @@ class _Rank:
         self.failed = self.status = None
         self.beat = self.steps = 0
         self.doing, self.input = "its set-up", None
-        self.clock = _Clock(_TICK_S)  # since its last progress
-        self.silence = _Clock(_TICK_S)  # since it was last heard of
+        self.clock = _Clock()  # since its last progress
+        self.silence = _Clock()  # since it was last heard of
 
     def __str__(self):
         return f"rank {self.number} on {self.host}"
@@ -382,7 +385,7 @@ def _addresses(host):
 
 
 def _is_broken_collective(kind, error):
-    return kind.__module__.startswith("tensorflow") or "orovod" in str(error)
+    return kind.__module__.startswith(("tensorflow", "horovod"))
 
 
 def _first_line(error):

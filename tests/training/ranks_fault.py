@@ -1,0 +1,54 @@
+"""Worker: a training run in which something goes wrong on one rank.
+
+Usage: ranks_fault.py WHAT RANK STEP flags of train.py...; after STEP steps, rank RANK is killed, is
+stopped, runs out of memory, fails, or (from the start of that step's reading) waits for its input
+for ever. Everything else is the real run.
+"""
+
+import os
+import signal
+import sys
+import time
+
+STARTED = time.monotonic()
+
+
+def main():
+    what, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    from keras_nowcast.config import parse_config
+    from keras_nowcast.process import launched_as
+    from keras_nowcast.training import callbacks, trainer
+
+    def act():
+        if what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if what == "memory":
+            raise MemoryError("Unable to allocate 8.00 EiB")
+        if what == "fails":
+            raise RuntimeError("something unheard of")
+        if what == "input":
+            read_for_ever()
+
+    def read_for_ever():
+        from keras_nowcast.data import sevir
+
+        sevir.read_event = lambda *arguments: time.sleep(3600)
+
+    if launched_as() is None or launched_as()[0] == rank:
+        original = callbacks.EpochRecorder.on_train_batch_end
+
+        def on_train_batch_end(self, batch, logs=None):
+            original(self, batch, logs)
+            if self._progress.steps == step:
+                act()
+
+        callbacks.EpochRecorder.on_train_batch_end = on_train_batch_end
+    trainer.train(parse_config(__doc__, sys.argv[4:]), STARTED)
+
+
+if __name__ == "__main__":
+    from keras_nowcast.process import run_script
+
+    run_script(main)

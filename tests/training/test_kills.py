@@ -1,0 +1,158 @@
+"""Kill -9 at random moments: what goes on from the checkpoint ends as if nothing had happened.
+
+Two kills by default. KERAS_NOWCAST_KILLS=20 makes twenty; KERAS_NOWCAST_SEED repeats the moments of
+an earlier time.
+"""
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from launch import HORUN, ROOT  # noqa: E402
+
+from keras_nowcast.records import RunFolder  # noqa: E402
+from keras_nowcast.training import checkpoint  # noqa: E402
+
+KILLS = int(os.environ.get("KERAS_NOWCAST_KILLS", 2))
+SEED = int(os.environ.get("KERAS_NOWCAST_SEED", random.randrange(10**6)))
+KINDS = ("during a checkpoint", "one rank of two", "all ranks of two", "a process alone")
+HAS_HOROVOD = importlib.util.find_spec("horovod") is not None
+EPOCHS = 6
+
+
+def start(root, run_dir, ranks, *flags):
+    command = [
+        sys.executable, ROOT / "experiments" / "train.py", "--data", root, "--run-dir", run_dir,
+        "--depth", 1, "--filters", 4, "--batch-per-replica", 1, "--precision", "float32",
+        "--epochs", EPOCHS, "--checkpoint-minutes", 0.002, "--deterministic", "--augment", *flags,
+    ]  # fmt: skip
+    if ranks > 1:
+        command = [HORUN, "-np", ranks, "--gloo", *command]
+    return subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )  # fmt: skip
+
+
+def finish(job):
+    printed, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, printed
+    return printed
+
+
+def wait_for(condition, job):
+    give_up = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < give_up
+        if job.poll() is not None:
+            return False
+        time.sleep(0.0002)
+    return True
+
+
+def final_arrays(run_dir):
+    progress, arrays, damaged = checkpoint.read_checkpoint(RunFolder(run_dir).checkpoints)
+    assert (progress["epoch"], damaged) == (EPOCHS, [])
+    return arrays
+
+
+def rank_processes(run_dir):
+    """Returns the ids of the processes that train in run_dir, by rank."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            environ = dict(
+                each.partition(b"=")[::2]
+                for each in (folder / "environ").read_bytes().split(b"\0")
+            )
+        except (OSError, ValueError):
+            continue
+        if str(run_dir).encode() in words and words[0] == sys.executable.encode():
+            found[int(environ.get(b"HOROVOD_RANK", 0))] = int(folder.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_sevir, tmp_path_factory):
+    """Returns a function: the arrays that a run on so many ranks ends with, and its seconds."""
+    known = {}
+
+    def of(ranks):
+        if ranks not in known:
+            run_dir = tmp_path_factory.mktemp("whole") / "run"
+            job = start(small_sevir, run_dir, ranks)
+            wait_for((run_dir / "running.json").exists, job)
+            began = time.monotonic()
+            finish(job)
+            known[ranks] = final_arrays(run_dir), time.monotonic() - began
+        return known[ranks]
+
+    return of
+
+
+def kill(kind, job, run_dir, rng, seconds):
+    """Kills at a random moment after the run folder is there; returns whether it was in time."""
+    if not wait_for((run_dir / "running.json").exists, job):
+        return False
+    time.sleep(rng.uniform(0, seconds))
+    victims = rank_processes(run_dir)
+    if kind == "during a checkpoint":
+        beside = (run_dir / "checkpoint").glob
+        if not wait_for(lambda: any(beside(".state-*")), job):
+            return False
+    if kind == "one rank of two":
+        victims = {rank: victims[rank] for rank in [rng.choice(sorted(victims))]}
+    for each in victims.values():
+        try:
+            os.kill(each, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_path, number):
+    print(f"KERAS_NOWCAST_SEED={SEED}")
+    rng = random.Random(f"{SEED} {number}")
+    kind = KINDS[number % len(KINDS)]
+    ranks = 2 if "two" in kind else 1
+    if ranks > 1 and not HAS_HOROVOD:
+        pytest.skip("Horovod is not installed")
+    arrays, seconds = undisturbed(ranks)
+    for attempt in range(5):  # a run that ended before its killer came is started again
+        run_dir = tmp_path / f"run-{attempt}"
+        job = start(small_sevir, run_dir, ranks)
+        in_time = kill(kind, job, run_dir, rng, seconds * 0.9 / 2**attempt)
+        printed, _ = job.communicate(timeout=120)
+        if in_time and job.returncode:
+            break
+    else:
+        pytest.fail("the run was never killed")
+    if kind == "one rank of two":
+        assert "ended without a word: killed, or out of memory" in printed, printed
+    saved = RunFolder(run_dir).checkpoints
+    if checkpoint.any_in(saved):
+        _, _, damaged = checkpoint.read_checkpoint(saved)
+        assert damaged == []
+    printed = finish(start(small_sevir, run_dir, ranks, "--resume"))
+    print(kind, "|", next(line for line in printed.splitlines() if "going on" in line or
+                          "starting it again" in line))
+    found = final_arrays(run_dir)
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    record = RunFolder(run_dir).read_record()
+    assert record["status"] == "completed" and len(record["training"]["starts"]) <= 2
+    leftovers = [each.name for each in run_dir.rglob(".*") if each.is_file()]
+    assert leftovers == []
