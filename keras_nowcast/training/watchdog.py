@@ -245,6 +245,7 @@ class Watchdog:
         for lines in [self._lines, *(rank.lines for rank in self._ranks.values())]:
             if lines is not None:
                 lines.send({"bye": True})
+                lines.close()
 
 
 _LAST_WORDS = "the last checkpoint is kept, run again with --resume"
@@ -358,6 +359,9 @@ class _Lines:
             closed = True
         *lines, self._buffer = self._buffer.split(b"\n")
         return [json.loads(line) for line in lines], closed
+
+    def close(self):
+        self._socket.close()
 
     def wait_for_one(self):
         """Returns the first message of a new connection, None if it is not one of ours."""

@@ -86,6 +86,31 @@ def test_shuffle_mixes_no_more_than_a_pool_of_events():
     assert neighbors < 0.15 * len(windows)
 
 
+SEEN = [((2, 3),), ((1, 5), (4, 1)), ((3, 0), (2, 1)), ((1, 10**6),)]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_what_other_ranks_left_is_seen_once_too(sizes, seen, world_size):
+    """An epoch on changing numbers of ranks: every window once, as the counts foretell."""
+    starts = [range(0, 12 * size, 12) for size in sizes]
+    total = sum(sizes)
+    windows, left = [], total
+    for at, (former, steps) in enumerate((*seen, (world_size, 10**6))):
+        of_epoch = pipeline.steps_per_epoch(left, former, 2)
+        plans = [
+            epoch_plan(starts, 0, 3, rank, former, 2, seen=seen[:at]) for rank in range(former)
+        ]
+        assert {len(plan) for plan in plans} == {of_epoch}
+        made = [window for plan in plans for step in plan[:steps] for window in step]
+        assert pipeline.windows_in_steps(left, former, 2, min(steps, of_epoch)) == len(made)
+        windows += made
+        left -= len(made)
+    assert left == 0
+    assert sorted(windows) == [(e, 12 * i) for e, size in enumerate(sizes) for i in range(size)]
+
+
 # ---- the batches ------------------------------------------------------------------------------
 
 
@@ -241,6 +266,47 @@ def test_a_damaged_file_ends_reading_with_its_error(data):
     with pytest.raises(InputError, match="cannot be read as HDF5"):
         _epoch(pipe)
     assert isinstance(pipe.error, InputError)
+
+
+def test_an_event_that_cannot_be_read_may_be_left_out(data, monkeypatch):
+    events, codes = data
+    bad, real = events[2], sevir.read_event
+
+    def read_event(event, grid):
+        if event is bad:
+            raise InputError("no")
+        return real(event, grid)
+
+    monkeypatch.setattr(sevir, "read_event", read_event)
+    met = []
+    pipe = _build(events, batch_per_replica=2, on_bad_event=lambda *pair: met.append(pair))
+    batches, plan = _epoch(pipe), pipe.plan(0)
+    assert len(batches) == pipe.steps
+    assert {(event.name, str(error)) for event, error in met} == {(bad.name, "no")}
+    left_out = 0
+    for number, ((x, _), step) in enumerate(zip(batches, plan, strict=True)):
+        good = [_window(codes, pipe.events[e], s)[0] for e, s in step if pipe.events[e] is not bad]
+        np.testing.assert_array_equal(x, good or np.full((1, 16, 16, 13), 255))
+        assert pipe.left_out.get((0, number), 0) == len(step) - len(good)
+        left_out += len(step) - len(good)
+    assert left_out == 3
+
+
+def test_which_event_a_batch_waits_for_is_known(data, monkeypatch):
+    events, _ = data
+    go_on = threading.Event()
+    real = sevir.read_event
+    monkeypatch.setattr(sevir, "read_event", lambda e, grid: go_on.wait(30) and real(e, grid))
+    pipe = _build(events, shuffle=False)
+    assert pipe.waiting is None
+    reader = threading.Thread(target=next, args=(pipe.batches(),))
+    reader.start()
+    while pipe.waiting is None:
+        reader.join(0.001)
+    assert pipe.waiting[1] is pipe.events[0]
+    go_on.set()
+    reader.join(30)
+    assert pipe.waiting is None
 
 
 def test_leaving_early_ends_the_threads(data):

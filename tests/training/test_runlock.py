@@ -1,0 +1,78 @@
+"""One job a run folder, and how much a killed one lost."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.training.runlock import RunLock
+
+HOLD = (
+    "import sys, time\n"
+    "from keras_nowcast.training.runlock import RunLock\n"
+    "lock = RunLock(sys.argv[1]); lock.take(); lock.begin(); print('held', flush=True)\n"
+    "time.sleep(60)\n"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_job_is_refused_and_a_killed_one_lets_go(tmp_path, holder):
+    lock = RunLock(tmp_path)
+    with pytest.raises(InputError, match=f"in use by another job.*process {holder.pid} on "):
+        lock.take()
+    holder.kill()
+    holder.wait()
+    lock.take()
+    lock.begin()
+    lock.release()
+
+
+def test_what_a_killed_job_lost(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    died = time.time() + 100
+    os.utime(tmp_path / "running.json", (died, died))
+    lock = RunLock(tmp_path)
+    lock.take()
+    lock.begin(saved_unix_s=died - 7)
+    assert lock.lost == [[pytest.approx(died - 7), pytest.approx(died)]]
+    lock.release()  # killed again, without a sign of life after its checkpoint: nothing is added
+    again = RunLock(tmp_path)
+    again.take()
+    again.begin(saved_unix_s=time.time() + 10)
+    assert again.lost == lock.lost
+    again.end()
+    again.release()
+    last = RunLock(tmp_path)  # that one ended with everything saved
+    last.take()
+    last.begin()
+    assert last.lost == lock.lost
+    last.release()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    import errno
+
+    from keras_nowcast.training import runlock
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runlock.fcntl, "flock", refuse)
+    said = []
+    RunLock(tmp_path, said.append).take()
+    assert "cannot be locked here (No locks available)" in said[0]

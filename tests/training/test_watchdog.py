@@ -1,0 +1,147 @@
+"""What the watchdog concludes, and that its connections tell the truth; ranks are threads here."""
+
+import threading
+import time
+
+import pytest
+
+from keras_nowcast.training import watchdog
+from keras_nowcast.training.distributed import World
+
+
+def rank(number, **known):
+    made = watchdog._Rank(number, f"n{number}")
+    made.steps = 5
+    for name, value in known.items():
+        holder, _, inner = name.partition("__")
+        if inner:
+            setattr(getattr(made, holder), inner, value)
+        else:
+            setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    "second, line",
+    [
+        ({}, None),
+        ({"clock__seconds": 9.0}, None),
+        ({"gone": True}, "rank 1 on n1 ended without a word: killed, or out of memory"),
+        ({"gone": True, "left": True}, None),
+        ({"silence__seconds": 12.0}, "rank 1 on n1 has not answered for 12 s"),
+        ({"failed": "ran out of memory (8 GiB)", "status": 1}, "rank 1 on n1 ran out of memory"),
+        (
+            {"clock__seconds": 11.0, "input": [10.5, "event S1 of a.h5"]},
+            "rank 1 on n1 has waited 10 s for event S1 of a.h5",
+        ),
+        ({"clock__seconds": 11.0, "doing": "saving"}, "no progress for 11 s, in saving after step"),
+        ({"clock__seconds": 11.0, "steps": 0}, None),  # the first step compiles
+        ({"clock__seconds": 11.0, "steps": 0, "input": [10.5, "a.h5"]}, "waited 10 s for a.h5"),
+    ],
+)
+def test_verdict(second, line):
+    verdict = watchdog._verdict([rank(0), rank(1, **second)], 10.0)
+    if line is None:
+        assert verdict is None
+    else:
+        assert line in verdict[0] and verdict[1] == 1
+        assert "the last checkpoint is kept" in verdict[0]
+
+
+def test_the_rank_that_reads_is_blamed_and_not_those_that_wait_for_it():
+    ranks = [
+        rank(0, clock__seconds=30.0),
+        rank(1, clock__seconds=29.0, input=[28.0, "event S1 of a.h5"]),
+    ]
+    assert watchdog._verdict(ranks, 10.0)[0].startswith("rank 1 on n1 has waited 28 s")
+
+
+def test_a_pause_of_the_watchdog_itself_counts_for_little():
+    clock = watchdog._Clock()
+    clock._at -= 1000.0
+    assert clock.tick(0.5) >= 1000.0
+    assert clock.seconds <= 2.0
+
+
+class ThreadWorld(World):
+    """Ranks that are threads of one process; collectives meet at a barrier."""
+
+    def __new__(cls, *arguments):
+        return super().__new__(cls)
+
+    def meet(self, value):
+        here = ThreadWorld.shared
+        here["values"][self.rank] = value
+        here["barrier"].wait(10)
+        values = list(here["values"])
+        here["barrier"].wait(10)
+        return values
+
+    def gather(self, value):
+        return self.meet(value)
+
+    def broadcast(self, value):
+        return self.meet(value)[0]
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Runs two ranks until one ends the process; returns what was printed and the statuses."""
+    statuses = []
+
+    class Ended(BaseException):
+        pass
+
+    def end(status):
+        statuses.append(status)
+        raise Ended
+
+    monkeypatch.setattr(watchdog.os, "_exit", end)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    ThreadWorld.shared = {"values": [None, None], "barrier": threading.Barrier(2)}
+    return statuses
+
+
+def run_ranks(*bodies):
+    threads = [threading.Thread(target=body) for body in bodies]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(20)
+    assert not any(each.is_alive() for each in threads)
+
+
+def test_ranks_that_end_in_good_order_say_nothing(ended, capsys):
+    def body(number):
+        with watchdog.Watchdog(ThreadWorld(number, 2), 2.0) as dog:
+            for _ in range(10):
+                dog.alive("training", step=True)
+                time.sleep(0.05)
+            time.sleep(0.7 * number)  # rank 1 stays longer
+
+    run_ranks(lambda: body(0), lambda: body(1))
+    assert ended == []
+    assert capsys.readouterr().err == ""
+
+
+# What really ends the process closes the connections.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_failure_of_one_ends_both_with_its_reason(ended, capsys):
+    def first():
+        with watchdog.Watchdog(ThreadWorld(0, 2), 30.0) as dog:
+            while not ended:
+                dog.alive("training", step=True)
+                time.sleep(0.05)
+
+    def second():
+        try:
+            with watchdog.Watchdog(ThreadWorld(1, 2), 30.0):
+                raise MemoryError("8 GiB")
+        except MemoryError:
+            pass
+
+    run_ranks(first, second)
+    assert ended == [1, 1]
+    printed = capsys.readouterr().err
+    assert printed.startswith("failed: rank 1 on ") and "ran out of memory (8 GiB)" in printed
+    assert printed.count("\n") == 1
