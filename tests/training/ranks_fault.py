@@ -1,8 +1,8 @@
 """Worker: a training run in which something goes wrong on one rank.
 
 Usage: ranks_fault.py WHAT RANK STEP flags of train.py...; after STEP steps, rank RANK is killed, is
-stopped, runs out of memory, fails, or (from the start of that step's reading) waits for its input
-for ever. Everything else is the real run.
+stopped, gets a SIGTERM, runs out of memory, fails, or waits for its input for ever. Everything else
+is the real run.
 """
 
 import os
@@ -24,6 +24,8 @@ def main():
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
+        if what == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
         if what == "memory":
             raise MemoryError("Unable to allocate 8.00 EiB")
         if what == "fails":

@@ -1,0 +1,306 @@
+"""What goes wrong while a run trains: its status, its one line, and what is left."""
+
+import importlib.util
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from launch import HORUN, ROOT, run  # noqa: E402
+
+from keras_nowcast.config import RunConfig  # noqa: E402
+from keras_nowcast.data import sevir  # noqa: E402
+from keras_nowcast.errors import InputError, TrainingFailed  # noqa: E402
+from keras_nowcast.records import RunFolder  # noqa: E402
+from keras_nowcast.training import callbacks, checkpoint  # noqa: E402
+from keras_nowcast.training.runlock import RunLock  # noqa: E402
+from keras_nowcast.training.trainer import train  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("float32_after")
+needs_horovod = pytest.mark.skipif(
+    importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
+)
+needs_mpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
+GLOO = (HORUN, "-np", "2", "--gloo")
+MPI = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "-bind-to", "none")
+SMALL = {"depth": 1, "filters": 2, "batch_per_replica": 4, "precision": "float32"}
+
+
+def flags(**fields):
+    return [
+        word
+        for name, value in {**SMALL, **fields}.items()
+        for word in ("--" + name.replace("_", "-"), value)
+    ]
+
+
+def train_here(root, run_dir, **fields):
+    config = RunConfig(data=str(root), run_dir=str(run_dir), **{**SMALL, "epochs": 2, **fields})
+    train(config, started=time.monotonic())
+    return RunFolder(run_dir)
+
+
+def at_step(monkeypatch, step, action):
+    """Calls `action()` after a step of the run, before anything is saved."""
+    original = callbacks.EpochRecorder.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        original(self, batch, logs)
+        if self._progress.steps == step:
+            action()
+
+    monkeypatch.setattr(callbacks.EpochRecorder, "on_train_batch_end", on_train_batch_end)
+
+
+# ---- a rank that cannot go on -----------------------------------------------------------------
+
+
+@needs_horovod
+@pytest.mark.parametrize(
+    "launcher, what, step, line",
+    [
+        (GLOO, "killed", 8, "rank 1 on .* ended without a word: killed, or out of memory"),
+        (GLOO, "memory", 8, r"rank 1 on .* ran out of memory \(Unable to allocate 8.00 EiB\)"),
+        pytest.param(MPI, "killed", 8, "rank 1 on .* ended without a word", marks=needs_mpi),
+        pytest.param(MPI, "input", 2, r"rank 1 on .* has waited \d+ s for event", marks=needs_mpi),
+        (GLOO, "stopped", 8, r"rank 1 on .* has not answered for \d+ s"),
+    ],
+)
+def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line):
+    command = [
+        *launcher, sys.executable, ROOT / "tests" / "training" / "ranks_fault.py", what, 1, step,
+        "--data", small_sevir, "--run-dir", tmp_path / "run", "--stall-seconds", 4,
+        *flags(epochs=10**6, batch_per_replica=2),
+    ]  # fmt: skip
+    done = run(command, timeout=120)  # a million epochs: it ends because of the fault, or not
+    assert done.returncode != 0
+    told = [each for each in done.stderr.splitlines() if "failed: " in each]
+    assert len(told) == 1 and re.search(f"failed: {line}.*the last checkpoint is kept", told[0])
+    assert not RunFolder(tmp_path / "run").read_record()
+    if step > 6:  # an epoch was done
+        progress, _, damaged = checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint")
+        assert (progress["epoch"], damaged) == (1, [])
+
+
+def test_a_single_process_that_waits_for_its_input(small_sevir, tmp_path):
+    command = [
+        sys.executable, ROOT / "tests" / "training" / "ranks_fault.py", "input", 0, 2,
+        "--data", small_sevir, "--run-dir", tmp_path / "run", "--stall-seconds", 2,
+        *flags(epochs=10**6),
+    ]  # fmt: skip
+    done = run(command, timeout=120)
+    assert done.returncode == 1
+    assert re.search(r"failed: rank 0 on .* has waited \d s for event S.*\.h5;", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+# ---- a folder that cannot be written ----------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_keeps_the_former_checkpoint(small_sevir, tmp_path, monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fill = (20_000, limits[1])  # bytes; a checkpoint has more, config.json and the record less
+    at_step(monkeypatch, 8, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, fill))
+    try:
+        with pytest.raises(TrainingFailed, match="File too large"):
+            train_here(small_sevir, tmp_path, epochs=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    folder = RunFolder(tmp_path)
+    record = folder.read_record()
+    assert record["status"] == "failed" and "File too large" in record["status_reason"]
+    progress, _, damaged = checkpoint.read_checkpoint(folder.checkpoints)
+    assert (progress["epoch"], damaged) == (1, [])
+    assert [each.name for each in folder.checkpoints.iterdir()] == ["state-00001-00000000.npz"]
+    monkeypatch.undo()
+    assert train_here(small_sevir, tmp_path, epochs=4, resume=True).read_record()["status"] == (
+        "completed"
+    )
+
+
+def test_a_folder_that_goes_read_only(small_sevir, tmp_path, monkeypatch):
+    run_dir, aside = tmp_path / "run", tmp_path / "aside"
+    run_dir.mkdir()
+
+    def lose():
+        (run_dir / "checkpoint").rename(aside)
+        (run_dir / "checkpoint").write_text("nothing can be written below this")
+
+    at_step(monkeypatch, 8, lose)
+    with pytest.raises(TrainingFailed, match="Not a directory"):
+        train_here(small_sevir, run_dir, epochs=4)
+    assert RunFolder(run_dir).read_record()["status"] == "failed"
+    progress, _, damaged = checkpoint.read_checkpoint(aside)
+    assert (progress["epoch"], damaged) == (1, [])
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc")
+def test_a_folder_that_was_never_writable(small_sevir):
+    with pytest.raises(InputError, match="`--run-dir` must be a folder that can be written"):
+        train_here(small_sevir, "/proc/self/run")
+
+
+def test_two_jobs_in_one_folder(small_sevir, tmp_path):
+    folder = train_here(small_sevir, tmp_path, epochs=1)
+    first = RunLock(tmp_path)
+    first.take()
+    before = {each: each.read_bytes() for each in tmp_path.rglob("*.*") if each.is_file()}
+    done = run(
+        [sys.executable, ROOT / "experiments" / "train.py", "--resume", "--run-dir", tmp_path,
+         "--epochs", 3]
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "error: `--run-dir` must not be in use by another job" in done.stderr
+    assert before == {each: each.read_bytes() for each in before}
+    first.release()
+    assert train_here(small_sevir, tmp_path, epochs=2, resume=True).read_record()["status"] == (
+        "completed"
+    )
+    assert folder.read_record()["training"]["epochs"] == 2
+
+
+# ---- input that is damaged half-way -----------------------------------------------------------
+
+
+@pytest.fixture
+def own(small_sevir, tmp_path):
+    """A copy of the data set to spoil."""
+    return Path(shutil.copytree(small_sevir, tmp_path / "own"))
+
+
+def spoil(root, count):
+    """Overwrites the pixels of the first training events; returns their names."""
+    events = sevir.split_events(sevir.read_catalogue(root)).train[:count]
+    for event in events:
+        with h5py.File(event.file, "r") as file:
+            chunk = file["vil"].id.get_chunk_info_by_coord((event.index, 0, 0, 0))
+        size, times = event.file.stat().st_size, os.stat(event.file)
+        with open(event.file, "r+b") as file:
+            file.seek(chunk.byte_offset)
+            file.write(b"\xff" * min(64, size - chunk.byte_offset))
+        os.utime(event.file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return [event.name for event in events]
+
+
+def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypatch):
+    at_step(monkeypatch, 7, lambda: spoil(own, 1))
+    with pytest.raises(InputError) as raised:
+        train_here(own, tmp_path / "run", epochs=6)
+    message = str(raised.value)
+    assert re.search(r"event S\d+ in \S+\.h5 cannot be read", message), message
+    assert "--resume --skip-bad-events 1" in message
+    record = RunFolder(tmp_path / "run").read_record()
+    assert record["status"] == "failed" and record["status_reason"] == message
+    assert checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint")[2] == []
+
+    monkeypatch.undo()
+    folder = train_here(own, tmp_path / "run", epochs=6, resume=True, skip_bad_events=1)
+    training = folder.read_record()["training"]
+    assert (folder.read_record()["status"], training["skipped_events"]) == ("completed", 1)
+    assert re.search(r"event S\d+ in \S+\.h5 cannot", training["skipped_event_reasons"][0])
+    assert [row["samples"] for row in folder.read_epochs()][-1] == 24 - 3
+
+
+def test_a_file_that_vanishes_stops_the_run(own, tmp_path, monkeypatch):
+    events = sevir.split_events(sevir.read_catalogue(own)).train
+    at_step(monkeypatch, 7, events[0].file.unlink)
+    with pytest.raises(InputError, match=r"\.h5 cannot be read.*No such file.*--resume"):
+        train_here(own, tmp_path / "run", epochs=6)
+    assert RunFolder(tmp_path / "run").read_record()["status"] == "failed"
+
+
+@needs_horovod
+def test_two_ranks_leave_bad_events_out_together(own, tmp_path):
+    names = spoil(own, 2)
+    command = [
+        *GLOO, sys.executable, ROOT / "experiments" / "train.py", "--data", own, "--run-dir",
+        tmp_path / "run", "--skip-bad-events", 2, *flags(epochs=3, batch_per_replica=2),
+    ]  # fmt: skip
+    done = run(command, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    training = json.loads((tmp_path / "run" / "record.json").read_text())["training"]
+    assert (training["skipped_events"], training["steps"]) == (2, 18)
+    for name in names:
+        assert any(name.split()[0] in each for each in training["skipped_event_reasons"])
+    assert done.stdout.count("left out, ") == 2
+
+
+# ---- files that are not ours ------------------------------------------------------------------
+
+
+class Spiteful:
+    """Pickled, it writes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_runs_no_code(small_sevir, tmp_path):
+    train_here(small_sevir, tmp_path / "run", epochs=1)
+    hit = tmp_path / "hit"
+    newest = tmp_path / "run" / "checkpoint" / "state-00001-00000001.npz"
+    progress = np.array([Spiteful(hit)], dtype=object)
+    np.savez(newest, progress=progress, **{"replicated/0": progress})
+    done = run(
+        [sys.executable, ROOT / "experiments" / "train.py", "--resume", "--run-dir",
+         tmp_path / "run", "--epochs", 2]
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint state-00001-00000001.npz is damaged; going on from the one before it" in (
+        done.stdout
+    )
+    assert not hit.exists()
+
+
+def hostile_models(hit):
+    code = f"open({str(hit)!r}, 'w')"
+    inputs = keras.Input((4,))
+    yield keras.Model(inputs, keras.layers.Lambda(lambda x: (eval(code), x)[1])(inputs))
+    yield {"module": "subprocess", "class_name": "getoutput", "config": f"touch {hit}"}
+    yield {"module": "builtins", "class_name": "exec", "config": {"source": code}}
+
+
+def write_hostile(kind, path, hit):
+    """Writes a .keras file that would write `hit` if loading it ran what it names."""
+    import zipfile
+
+    lambda_model, *configs = hostile_models(hit)
+    lambda_model.save(path)
+    hit.unlink()  # building it ran its code; loading it must not
+    if kind == "lambda":
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"][1].update(configs[0 if kind == "module" else 1])
+    parts["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("kind", ["lambda", "module", "builtin"])
+def test_a_model_runs_no_code(small_sevir, tmp_path, kind):
+    run_dir, hit = tmp_path / "run", tmp_path / "hit"
+    train_here(small_sevir, run_dir, epochs=1)
+    write_hostile(kind, run_dir / "model.keras", hit)
+    command = [sys.executable, ROOT / "experiments" / "evaluate.py", run_dir]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    assert not hit.exists()
+    assert done.returncode == 2, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and "model.keras" in told[0] and "Traceback" not in done.stderr

@@ -1,0 +1,97 @@
+"""A run goes on on another number of processes: from 2 to 1 and to 4, and from 1 to 2."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from launch import HORUN, ROOT, run  # noqa: E402
+
+from keras_nowcast.data.pipeline import windows_in_steps  # noqa: E402
+from keras_nowcast.training import checkpoint  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
+)
+TRAIN = ROOT / "experiments" / "train.py"
+FAULT = ROOT / "tests" / "training" / "ranks_fault.py"
+
+
+def launch(ranks, *words):
+    command = [sys.executable, *words]
+    if ranks > 1:
+        command = [HORUN, "-np", ranks, "--gloo", *command]
+    return run(command, env={"TF_NUM_INTRAOP_THREADS": "1"})
+
+
+def interrupted(root, run_dir, ranks, step):
+    """Trains 24 windows an epoch in batches of 2 a rank, and stops after so many steps."""
+    done = launch(
+        ranks, FAULT, "signal", 0, step, "--data", root, "--run-dir", run_dir, "--depth", 1,
+        "--filters", 2, "--batch-per-replica", 2, "--precision", "float32", "--epochs", 3,
+    )  # fmt: skip
+    assert "run again with --resume" in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def on_two(small_sevir, tmp_path_factory):
+    """A run on two ranks, stopped in its second epoch."""
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    interrupted(small_sevir, run_dir, 2, 8)
+    return run_dir
+
+
+def resumed(run_dir, ranks):
+    done = launch(ranks, TRAIN, "--resume", "--run-dir", run_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((run_dir / "record.json").read_text())
+    rows = [line.split(",") for line in (run_dir / "epochs.csv").read_text().splitlines()]
+    return done.stdout, record, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+@pytest.mark.parametrize("ranks, steps", [(1, 4 * 2), (4, 2)])
+def test_from_two_processes(on_two, tmp_path, ranks, steps):
+    """Of epoch 2's 24 windows two ranks had seen 4 a step: what is left is seen once."""
+    run_dir = Path(shutil.copytree(on_two, tmp_path / "run"))
+    before, _, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
+    stopped_at = before["step"]
+    assert (before["epoch"], before["layout"]["world_size"]) == (1, 2)
+    left = 24 - 4 * stopped_at
+    printed, record, rows = resumed(run_dir, ranks)
+    assert f"goes on with {ranks}: {left} windows of epoch 2 are left" in printed
+    of_rest, of_epoch = -(-left // (2 * ranks)), 24 // (2 * ranks)
+    training = record["training"]
+    assert record["status"] == "completed" and training["epochs"] == 3
+    assert training["steps"] == 6 + stopped_at + of_rest + of_epoch
+    assert [each["world_size"] for each in training["starts"]] == [2, ranks]
+    compiling = windows_in_steps(left, ranks, 2, 1)  # the step that is not timed
+    assert [int(row["samples"]) for row in rows] == [20, 24 - compiling, 24]
+    # Two ranks had reached twice the rate of one; four rise from there within an epoch.
+    after_two, after_three = (float(row["learning_rate"]) for row in rows[1:])
+    if ranks == 1:
+        assert (after_two, after_three) == (pytest.approx(1e-3), pytest.approx(1e-3))
+    else:
+        assert 2e-3 < after_two < after_three <= 4e-3
+    _, arrays, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
+    assert arrays["statistics/0"].shape[0] == ranks
+
+
+def test_from_one_process_to_two(small_sevir, tmp_path):
+    run_dir = tmp_path / "run"
+    interrupted(small_sevir, run_dir, 1, 15)
+    before, arrays, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
+    assert (before["epoch"], before["step"]) == (1, 3)
+    printed, record, rows = resumed(run_dir, 2)
+    assert "goes on with 2: 18 windows of epoch 2 are left" in printed
+    assert record["training"]["steps"] == 15 + 5 + 6
+    assert float(rows[2]["learning_rate"]) == pytest.approx(2e-3, rel=0.1)
+    assert 1e-3 < float(rows[1]["learning_rate"]) < 2e-3
+    newest, after, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
+    assert newest["origin"] == [15, 1.25, 1.0]
+    assert not np.array_equal(after["replicated/0"], arrays["replicated/0"])
