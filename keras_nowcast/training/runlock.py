@@ -14,6 +14,8 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
+
 from keras_nowcast.errors import InputError
 
 TOUCH_EVERY_S = 2.0
@@ -26,6 +28,7 @@ class RunLock:
     Attributes:
       lost: [from, to] in unix time of work that was done, lost with a process that was killed, and
         done again.
+      zero_unix_s: what the power trace of the job before this one counts from, None if unknown.
     """
 
     def __init__(self, run_dir, say=print):
@@ -35,6 +38,7 @@ class RunLock:
         self._former = {}
         self._touched = 0.0
         self.lost = []
+        self.zero_unix_s = None
 
     def take(self):
         """Takes the lock, if it is not held by this process already.
@@ -64,12 +68,14 @@ class RunLock:
         self._file = file
         self._former = _read(file)
         self._last_alive = os.fstat(file).st_mtime
+        self.zero_unix_s = self._former.get("zero_unix_s")
 
-    def begin(self, saved_unix_s=None):
+    def begin(self, saved_unix_s=None, zero_unix_s=None):
         """Writes who runs from now on, and finds what a job before this one lost.
 
         Args:
           saved_unix_s: when the checkpoint was saved that the run goes on from, None without one.
+          zero_unix_s: what the power trace counts from.
         """
         former, self.lost = self._former, list(self._former.get("lost", []))
         if former and not former.get("ended"):
@@ -81,6 +87,7 @@ class RunLock:
             "pid": os.getpid(),
             "job": os.environ.get("SLURM_JOB_ID"),
             "since_unix_s": time.time(),
+            "zero_unix_s": zero_unix_s,
             "lost": self.lost,
         }
         self._write(self._holder)
@@ -106,6 +113,28 @@ class RunLock:
         # In place: a file renamed here would be another one, without the lock.
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, (json.dumps(content) + "\n").encode(), 0)
+
+
+def lost_joules(traces, intervals, zero_unix_s):
+    """Returns the energy of `RunLock.lost`, between its first and last readings of power.
+
+    Args:
+      traces: as RunFolder.read_power returns them.
+      intervals: [from, to] each, unix time.
+      zero_unix_s: unix time that the traces count from.
+
+    Returns:
+      Joules of all devices; None where no power was read.
+    """
+    parts = []
+    for seconds, watts in traces.values():
+        time_s, watts = np.add(seconds, zero_unix_s), np.array(watts)
+        for begin, end in intervals:
+            inside = (begin <= time_s) & (time_s <= end) & np.isfinite(watts)
+            if np.count_nonzero(inside) > 1:
+                power = watts[inside]
+                parts.append(np.sum(np.diff(time_s[inside]) * (power[1:] + power[:-1]) / 2))
+    return float(sum(parts)) if parts else None
 
 
 def _read(file):

@@ -18,7 +18,7 @@ from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
-from keras_nowcast.training.runlock import RunLock
+from keras_nowcast.training.runlock import RunLock, lost_joules
 from keras_nowcast.training.watchdog import Watchdog
 
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
@@ -217,7 +217,7 @@ class Run:
     def _open_folder(self):
         self.folder.open(self.config)
         self.lock.take()
-        self.lock.begin(self.saved_unix_s)
+        self.lock.begin(self.saved_unix_s, self.progress.zero_unix_s)
         for each in (self.folder.path, self.folder.checkpoints):
             remove_unfinished(each)
         self.watchdog.on_tick = self.lock.touch
@@ -401,6 +401,7 @@ class Run:
         restored = self.world.on_first(read)
         if restored is None:
             self.say("the run ended before its first checkpoint: starting it again")
+            self.progress.zero_unix_s = self.world.broadcast(self.lock.zero_unix_s)
             return None
         values, statistics = restored
         layout, schedule = values.pop("layout"), values.pop("schedule")
@@ -527,9 +528,27 @@ class Run:
             "energy": energy,
             "memory": memory,
         }
-        if self.progress.rows:
-            self.world.on_first(lambda: self.folder.write_epochs(self.progress.rows))
-        self.world.on_first(lambda: self.folder.write_record(record))
+
+        def write():
+            if self.progress.rows:
+                self.folder.write_epochs(self.progress.rows)
+            record["energy"] |= self._lost_energy()
+            self.folder.write_record(record)
+
+        self.world.on_first(write)
+
+    def _lost_energy(self):
+        """Returns what was used for work that a kill lost; it is in no other figure."""
+        if not self.lock.lost:
+            return {"lost_joules": 0.0}
+        traces = self.folder.read_power()
+        joules = lost_joules(traces, self.lock.lost, self.progress.zero_unix_s)
+        if joules is None:
+            return {
+                "lost_joules": None,
+                "lost_joules_reason": "no power was read between the checkpoint and the kill",
+            }
+        return {"lost_joules": joules}
 
     def _timed_samples(self):
         progress = self.progress

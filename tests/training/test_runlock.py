@@ -8,7 +8,7 @@ import time
 import pytest
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.training.runlock import RunLock
+from keras_nowcast.training.runlock import RunLock, lost_joules
 
 HOLD = (
     "import sys, time\n"
@@ -62,6 +62,18 @@ def test_what_a_killed_job_lost(tmp_path, holder):
     last.begin()
     assert last.lost == lock.lost
     last.release()
+
+
+def test_joules_of_what_was_lost():
+    """200 W and 100 W for 5 s, of which one reading failed; another device was not read then."""
+    seconds = [float(each) for each in range(20)]
+    traces = {
+        ("a", "GPU-0"): (seconds, [200.0] * 20),
+        ("a", "GPU-1"): (seconds, [100.0] * 7 + [float("nan")] + [100.0] * 12),
+        ("b", "GPU-2"): ([0.0, 19.0], [50.0, 50.0]),
+    }
+    assert lost_joules(traces, [[1005.0, 1010.0]], 1000.0) == pytest.approx(1500)
+    assert lost_joules(traces, [[2005.0, 2010.0]], 1000.0) is None
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
