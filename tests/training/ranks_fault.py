@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 STARTED = time.monotonic()
 
@@ -47,7 +48,8 @@ def main():
                 act()
 
         callbacks.EpochRecorder.on_train_batch_end = on_train_batch_end
-    trainer.train(parse_config(__doc__, sys.argv[4:]), STARTED)
+    del sys.argv[1:4]
+    trainer.train(parse_config(__doc__, Path(__file__).parent), STARTED)
 
 
 if __name__ == "__main__":
