@@ -1,9 +1,11 @@
 """Checkpoints: everything needed to go on, in one file that is whole or absent.
 
 A checkpoint is a NumPy .npz archive: arrays by name and one JSON text, no pickles, so that loading
-one runs nothing; each member carries a CRC that is checked as it is read.
+one runs nothing, and a digest of all that it holds. (The CRC of each member is not enough: bits of
+an archive's and an array's headers decide what is read and are under no CRC.)
 """
 
+import hashlib
 import json
 
 import numpy as np
@@ -23,8 +25,9 @@ def write_checkpoint(folder, progress, arrays):
       arrays: dict of name to NumPy array.
     """
     name = f"state-{progress['epoch']:05d}-{progress['step']:08d}.npz"
+    arrays = {"progress": np.array(json.dumps(progress)), **arrays}
     with written_whole(folder / name) as beside:
-        np.savez(beside, progress=np.array(json.dumps(progress)), **arrays)
+        np.savez(beside, digest=np.array(_digest(arrays)), **arrays)
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()
 
@@ -44,8 +47,10 @@ def read_checkpoint(folder):
         try:
             with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
+            if str(arrays.pop("digest")) != _digest(arrays):
+                raise ValueError("not what was written")
             progress = json.loads(str(arrays.pop("progress")))
-        except Exception:  # a damaged archive raises nearly anything before its CRC is reached
+        except Exception:  # a damaged archive raises nearly anything
             damaged.append(file.name)
             continue
         return progress, arrays, damaged
@@ -54,6 +59,16 @@ def read_checkpoint(folder):
         f"`--resume` needs a checkpoint that is whole. Received: {folder} with {state}; start the "
         "run again under another --run-dir."
     )
+
+
+def _digest(arrays):
+    """Returns a SHA-256 of names, forms and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
 
 
 def any_in(folder):

@@ -44,6 +44,26 @@ def test_a_damaged_one_is_passed_over(tmp_path, damage):
     assert damaged == [newest.name]
 
 
+def test_no_flipped_bit_goes_unnoticed(tmp_path):
+    """Every thirteenth bit of a file, so of each byte in its headers: what is read is right."""
+    write(tmp_path, 1)
+    progress, arrays = write(tmp_path, 2)
+    newest = tmp_path / "state-00002-00000000.npz"
+    data = newest.read_bytes()
+    passed_over = 0
+    for bit in [*range(0, 8 * len(data), 13)]:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        newest.write_bytes(flipped)
+        read, found, damaged = checkpoint.read_checkpoint(tmp_path)
+        passed_over += bool(damaged)
+        if not damaged:  # a date, say, or a padding
+            assert read == progress and found.keys() == arrays.keys()
+            for name, value in arrays.items():
+                np.testing.assert_array_equal(found[name], value)
+    assert passed_over > len(data) // 2
+
+
 def test_none_that_is_whole(tmp_path):
     with pytest.raises(InputError, match="`--resume` needs a checkpoint .* with none"):
         checkpoint.read_checkpoint(tmp_path)

@@ -27,6 +27,8 @@ SEED = int(os.environ.get("KERAS_NOWCAST_SEED", random.randrange(10**6)))
 KINDS = ("during a checkpoint", "one rank of two", "all ranks of two", "a process alone")
 HAS_HOROVOD = importlib.util.find_spec("horovod") is not None
 EPOCHS = 6
+WINDOWS = 24  # of an epoch; a step of a rank has one
+LONGEST_S = 1200  # guards against a hang, on however busy a machine
 
 
 def start(root, run_dir, ranks, *flags):
@@ -45,13 +47,13 @@ def start(root, run_dir, ranks, *flags):
 
 
 def finish(job):
-    printed, _ = job.communicate(timeout=240)
+    printed, _ = job.communicate(timeout=LONGEST_S)
     assert job.returncode == 0, printed
     return printed
 
 
 def wait_for(condition, job):
-    give_up = time.monotonic() + 240
+    give_up = time.monotonic() + LONGEST_S
     while not condition():
         assert time.monotonic() < give_up
         if job.poll() is not None:
@@ -85,27 +87,34 @@ def rank_processes(run_dir):
 
 @pytest.fixture(scope="module")
 def undisturbed(small_sevir, tmp_path_factory):
-    """Returns a function: the arrays that a run on so many ranks ends with, and its seconds."""
+    """Returns a function: the arrays that a run on so many ranks ends with."""
     known = {}
 
     def of(ranks):
         if ranks not in known:
             run_dir = tmp_path_factory.mktemp("whole") / "run"
-            job = start(small_sevir, run_dir, ranks)
-            wait_for((run_dir / "running.json").exists, job)
-            began = time.monotonic()
-            finish(job)
-            known[ranks] = final_arrays(run_dir), time.monotonic() - began
+            finish(start(small_sevir, run_dir, ranks))
+            known[ranks] = final_arrays(run_dir)
         return known[ranks]
 
     return of
 
 
-def kill(kind, job, run_dir, rng, seconds):
+def steps_saved(run_dir, ranks):
+    """Returns how many steps of the run the newest checkpoint has, -1 without a run."""
+    names = [each.stem for each in (run_dir / "checkpoint").glob("state-*.npz")]
+    if not names:
+        return 0 if (run_dir / "running.json").exists() else -1
+    _, epoch, step = max(names).split("-")
+    return int(epoch) * WINDOWS // ranks + int(step)
+
+
+def kill(kind, job, run_dir, rng, ranks):
     """Kills at a random moment after the run folder is there; returns whether it was in time."""
-    if not wait_for((run_dir / "running.json").exists, job):
+    moment = rng.randrange(EPOCHS * WINDOWS // ranks)
+    if not wait_for(lambda: steps_saved(run_dir, ranks) >= moment, job):
         return False
-    time.sleep(rng.uniform(0, seconds))
+    time.sleep(rng.uniform(0, 0.2))
     victims = rank_processes(run_dir)
     if kind == "during a checkpoint":
         beside = (run_dir / "checkpoint").glob
@@ -129,12 +138,12 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_pat
     ranks = 2 if "two" in kind else 1
     if ranks > 1 and not HAS_HOROVOD:
         pytest.skip("Horovod is not installed")
-    arrays, seconds = undisturbed(ranks)
+    arrays = undisturbed(ranks)
     for attempt in range(5):  # a run that ended before its killer came is started again
         run_dir = tmp_path / f"run-{attempt}"
         job = start(small_sevir, run_dir, ranks)
-        in_time = kill(kind, job, run_dir, rng, seconds * 0.9 / 2**attempt)
-        printed, _ = job.communicate(timeout=120)
+        in_time = kill(kind, job, run_dir, rng, ranks)
+        printed, _ = job.communicate(timeout=LONGEST_S)
         if in_time and job.returncode:
             break
     else:
