@@ -111,6 +111,23 @@ def test_launcher_without_horovod_is_refused(monkeypatch):
         distributed.start()
 
 
+@needs_horovod
+def test_a_horovod_without_a_needed_operation_is_refused(monkeypatch):
+    import horovod.tensorflow
+
+    monkeypatch.setattr(distributed, "launched_as", lambda: (0, 2))
+    monkeypatch.delattr(horovod.tensorflow, "allgather_object")
+    with pytest.raises(InputError, match="`horovod` must have .* without allgather_object"):
+        distributed.start()
+
+    def fail():
+        raise ImportError("libtensorflow.so: undefined symbol")
+
+    monkeypatch.setattr(distributed, "_horovod", fail)
+    with pytest.raises(InputError, match="`horovod` must load .* undefined symbol; run `make"):
+        distributed.start()
+
+
 def test_stop_flags_of_one_process_agree_at_once():
     flags = distributed.StopFlags(distributed.World())
     assert flags.agreed() == set()
