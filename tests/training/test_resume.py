@@ -77,7 +77,7 @@ def test_from_two_processes(on_two, tmp_path, ranks, steps):
     if ranks == 1:
         assert (after_two, after_three) == (pytest.approx(1e-3), pytest.approx(1e-3))
     else:
-        assert 2e-3 < after_two < after_three <= 4e-3
+        assert 2e-3 < after_two < after_three == pytest.approx(4e-3, rel=0.2)
     _, arrays, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
     assert arrays["statistics/0"].shape[0] == ranks
 
