@@ -57,7 +57,7 @@ def train(config, started):
             with contextlib.suppress(TrainingFailed):  # a full disk: the reason is told anyhow
                 run.write_record("failed", reason)
             raise TrainingFailed(reason) from None
-        run.write_results()
+        run.write_model()
         run.write_record("completed")
         run.end()
 
@@ -494,15 +494,11 @@ class Run:
         (epoch, step), rank = min(failed)
         return f"the loss was not finite in epoch {epoch}, step {step}, on rank {rank}"
 
-    def write_results(self):
-        """Writes the network as it is now, and its epochs, should a kill have come between.
-
-        Its statistics were averaged for the last validation.
-        """
+    def write_model(self):
+        """Writes the network as it is now; its statistics were averaged for the last validation."""
         from keras_nowcast.model.unet import write_unet
 
         self.world.on_first(lambda: write_unet(self.model, self.folder.model_file))
-        self.world.on_first(lambda: self.folder.write_epochs(self.progress.rows))
         self.say(f"model written to {self.folder.model_file}")
 
     def _write_best(self):
