@@ -161,7 +161,8 @@ def _read_rows(root):
         )
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            events = _parse_rows(root, path, csv.reader(file))
+            # Strict: a quote that never ends would else swallow the rows after it.
+            events = _parse_rows(root, path, csv.reader(file, strict=True))
     except (OSError, csv.Error) as error:  # of csv: quotes that never end, bytes that are no text
         raise InputError(
             f"`--data` must have a catalogue that can be read. Received: {path} ({error})."

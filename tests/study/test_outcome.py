@@ -5,7 +5,7 @@ import json
 import pytest
 
 from keras_nowcast import records
-from keras_nowcast.study import outcome
+from keras_nowcast.study import outcome, table
 from keras_nowcast.study.grid import Cell, PlacedCell
 from keras_nowcast.study.launch import Ended
 
@@ -76,8 +76,8 @@ def test_a_failure_is_a_row_of_the_table(tmp_path, refusal):
         for name, value in record[part].items():
             if value is None and not name.endswith("_reason"):
                 assert record[part][f"{name}_reason"]
-    runs = records.read_runs([tmp_path])
-    (row,) = records.table(runs)
+    (run,) = table.read(records.read_runs([tmp_path]))
+    row = run.row
     assert row["status"] == "failed" and row["world_size"] == 2 and row["seconds"] is None
 
 
