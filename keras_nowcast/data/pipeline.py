@@ -151,7 +151,7 @@ class WindowPipeline:
         self.world_size = world_size
         self.batch_per_replica = batch_per_replica
         self.shuffle = shuffle
-        self.threads = threads or min(_MOST_THREADS, os.cpu_count())
+        self.threads = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         self.on_bad_event = on_bad_event
         self.events, self.starts = _capped(events, window_stride, max_windows)
         self.windows = sum(map(len, self.starts))
