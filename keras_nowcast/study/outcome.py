@@ -20,11 +20,13 @@ _LINES_KEPT = 20
 # What TensorFlow, Python, C++ and the C library say when memory cannot be had.
 _NO_MEMORY = re.compile(
     r"ResourceExhausted|RESOURCE_EXHAUSTED|OOM when allocating|MemoryError|std::bad_alloc"
-    r"|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY"
+    r"|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY|ran out of memory"
 )
 # What horovodrun and mpirun say of a rank that SIGKILL ended.
 _RANK_KILLED = re.compile(r"Exit code: -9\b|exited on signal 9\b")
 _ERROR = re.compile(r"(?:^|>:?\s*)error: (.+)", re.MULTILINE)
+# The last line of a run that cannot go on; the watchdog's names the rank.
+_FAILED_LINE = re.compile(r"(?:^|>:?\s*)failed: (.+)", re.MULTILINE)
 
 _NUMBERS = {
     "environment": (
@@ -107,6 +109,9 @@ def reason_of_failure(ended, timeout_s, oom_kills_before, oom_kills_after):
     error = _ERROR.search(ended.printed)
     if error:
         return f"refused: {error[1].strip()}"
+    told = _FAILED_LINE.search(ended.printed)
+    if told:
+        return f"crash: {told[1].strip()[:300]}"
     how = f"signal {-ended.status}" if ended.status < 0 else f"exit status {ended.status}"
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     return f"crash: {how}; {last[:300]}"

@@ -33,6 +33,16 @@ def ended(status=1, printed="", timed_out=False):
         (ended(1, "[0]<stderr>:error: `--data` x\n"), (0, 0), "refused: `--data` x"),
         (ended(1, "Traceback\nKeyError: 3\n\n"), (0, 0), "crash: exit status 1; KeyError: 3"),
         (ended(-11), (0, 0), "crash: signal 11; it printed nothing"),
+        (
+            ended(1, "[0]<stderr>:failed: rank 1 on n2 has not answered for 298 s\nnode says bye"),
+            (0, 0),
+            "crash: rank 1 on n2 has not answered for 298 s",
+        ),
+        (
+            ended(1, "failed: rank 1 on n2 ran out of memory (Unable to allocate 3 GiB); ..."),
+            (0, 0),
+            "out of memory: failed: rank 1 on n2 ran out of memory",
+        ),
     ],
 )
 def test_reasons(end, kills, words):
