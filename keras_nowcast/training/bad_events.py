@@ -20,7 +20,8 @@ class BadEvents:
       say: called on rank 0 with a line for each new one.
 
     Attributes:
-      found: those that this rank has met and the others do not know of yet.
+      found: {name: (reason, whether its file is there)} of those that this rank has met and the
+        others do not know of yet.
     """
 
     def __init__(self, world, most, known, say):
@@ -29,11 +30,12 @@ class BadEvents:
         self._known = known
         self._say = say
         self.found = {}
+        self._any_gone = False
 
     def __call__(self, event, error):
         """Notes an Event and why it cannot be read; called by the thread that reads."""
         if event.name not in self._known:
-            self.found[event.name] = str(error)
+            self.found[event.name] = str(error), event.file.is_file()
 
     def agree(self):
         """Tells all ranks what each has found; all call it together.
@@ -43,9 +45,10 @@ class BadEvents:
         """
         mine = dict(self.found)
         for found in self._world.gather(mine):
-            for name, reason in found.items():
+            for name, (reason, is_there) in found.items():
                 if name not in self._known:
                     self._known[name] = reason
+                    self._any_gone |= not is_there
                     self._refuse_or_say(reason)
         for name in mine:
             del self.found[name]
@@ -53,9 +56,13 @@ class BadEvents:
     def _refuse_or_say(self, reason):
         count = len(self._known)
         if count > self._most:
+            # Without a file that is gone the data set is another one, which --resume refuses.
+            or_without = "" if self._any_gone else (
+                f", or with --resume --skip-bad-events {max(count, 2 * self._most)} leave such "
+                "events out"
+            )
             raise UnreadableEvents(
                 f"`--data` has events that cannot be read; {self._most} may be. Received: {count}, "
-                f"the last: {reason} Put the file back and go on with --resume, or with --resume "
-                f"--skip-bad-events {max(count, 2 * self._most)} leave such events out."
+                f"the last: {reason} Put the file back and go on with --resume{or_without}."
             )
         self._say(f"left out, {count} of at most {self._most}: {reason}")

@@ -215,8 +215,9 @@ def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypat
 def test_a_file_that_vanishes_stops_the_run(own, tmp_path, monkeypatch):
     events = sevir.split_events(sevir.read_catalogue(own)).train
     at_step(monkeypatch, 7, events[0].file.unlink)
-    with pytest.raises(InputError, match=r"\.h5 cannot be read.*No such file.*--resume"):
+    with pytest.raises(InputError, match=r"\.h5 cannot be read.*No such file.*--resume") as raised:
         train_here(own, tmp_path / "run", epochs=6)
+    assert "--skip-bad-events" not in str(raised.value)  # without the file, --resume is refused
     assert RunFolder(tmp_path / "run").read_record()["status"] == "failed"
 
 
