@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "model_best.keras"
 
     @property
+    def lock_file(self):
+        """Locked by the training while it runs."""
+        return self.path / "running.json"
+
+    @property
     def power_file(self):
         """The trace of power readings."""
         return self.path / "power.csv"

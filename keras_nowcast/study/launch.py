@@ -19,10 +19,9 @@ from pathlib import Path
 
 from keras_nowcast.config import RunConfig, as_arguments
 from keras_nowcast.errors import InputError
-from keras_nowcast.records import MAY_CHANGE_ON_RESUME
+from keras_nowcast.records import MAY_CHANGE_ON_RESUME, RunFolder
 
 LAUNCHERS = ("horovodrun", "mpirun")
-RUN_LOCK = "running.json"  # locked by the training while it runs
 POLL_S = 0.2
 # From the request to stop to the end: the step under way and a checkpoint. Then it is killed.
 GRACE_S = 120
@@ -131,7 +130,7 @@ def _take(file):
 def _is_trained_in(folder):
     """Whether a run holds its own lock: started by hand, or ranks that outlive their launcher."""
     try:
-        with open(folder / RUN_LOCK, "r+") as file:
+        with open(RunFolder(folder).lock_file, "r+") as file:
             return not _take(file)
     except FileNotFoundError:
         return False

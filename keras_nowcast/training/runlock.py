@@ -12,11 +12,11 @@ import json
 import os
 import socket
 import time
-from pathlib import Path
 
 import numpy as np
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.records import RunFolder
 
 TOUCH_EVERY_S = 2.0
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -32,7 +32,7 @@ class RunLock:
     """
 
     def __init__(self, run_dir, say=print):
-        self._path = Path(run_dir) / "running.json"
+        self._path = RunFolder(run_dir).lock_file
         self._say = say
         self._file = None
         self._former = {}

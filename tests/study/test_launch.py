@@ -12,6 +12,7 @@ import pytest
 
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
+from keras_nowcast.records import RunFolder
 from keras_nowcast.study import launch
 from keras_nowcast.study.launch import Launcher, Signals, attend, locked
 
@@ -70,7 +71,7 @@ def test_a_lock_is_held_by_one(tmp_path):
 
 
 def test_a_cell_in_which_someone_trains_is_not_free(tmp_path):
-    with open(tmp_path / launch.RUN_LOCK, "w") as training:
+    with open(RunFolder(tmp_path).lock_file, "w") as training:
         fcntl.flock(training, fcntl.LOCK_EX)
         with locked(tmp_path) as lock:
             assert lock is None
