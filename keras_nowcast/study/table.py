@@ -15,6 +15,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.sizes import default_center_filters
+from keras_nowcast.records import MAY_CHANGE_ON_RESUME
 
 THRESHOLDS = (16, 74, 133)  # codes whose CSI every run validates
 
@@ -36,10 +37,7 @@ _COPIED = (
 
 # Fields of the configuration that do not decide what a run computes or costs. The seed does, by
 # chance: it tells the runs of one cell apart.
-_NOT_THE_SETTING = frozenset(
-    {"run_dir", "seed", "resume", "power_source", "power_interval_s", "watts_per_core",
-     "tensorboard"}
-)  # fmt: skip
+_NOT_THE_SETTING = MAY_CHANGE_ON_RESUME - {"data", "epochs"} | {"seed"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,15 @@ def test_a_cell_that_never_started_is_a_row(tmp_path):
     assert not run.is_completed and table.cells([run]) == []
 
 
+def test_how_a_run_is_watched_makes_no_cell(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    study_runs.write_run(
+        tmp_path / "b", seed=1, stall_seconds=60.0, checkpoint_minutes=0.0, skip_bad_events=2
+    )
+    (cell,) = table.cells(read(tmp_path))
+    assert len(cell.runs) == 2
+
+
 def test_a_cell_holds_the_seeds_of_one_setting(tmp_path):
     for name, fields in {
         "a": {}, "b": {"seed": 1, "seconds": 3.0}, "c": {"filters": 8},
