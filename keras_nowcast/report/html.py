@@ -365,6 +365,11 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
             "<b>Scores of the test set</b> beside persistence and extrapolation: no run was "
             "evaluated with experiments/evaluate.py"
         )
+    lines += [
+        f"<b>{_text(run.name)}</b> is in no comparison: it went on with another number of processes"
+        for run in runs
+        if run.is_completed and run.changed_processes
+    ]
     lines += [f"<b>{_text(path)}</b> left no record: it runs still, or was killed"
               for path in unrecorded]  # fmt: skip
     body = "".join(f"<li>{line}</li>" for line in lines) or "<li>nothing</li>"

@@ -51,6 +51,7 @@ class Run:
       setting: dict of everything that decides its result but the seed, the machine included.
       epochs: rows of its epochs.csv.
       devices: how many devices measured its energy; their power is in its trace.
+      changed_processes: whether it went on with another number of processes than before.
     """
 
     folder: object
@@ -59,6 +60,7 @@ class Run:
     setting: dict
     epochs: list
     devices: int
+    changed_processes: bool
 
     @property
     def name(self):
@@ -126,10 +128,13 @@ def read(runs):
 
 
 def cells(runs):
-    """Returns the Cells of the completed ones among the Runs, the smallest network first."""
+    """Returns the Cells of the completed ones among the Runs, the smallest network first.
+
+    A run that went on with another number of processes is of no number's cell.
+    """
     found = {}
     for run in sorted(runs, key=order):
-        if run.is_completed:
+        if run.is_completed and not run.changed_processes:
             found.setdefault(_key(run.setting), []).append(run)
     return [Cell(members[0].setting, members) for members in found.values()]
 
@@ -264,7 +269,10 @@ def _run(folder, record):
     row |= _of_epochs(epochs, row)
     row |= _test_scores(folder)
     devices = len(parts["energy"].get("devices") or ()) if folder.power_file.exists() else 0
-    return Run(folder, row, parts["config"], _setting(row, parts), epochs, devices)
+    sizes = {start["world_size"] for start in parts["training"].get("starts") or ()}
+    return Run(
+        folder, row, parts["config"], _setting(row, parts), epochs, devices, len(sizes) > 1
+    )
 
 
 _RENAMED = {("energy", "source"), ("energy", "joules")}

@@ -89,6 +89,16 @@ def test_a_run_of_an_earlier_version_is_in_the_same_cell(tmp_path):
     assert len(cell.runs) == 2
 
 
+def test_a_run_that_changed_its_processes_is_in_no_cell(tmp_path):
+    for name, sizes in {"same": (2, 2), "other": (1, 2)}.items():
+        study_runs.write_run(tmp_path / name, world_size=2)
+        record = json.loads((tmp_path / name / "record.json").read_text())
+        record["training"]["starts"] = [{"world_size": size, "steps": 0} for size in sizes]
+        (tmp_path / name / "record.json").write_text(json.dumps(record))
+    (cell,) = table.cells(read(tmp_path))
+    assert [run.name for run in cell.runs] == ["same"]
+
+
 def test_a_cell_that_fits_no_network_is_a_row(tmp_path):
     study_runs.write_run(tmp_path / "a", status="failed", reason="unfittable: `--grid` ...")
     record = json.loads((tmp_path / "a" / "record.json").read_text())
