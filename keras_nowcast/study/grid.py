@@ -20,7 +20,6 @@ DEFAULTS = {each.name: each.default for each in dataclasses.fields(RunConfig)}
 SELECTION = frozenset({"data", "max_missing", "train_before", "test_from", "authors_split"})
 # What no result and no cost depends on: where files are and how a run is watched.
 NOT_OF_THE_CELL = SELECTION | MAY_CHANGE_ON_RESUME - {"epochs"}
-SET_BY_THE_SWEEP = frozenset({"run_dir", "resume"})
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import statistics
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder, read_runs
-from keras_nowcast.study.planner import predict
+from keras_nowcast.study.planner import predict, total
 
 MIB = 2**20
 NOT_KNOWN = "not known yet"
@@ -56,7 +56,7 @@ def seconds_left(waiting, finished, folder, overhead_s=0.0):
     if not finished:
         return None
     forecasts = predictions(waiting, [folder])
-    if all(each is not None and each.wall_seconds is not None for each in forecasts):
+    if all(each.wall_seconds is not None for each in forecasts):
         return sum(each.wall_seconds.value + overhead_s for each in forecasts)
     setups, rates = [], {}
     for cell in finished:
@@ -124,9 +124,9 @@ def _row(cell, state, forecast):
         f"{cell.cost.parameters:,}",
         f"{cell.training_flops / 1e12:,.2f}",
         f"{cell.tensor_bytes / MIB:,.0f}",
-        _interval(forecast and forecast.wall_seconds, duration),
-        _interval(forecast and forecast.memory_bytes, lambda value: f"{value / MIB:,.0f}"),
-        _interval(forecast and forecast.joules, lambda value: f"{value:,.3g}"),
+        _interval(forecast.wall_seconds, duration),
+        _interval(forecast.memory_bytes, lambda value: f"{value / MIB:,.0f}"),
+        _interval(forecast.joules, lambda value: f"{value:,.3g}"),
     )
 
 
@@ -140,12 +140,11 @@ def _totals(waiting):
     """Returns a line on what is to be run; predictions that are missing are counted."""
     if not waiting:
         return ["nothing is left to run"]
-    known = [each.wall_seconds for each in waiting if each is not None and each.wall_seconds]
+    whole, without = total(waiting, "wall_seconds")
     line = f"{len(waiting)} to run"
-    if known:
-        ends = [sum(getattr(each, end) for each in known) for end in ("value", "low", "high")]
-        value, low, high = map(duration, ends)
-        line += f"; predicted {value} ({low} to {high}) for {len(known)} of them"
+    if whole is not None:
+        predicted = len(waiting) - without
+        line += f"; predicted {_interval(whole, duration)} for {predicted} of them"
     return [line]
 
 
@@ -154,7 +153,6 @@ def _reasons(waiting):
     reasons = dict.fromkeys(
         f"{name.replace('_', ' ')} {NOT_KNOWN}: {reason}"
         for each in waiting
-        if each is not None
         for name, reason in each.reasons.items()
     )
     return list(reasons)

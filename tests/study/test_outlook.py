@@ -5,8 +5,10 @@ import json
 
 import pytest
 
+from keras_nowcast.study import outlook
 from keras_nowcast.study.grid import Cell, PlacedCell
 from keras_nowcast.study.outlook import duration, outlook_table, seconds_left
+from keras_nowcast.study.planner import Forecast
 
 
 def cell(name, refusal=None, **settings):
@@ -34,9 +36,7 @@ def test_durations(seconds, words):
 @pytest.fixture
 def without_planner(monkeypatch):
     """A planner needs several cells; before that there is the rate of those that finished."""
-    from keras_nowcast.study import outlook
-
-    monkeypatch.setattr(outlook, "predictions", lambda cells, folders: [None] * len(cells))
+    monkeypatch.setattr(outlook, "predictions", lambda cells, _: [Forecast({}, 1)] * len(cells))
 
 
 def test_what_is_left_follows_set_up_and_counted_work(tmp_path, without_planner):
