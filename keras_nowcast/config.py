@@ -246,11 +246,14 @@ def add_field(parser, each, several=False):
     )
 
 
-def as_arguments(config):
-    """Returns the words of the command line that make this config; what is default is left out."""
+def as_arguments(values):
+    """Returns the words of train.py's command line for values of RunConfig's fields, by name.
+
+    What is default or not in `values` is left out.
+    """
     words = []
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
+    for each in dataclasses.fields(RunConfig):
+        value = values.get(each.name, each.default)
         if value != each.default:
             words += [_as_flag(each.name)] + ([] if value is True else [str(value)])
     return words

@@ -3,11 +3,10 @@
 No network, no script but the few lines below, and every text that comes from a file is escaped.
 """
 
-import dataclasses
 import html
 import shlex
 
-from keras_nowcast.config import RunConfig
+from keras_nowcast.config import as_arguments
 from keras_nowcast.report.figures import CAPTIONS
 from keras_nowcast.study import planner, table
 from keras_nowcast.study.claims import NOT_MEASURED, PAPER
@@ -419,16 +418,11 @@ def _repeat(runs, command):
 
 def train_command(run):
     """Returns the command line that trains a Run again."""
-    words = ["python", "experiments/train.py"]
-    for field in dataclasses.fields(RunConfig):
-        value = run.config.get(field.name)
-        if field.name in ("run_dir", "resume") or value is None or value == field.default:
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        words += [flag] if value is True else [flag, shlex.quote(str(value))]
+    config = {k: v for k, v in run.config.items() if k not in ("run_dir", "resume")}
+    words = ["python", "experiments/train.py", *as_arguments(config)]
     if (run.row["world_size"] or 1) > 1:
         words = ["horovodrun", "-np", str(run.row["world_size"]), *words]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _text(value):

@@ -55,7 +55,7 @@ class Launcher:
             config = RunConfig(**{name: getattr(config, name) for name in free})
         return [
             *self._prefix(processes), sys.executable, str(self.scripts / "train.py"),
-            *as_arguments(config),
+            *as_arguments(vars(config)),
         ]  # fmt: skip
 
     def evaluation(self, folder):
