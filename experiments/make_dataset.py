@@ -16,13 +16,12 @@ it was written; 75 interrupted.
 
 import dataclasses
 import os
-import signal
 import sys
 from pathlib import Path
 
 from keras_nowcast.config import Parser, RunConfig, add_field
 from keras_nowcast.errors import InputError, Interrupted
-from keras_nowcast.process import run_script
+from keras_nowcast.process import Signals, run_script
 
 LAYOUTS = ("sevir", "authors")
 MOST_THREADS = 8  # unasked
@@ -83,26 +82,17 @@ def pack(arguments, config, threads):
         )  # fmt: skip
         print(split.note)
         files = packed.authors_files(split, arguments.grid, config.window_stride)
-    packed.write_files(
-        arguments.out, files, catalogue, grid=arguments.grid, threads=threads, check=Stop().check
-    )
+    with Signals() as signals:
 
+        def check():
+            if signals.received:
+                raise Interrupted(
+                    "interrupted; what is written stays, the same command goes on there"
+                )
 
-class Stop:
-    """Turns SIGINT, SIGTERM and SIGUSR1 into an end after the event under way."""
-
-    def __init__(self):
-        self.received = False
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(each, self._catch)
-
-    def _catch(self, number, frame):
-        self.received = True
-
-    def check(self):
-        """Raises Interrupted after a signal."""
-        if self.received:
-            raise Interrupted("interrupted; what is written stays, the same command goes on there")
+        packed.write_files(
+            arguments.out, files, catalogue, grid=arguments.grid, threads=threads, check=check
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""How a script starts and ends: the launcher's environment, and the exit status.
+"""How a script starts and ends: the launcher's environment, signals, and the exit status.
 
 No TensorFlow and no Horovod here: bad usage is told in well under a second.
 """
 
 import os
+import signal
 import sys
 
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
@@ -36,6 +37,39 @@ def is_first_process():
     """True in the one process of a job that prints."""
     launched = launched_as()
     return launched is None or launched[0] == 0
+
+
+class Signals:
+    """Counts SIGTERM, SIGINT and SIGUSR1 while it is open, so that what is under way can end well.
+
+    SIGUSR1 is the one that OpenMPI's mpirun hands on to its ranks, and that batch systems send as
+    an early warning.
+
+    Args:
+      second_interrupt_is_now: whether a second SIGINT acts as if nothing were caught.
+
+    Attributes:
+      received: how many came.
+    """
+
+    CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, second_interrupt_is_now=False):
+        self._second_is_now = second_interrupt_is_now
+        self.received = 0
+
+    def __enter__(self):
+        self._former = {each: signal.signal(each, self._catch) for each in self.CAUGHT}
+        return self
+
+    def __exit__(self, *exception):
+        for each, handler in self._former.items():
+            signal.signal(each, handler)
+
+    def _catch(self, number, frame):
+        if self._second_is_now and self.received and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        self.received += 1
 
 
 def run_script(main):

@@ -1,4 +1,6 @@
-"""Exit statuses and who prints."""
+"""Exit statuses, who prints, and signals."""
+
+import signal
 
 import pytest
 
@@ -54,3 +56,21 @@ def test_launched_as(environ, launched):
 
 def test_a_message_cannot_steer_the_terminal():
     assert process.one_line("a\nb \x1b[2J\u202e é") == "a b \\x1b[2J\\u202e é"
+
+
+def test_signals_are_counted_while_it_is_open():
+    before = signal.getsignal(signal.SIGINT)
+    with process.Signals() as signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.raise_signal(number)
+        assert signals.received == 4
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_acts_at_once():
+    with process.Signals(second_interrupt_is_now=True) as signals:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == 2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -139,30 +139,6 @@ def _is_trained_in(folder):
 # ---- from its start to its end ----------------------------------------------------------------
 
 
-class Signals:
-    """Counts SIGINT, SIGTERM and SIGUSR1 while it is open instead of ending the sweep at once.
-
-    Attributes:
-      received: how many came.
-    """
-
-    CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self):
-        self.received = 0
-
-    def __enter__(self):
-        self._former = {each: signal.signal(each, self._catch) for each in self.CAUGHT}
-        return self
-
-    def __exit__(self, *exception):
-        for each, handler in self._former.items():
-            signal.signal(each, handler)
-
-    def _catch(self, number, frame):
-        self.received += 1
-
-
 @dataclass(frozen=True)
 class Ended:
     """How a process ended.

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_nowcast.errors import Interrupted, TrainingFailed
+from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
 from keras_nowcast.study import outcome
-from keras_nowcast.study.launch import Launcher, Signals, attend, locked
+from keras_nowcast.study.launch import Launcher, attend, locked
 from keras_nowcast.study.outlook import duration, measured_seconds, seconds_left
 
 CONSOLE = "console.log"

@@ -1,7 +1,6 @@
 """What happens between the steps of `model.fit`: measuring, recording, stopping, showing."""
 
 import math
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -292,32 +291,6 @@ class StopTogether(keras.callbacks.Callback):
                 f"interrupted in epoch {self._progress.epoch} after step {self._progress.step}; "
                 "the checkpoint is saved, run again with --resume"
             )
-
-
-class Signals:
-    """Catches SIGTERM, SIGINT and SIGUSR1 while it is open, so that a step can end and be saved.
-
-    SIGUSR1 is the one that OpenMPI's mpirun hands on to its ranks, and that batch systems send as
-    an early warning. A second SIGINT means now: it acts as if nothing were caught.
-    """
-
-    CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-    def __init__(self):
-        self.received = False
-
-    def __enter__(self):
-        self._former = {each: signal.signal(each, self._catch) for each in self.CAUGHT}
-        return self
-
-    def __exit__(self, *exception):
-        for each, handler in self._former.items():
-            signal.signal(each, handler)
-
-    def _catch(self, number, frame):
-        if self.received and number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        self.received = True
 
 
 class AverageStatistics(keras.callbacks.Callback):

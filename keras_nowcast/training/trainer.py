@@ -14,6 +14,7 @@ from keras_nowcast.data.augment import augmented
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.files import remove_unfinished
 from keras_nowcast.model import cost, precision
+from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
@@ -248,7 +249,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             self.energy.limit_power(self.config.power_limit_w, stack, self.say)
             self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
-            signals = stack.enter_context(callbacks.Signals())
+            signals = stack.enter_context(Signals(second_interrupt_is_now=True))
             stack.enter_context(self.energy)
             self.stopper = callbacks.StopTogether(
                 self.flags, signals, self.save, self.progress, self.bad_events

@@ -12,9 +12,10 @@ import pytest
 
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
+from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
 from keras_nowcast.study import launch
-from keras_nowcast.study.launch import Launcher, Signals, attend, locked
+from keras_nowcast.study.launch import Launcher, attend, locked
 
 SCRIPTS = Path("experiments")
 PATIENT = """
@@ -156,7 +157,8 @@ def test_a_process_dies_with_its_sweep_and_holds_the_lock_so_long(tmp_path):
 _SWEEP = """
 from pathlib import Path
 import signal, sys
-from keras_nowcast.study.launch import Signals, attend, locked
+from keras_nowcast.process import Signals
+from keras_nowcast.study.launch import attend, locked
 folder = Path({folder!r})
 with locked(folder) as lock:
     command = [sys.executable, "-c", {code!r}]

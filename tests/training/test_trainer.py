@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -210,17 +209,6 @@ def test_half_precision_trains(small_sevir, tmp_path, precision):
         assert training["final_loss_scale"] == rows[-1]["loss_scale"] > 0
     else:
         assert training["final_loss_scale"] is None and rows[-1]["loss_scale"] is None
-
-
-def test_a_second_interrupt_acts_at_once():
-    from keras_nowcast.training.callbacks import Signals
-
-    with Signals() as signals:
-        signal.raise_signal(signal.SIGINT)
-        assert signals.received
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert threading.current_thread() is threading.main_thread()
 
 
 def test_a_run_starts_from_another_runs_network(finished, small_sevir, tmp_path):
