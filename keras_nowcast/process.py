@@ -73,7 +73,7 @@ class Signals:
 
 
 def run_script(main):
-    """Calls `main()` and ends the process with the status that DESIGN.md promises.
+    """Calls `main()` and ends the process with the status that README.md promises.
 
     An InputError is one line on standard error and status 2; an Interrupted likewise with 75; a
     TrainingFailed with 1. Anything else is a fault and keeps its traceback. In a job of several

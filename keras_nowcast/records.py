@@ -1,8 +1,10 @@
 """The run folder: the only contract between training and everything that reads its results.
 
-    config.json  environment.json  epochs.csv  power.csv  model.keras  checkpoint/  record.json
+    config.json  environment.json  epochs.csv  power.csv  model.keras  model_best.keras
+    checkpoint/  running.json  record.json, and of evaluate.py scores.csv
 
-DESIGN.md names the keys. A number that was not measured is null, with a `<name>_reason` beside it.
+README.md says what each is; `Run.write_record` of training/trainer.py names record.json's keys. A
+number that was not measured is null, with a `<name>_reason` beside it.
 """
 
 import csv

@@ -19,9 +19,9 @@ class EnergyMonitor(Monitor, keras.callbacks.Callback):
 
     In `fit`, `logs["joules"]` of an epoch is the energy of its training alone: from the end of the
     very first step, which compiles, and without the validation, which has a window of its own. It
-    is NaN where nothing was measured. After `fit`, `record` has the whole as DESIGN's record.json,
-    and the history its joules of each epoch: what was known at the end of an epoch lacked what
-    slow sensors showed after it.
+    is NaN where nothing was measured. After `fit`, `record` has the whole as in a run's
+    record.json, and the history its joules of each epoch: what was known at the end of an epoch
+    lacked what slow sensors showed after it.
 
     Before a boundary is read the callback waits for a weight that the last step has changed, so
     that work still queued on a device is inside its window.

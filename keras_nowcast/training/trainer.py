@@ -26,7 +26,7 @@ VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
 
 
 def train(config, started):
-    """Trains as `config` says and leaves the run folder that DESIGN.md describes.
+    """Trains as `config` says and leaves the run folder that records.py describes.
 
     Args:
       config: a RunConfig.
@@ -508,7 +508,7 @@ class Run:
         self.world.on_first(lambda: write_unet(self.model, self.folder.best_model_file))
 
     def write_record(self, status, reason=None):
-        """Writes record.json; DESIGN.md names its keys."""
+        """Writes record.json, and epochs.csv with the joules of the record."""
         memory = self._memory_record()
         training = self._training_record()
         energy = self.energy.record(
