@@ -54,13 +54,6 @@ def _number(name, cell):
     return float(cell) if cell else np.nan
 
 
-def save(figure, path):
-    """Writes the figure, whole, in the format of the path's suffix, and closes it."""
-    with written_whole(path) as beside:
-        figure.savefig(beside, dpi=150)
-    plt.close(figure)
-
-
 def vil_colors(levels):
     """Returns (colour map, norm) of the SEVIR colours between `levels`; masked is missing.
 

@@ -116,9 +116,3 @@ def test_scores_are_read_with_their_gaps(tmp_path):
     first, last = panels.read_scores(tmp_path / "scores.csv")
     assert first == {"method": "model", "threshold": 16.0, "lead_minutes": 5.0, "csi": 0.5}
     assert last["lead_minutes"] == "all" and np.isnan(last["csi"])
-
-
-def test_a_figure_is_saved_and_closed(tmp_path):
-    panels.save(panels.performance_diagram(rows(), (16,)), tmp_path / "diagram.png")
-    assert (tmp_path / "diagram.png").read_bytes()[:4] == b"\x89PNG"
-    assert plt.get_fignums() == []
