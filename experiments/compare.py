@@ -63,12 +63,14 @@ def remark(name, runs):
     """Returns what must be said beside an increase: that it is an estimate, or why it is absent."""
     if name != "energy":
         return ""
+    from keras_nowcast.study.claims import ESTIMATE
+
     reason = next((run.row["energy_reason"] for run in runs if run.row["energy_reason"]), None)
     if reason is not None:
         return f" ({reason})"
     sources = {run.row["energy_source"] for run in runs}
     if "estimate" in sources:
-        return " (an ESTIMATE, not measured)"
+        return ESTIMATE
     return f" (by {' and '.join(sorted(sources))})"
 
 

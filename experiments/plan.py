@@ -181,7 +181,7 @@ def print_errors(planned):
 
 def print_reaching(runs, level):
     """What the measured runs had cost when they reached a skill, the cheapest first."""
-    from keras_nowcast.study import planner, table
+    from keras_nowcast.study import claims, planner, table
 
     skill = table.validation_skill(runs)
     if skill is None:
@@ -195,7 +195,7 @@ def print_reaching(runs, level):
         return
     print(f"{skill.name} of {level:g}, as measured, the cheapest first:")
     for each in found:
-        estimate = " (an ESTIMATE, not measured)" if each.run.row["energy_is_estimate"] else ""
+        estimate = claims.ESTIMATE if each.run.row["energy_is_estimate"] else ""
         joules = "energy not measured here" if each.joules is None else (
             f"{each.joules:.4g} J{estimate}"
         )

@@ -25,7 +25,7 @@ from matplotlib.ticker import (
 
 from keras_nowcast.files import written_whole
 from keras_nowcast.study import claims, table
-from keras_nowcast.study.claims import model_name, processes
+from keras_nowcast.study.claims import ESTIMATE, model_name, processes
 
 # Source: Okabe and Ito 2008, colours that stay apart for colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -492,7 +492,7 @@ CAPTIONS = {
 
 def _estimate_mark(row):
     """Returns words for joules that no sensor measured, an empty text otherwise."""
-    return " (an ESTIMATE, not measured)" if row["energy_is_estimate"] else ""
+    return ESTIMATE if row["energy_is_estimate"] else ""
 
 
 def label(row):

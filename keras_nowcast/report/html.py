@@ -9,7 +9,7 @@ import shlex
 from keras_nowcast.config import as_arguments
 from keras_nowcast.report.figures import CAPTIONS
 from keras_nowcast.study import planner, table
-from keras_nowcast.study.claims import NOT_MEASURED, PAPER
+from keras_nowcast.study.claims import ESTIMATE, NOT_MEASURED, PAPER
 
 # Of the table: (head, column, form, what it says when the pointer rests on it).
 _SHOWN = (
@@ -101,7 +101,7 @@ const show = () => {
   const [a, b] = [first, second].map(s => s.selectedOptions[0].dataset);
   let energy = increase(a.energy, b.energy);
   if (a.energy && b.energy && (a.estimate || b.estimate)) {
-    energy += " (an ESTIMATE, not measured)";
+    energy += "ESTIMATE";
   }
   document.querySelector("#compare output").textContent =
     "trainable parameters " + increase(a.parameters, b.parameters) +
@@ -109,7 +109,7 @@ const show = () => {
     ", skill " + increase(a.skill, b.skill);
 };
 if (first) [first, second].forEach(each => each.addEventListener("change", show)), show();
-""".replace("NOT_MEASURED", NOT_MEASURED)
+""".replace("NOT_MEASURED", NOT_MEASURED).replace("ESTIMATE", ESTIMATE)
 
 
 def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):

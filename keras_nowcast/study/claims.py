@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from keras_nowcast.study import table
 
 NOT_MEASURED = "not measured here"
+ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
 PAPER = "arXiv 2008.08062"
 PAPER_DEPTH = 4
 PAPER_PARAMETERS_PERCENT = 1549
@@ -288,7 +289,7 @@ class Cost:
     @property
     def label(self):
         """Returns its name, with the mark of an estimate where it is one."""
-        return self.name + (" (an ESTIMATE, not measured)" if self.is_estimate else "")
+        return self.name + (ESTIMATE if self.is_estimate else "")
 
 
 def cost_of_cells(cells):
@@ -526,7 +527,7 @@ def _uncertainty_notes(rows):
 
 
 def _mark(energies):
-    return " (an ESTIMATE, not measured)" if any(each.is_estimate for each in energies) else ""
+    return ESTIMATE if any(each.is_estimate for each in energies) else ""
 
 
 def _why_no_energy(rows):

@@ -29,7 +29,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.model.precision import choose_precision
 from keras_nowcast.model.sizes import MAX_DEPTH
 from keras_nowcast.study import table
-from keras_nowcast.study.claims import model_name
+from keras_nowcast.study.claims import ESTIMATE, model_name
 
 QUANTITIES = ("seconds", "wall_seconds", "joules", "memory_bytes")
 WORDS = {
@@ -530,7 +530,7 @@ def text_row(forecast):
         interval = getattr(forecast, name)
         row[words] = interval.scaled(factor).text(unit) if interval else "not predicted"
         if name == "joules" and interval and forecast.is_estimate:
-            row[words] += " (an ESTIMATE, not measured)"
+            row[words] += ESTIMATE
     row["note"] = "beyond what was measured" if forecast.is_extrapolated else ""
     return row
 
