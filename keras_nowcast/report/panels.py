@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
+from keras_nowcast.report.figures import COLORS, MARKERS
 
 # Source: the SEVIR authors' display code, a colour from each level up to the next. Theirs has one
 # more, for codes above the last level, of which there are none.
@@ -25,11 +26,9 @@ VIL_COLORS = (
 )  # fmt: skip
 MISSING_COLOR = "#c8c8d2"
 
-# Source: Okabe and Ito (2008), distinct to the colour-blind. A method keeps its colour in every
-# picture.
-METHOD_COLORS = {"model": "#0072B2", "persistence": "#D55E00", "extrapolation": "#009E73"}
-_OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "osD^vP*X"
+# A method keeps its colour in every picture.
+METHOD_COLORS = dict(zip(("model", "persistence", "extrapolation"), COLORS, strict=False))
+_OTHER_COLORS = COLORS[3:]
 _STYLE = {
     "font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "pdf.fonttype": 42,
     "text.parse_math": False,  # a $ in an event's name is a $
@@ -207,7 +206,7 @@ def performance_diagram(rows, thresholds):
         figure, axes = plt.subplots(figsize=(7.4, 5.6), layout="constrained")
         _performance_lines(axes)
         looks = _looks(rows)
-        markers = dict(zip(thresholds, _MARKERS * len(thresholds), strict=False))
+        markers = dict(zip(thresholds, MARKERS * len(thresholds), strict=False))
         for method, look in looks.items():
             drawn = [row for row in _of(rows, method) if row["threshold"] in markers]
             axes.plot(
@@ -312,7 +311,7 @@ def _looks(rows):
     return {
         method: {
             "color": METHOD_COLORS.get(method) or next(others),
-            "marker": _MARKERS[i % len(_MARKERS)],
+            "marker": MARKERS[i % len(MARKERS)],
             "markersize": 4,
         }
         for i, method in enumerate(methods)
