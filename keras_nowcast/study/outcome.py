@@ -40,11 +40,11 @@ _NUMBERS = {
     "training": (
         "epochs", "windows_per_epoch", "steps", "skipped_steps", "seconds", "seconds_per_epoch",
         "samples_per_second", "final_loss_scale", "loss", "val_loss",
-        "achieved_flops_per_second", "setup_seconds",
+        "achieved_flops_per_second", "setup_seconds", "skipped_events", "lost_seconds",
     ),
     "energy": (
         "joules", "mean_watts", "idle_watts", "joules_per_epoch", "joules_per_sample", "coverage",
-        "crosscheck_joules", "uncertainty_percent",
+        "crosscheck_joules", "uncertainty_percent", "lost_joules",
     ),
     "memory": ("peak_rss_bytes", "peak_gpu_bytes"),
 }  # fmt: skip

@@ -29,9 +29,9 @@ _COPIED = (
                "allreduce_bytes_per_step")),
     ("training", ("windows_per_epoch", "steps", "setup_seconds", "seconds",
                   "samples_per_second", "achieved_flops_per_second", "loss", "val_loss",
-                  "skipped_steps")),
+                  "skipped_steps", "skipped_events", "lost_seconds")),
     ("energy", ("source", "joules", "mean_watts", "joules_per_sample", "coverage",
-                "uncertainty_percent")),
+                "uncertainty_percent", "lost_joules")),
     ("memory", ("peak_rss_bytes", "peak_gpu_bytes")),
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ def test_a_row_has_what_the_run_measured(tmp_path):
     study_runs.write_run(tmp_path / "a", seconds=2.0, joules=300.0, test_csi=(0.5, 0.4, 0.3))
     (run,) = read(tmp_path)
     row = run.row
+    assert (row["skipped_events"], row["lost_seconds"]) == (1, 2.5)
     assert (row["status"], row["depth"], row["center_filters"], row["gpus"]) == (
         "completed", 4, 512, "",
     )  # fmt: skip
