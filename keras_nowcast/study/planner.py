@@ -454,7 +454,8 @@ def _total_of_run(row, quantity):
         return seconds
     if row["val_seconds_per_epoch"] is None or row["setup_seconds"] is None:
         return None
-    return row["setup_seconds"] + seconds + row["epochs"] * row["val_seconds_per_epoch"]
+    setup = row["setup_seconds"] / (row["starts"] or 1)  # of a run that was resumed, of each start
+    return setup + seconds + row["epochs"] * row["val_seconds_per_epoch"]
 
 
 class Laws:

@@ -269,10 +269,10 @@ def _run(folder, record):
     row |= _of_epochs(epochs, row)
     row |= _test_scores(folder)
     devices = len(parts["energy"].get("devices") or ()) if folder.power_file.exists() else 0
-    sizes = {start["world_size"] for start in parts["training"].get("starts") or ()}
-    return Run(
-        folder, row, parts["config"], _setting(row, parts), epochs, devices, len(sizes) > 1
-    )
+    starts = parts["training"].get("starts") or ()
+    row["starts"] = len(starts) or None
+    changed = len({each["world_size"] for each in starts}) > 1
+    return Run(folder, row, parts["config"], _setting(row, parts), epochs, devices, changed)
 
 
 _RENAMED = {("energy", "source"), ("energy", "joules")}

@@ -1,6 +1,7 @@
 """What was not run, predicted from runs that follow a known law."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -49,6 +50,18 @@ def config(**fields):
 
 def predict(folder, *cells):
     return planner.predict(cells, records.read_runs([folder]))
+
+
+def test_set_up_is_that_of_one_start(tmp_path):
+    write_study(tmp_path)
+    file = tmp_path / "d3-f8-float32" / "record.json"
+    record = json.loads(file.read_text())
+    record["training"]["setup_seconds"] = 20.0
+    record["training"]["starts"] = [{"world_size": 1, "steps": steps} for steps in (0, 15)]
+    file.write_text(json.dumps(record))
+    (found,) = predict(tmp_path, (config(depth=5, filters=16), 1, None))
+    seconds = 4 * seconds_of(5, 16, "float32")
+    assert found.wall_seconds.value == pytest.approx(10 + 1.1 * seconds, rel=1e-4)
 
 
 def test_an_exact_law_is_found(tmp_path):
