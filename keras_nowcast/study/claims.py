@@ -99,7 +99,8 @@ def mixed_precision(cells, skill):
         "Throughput and time to quality: seconds of float32 over seconds of mixed precision, above "
         "1 where mixed precision is faster. Time to quality counts whole epochs until the "
         "validation loss that the slower-converging of the two reached. Energy: joules a window of "
-        "mixed precision over those of float32.",
+        "mixed precision over those of float32. Equal within the spread of the seeds: a difference "
+        "as small as that was not told from chance; it is no proof that there is none.",
         *_uncertainty_notes(compared),
     )
     return Claim(title, paper, "\n".join(answers), True, _texts(compared), notes)
