@@ -141,7 +141,9 @@ class Errors:
         """(factor, share): a truth lies within this factor of its prediction, in this share.
 
         Source: the jackknife as conformal prediction has it: of n errors, the n + 1 times the
-        share smallest; with too few of them the largest, which holds n of n + 1.
+        share smallest; with too few of them the largest, which holds n of n + 1. The share is
+        nominal: it holds for cells that are like the measured ones, not for sizes beyond them, and
+        the plain jackknife guarantees none.
         """
         sizes = sorted(abs(math.log1p(each / 100)) for each in self.percent)
         rank = min(len(sizes), math.ceil((len(sizes) + 1) * SHARE))
