@@ -363,9 +363,9 @@ def memory_by_size(runs):
         _plain_numbers(axes.yaxis)
         axes.set_ylabel("memory of a process (MiB)")
         axes.set_title(
-            "measured: peak of the GPU's allocator" if on_gpu else
-            "measured: peak resident memory, with Python and TensorFlow themselves\n"
-            "counted: parameters, moments, gradients and activations", fontsize=9,
+            ("measured: peak of the GPU's allocator" if on_gpu else
+             "measured: peak resident memory, with Python and TensorFlow themselves")
+            + "\ncounted: parameters, moments, gradients and activations", fontsize=9,
         )  # fmt: skip
         _legend(figure, *axes.get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
