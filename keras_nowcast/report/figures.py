@@ -243,7 +243,7 @@ def skill_by_cost(runs):
         axes.set_ylabel(f"{skill.name}\n({better} is better)")
         notes = ["the line is the Pareto front"]
         if cost.name != "energy":
-            notes.append("time, since not every run measured energy")
+            notes.append("time, since not every run measured energy by one kind of sensor")
         if cost.is_estimate:
             notes.append("hollow: energy is an ESTIMATE, not measured")
         if several:

@@ -274,7 +274,7 @@ def larger_models(cells, skill):
 
 @dataclass(frozen=True)
 class Cost:
-    """What cells are compared by: energy where all measured it, else time.
+    """What cells are compared by: energy where all measured it by one kind of sensor, else time.
 
     Attributes:
       column: of the table, per epoch.
@@ -295,7 +295,9 @@ class Cost:
 
 def cost_of_cells(cells):
     """Returns the Cost by which all these cells can be compared, None where there is none."""
-    if all(cell.median("joules_per_epoch") is not None for cell in cells):
+    sources = {run.row["energy_source"] for cell in cells for run in cell.runs
+               if run.row["joules_per_epoch"] is not None}  # fmt: skip
+    if len(sources) == 1 and all(cell.values("joules_per_epoch") for cell in cells):
         estimate = any(is_estimate(cell) for cell in cells)
         return Cost("joules_per_epoch", "energy", "J per epoch", estimate)
     if all(cell.median("seconds_per_epoch") is not None for cell in cells):

@@ -111,6 +111,15 @@ def test_two_sensors_give_no_ratio(tmp_path):
     assert "different sensors, estimate and nvml_counter" in claim.answer
 
 
+def test_joules_of_two_sensors_share_no_front(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=100.0, csi=(0.1, 0.1, 0.1))
+    study_runs.write_run(
+        tmp_path / "b", seconds=3.0, joules=90.0, source="rapl", filters=32, csi=(0.2, 0.2, 0.2)
+    )
+    (row,) = answers(tmp_path)[2].rows
+    assert row["cost"] == "+50.0 % training time"
+
+
 def test_larger_models(tmp_path):
     for filters, seconds, csi in ((4, 1.0, 0.2), (8, 2.0, 0.1), (16, 3.0, 0.25)):
         study_runs.write_run(
