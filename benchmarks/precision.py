@@ -77,6 +77,9 @@ def row(runs, precision, seeds):
     return {
         "precision": precision,
         "val_loss": over_seeds(lambda seed: mine[seed]["val_loss"]),
+        "val_loss_less_float32": over_seeds(
+            lambda seed: mine[seed]["val_loss"] - runs["float32", seed]["val_loss"]
+        ),
         "samples_per_second": over_seeds(lambda seed: mine[seed]["samples_per_second"]),
         "seconds": over_seeds(lambda seed: mine[seed]["seconds"]),
         "float32_over_this": over_seeds(
