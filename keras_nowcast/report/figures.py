@@ -293,7 +293,7 @@ def scaling(runs):
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set_ylabel("speed-up (throughput)")
-        right.set_ylabel("efficiency (speed-up / processes)")
+        right.set_ylabel("efficiency (speed-up / times as many processes)")
         left.set_title("dashed: perfect scaling", fontsize=9)
         if any(claims.shares_cores(many.setting) for _, many in pairs):
             right.set_title("processes share the cores of one host", fontsize=9)
