@@ -2,7 +2,8 @@
 
     python experiments/compare.py runs/small runs/large
 
-Time and energy are those of a trained window, so that runs of another length compare.
+Time and energy are those of a trained window, without validation and set-up, so that runs of
+another length compare. They are of one run each: plot_figures.py has the spread over seeds.
 """
 
 import sys
