@@ -122,6 +122,12 @@ def test_no_roof_is_made_up(study):
     figures.plt.close(figure)
 
 
+def test_memory_on_gpus_says_what_is_counted(tmp_path):
+    study_runs.write_run(tmp_path / "a", gpus=["A100"], peak_gpu_bytes=2**30)
+    title = figures.memory_by_size(read(tmp_path)).axes[0].get_title()
+    assert title.startswith("measured: peak of the GPU's allocator\ncounted: ")
+
+
 def test_a_long_trace_keeps_its_peaks():
     seconds = list(range(100_000))
     watts = [100.0] * 100_000
