@@ -1,12 +1,15 @@
 """From events to batches: each rank's share of an epoch, read ahead of the training step."""
 
+import atexit
 import collections
 import concurrent.futures
 import hashlib
 import itertools
 import math
 import os
+import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -97,6 +100,24 @@ def _permuted(block, rng):
     return [block[i] for i in rng.permutation(len(block))]
 
 
+_LEAVING = threading.Event()
+_PIPELINES = weakref.WeakSet()
+
+
+@atexit.register
+def _let_go():
+    """Ends reading before the interpreter does.
+
+    A thread of TensorFlow that is inside Python when the interpreter goes never comes back, and
+    TensorFlow waits for it for ever when it takes down an iterator that was left open.
+    """
+    _LEAVING.set()
+    for pipeline in list(_PIPELINES):
+        if pipeline._working.acquire(timeout=10):
+            pipeline._working.release()
+    time.sleep(0.05 if _PIPELINES else 0)  # TensorFlow's own lines around the generator
+
+
 class WindowPipeline:
     """The windows of a list of events as batches of one rank.
 
@@ -165,6 +186,8 @@ class WindowPipeline:
         self.error = None
         self.waiting = None
         self.left_out = {}
+        self._working = threading.Lock()
+        _PIPELINES.add(self)
 
     def plan(self, epoch, seen=()):
         """Returns this rank's steps of an epoch, as epoch_plan does."""
@@ -235,8 +258,14 @@ class WindowPipeline:
     def batches(self, first_epoch=0, first_step=0, seen=()):
         """Yields the batches of `dataset` as NumPy arrays."""
         executor = concurrent.futures.ThreadPoolExecutor(self.threads, "read-sevir")
+        steps = self._read_ahead(self._schedule(first_epoch, first_step, seen), executor)
         try:
-            yield from self._read_ahead(self._schedule(first_epoch, first_step, seen), executor)
+            while True:
+                with self._working:
+                    batch = None if _LEAVING.is_set() else next(steps, None)
+                if batch is None:
+                    return
+                yield batch
         except Exception as error:
             self.error = error
             raise
