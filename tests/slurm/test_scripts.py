@@ -1,7 +1,7 @@
 """The batch scripts without a Slurm: what they make of its variables, flags and signals.
 
 The programs around them, Python among these, are stubs that note what they were called with.
-tests/root/slurm.sh runs the same scripts on a real Slurm.
+tests/slurm/slurm.sh runs the same scripts on a real Slurm.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The list of cells, and what sbatch is asked for. A real Slurm: tests/root."""
+"""The list of cells, and what sbatch is asked for. A real Slurm: tests/slurm/slurm.sh."""
 
 import json
 import sys

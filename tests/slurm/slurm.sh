@@ -2,7 +2,7 @@
 # The batch scripts on a real Slurm of two nodes, which this script starts and ends; needs root, and
 # installs Debian's packages where they are missing. One line a check; status 1 when one failed.
 #
-#     tests/root/slurm.sh            with .venv, or the Python that KERAS_NOWCAST_PYTHON names
+#     tests/slurm/slurm.sh            with .venv, or the Python that KERAS_NOWCAST_PYTHON names
 #
 # Every path holds spaces, quotes, semicolons, a newline and what a shell would run.
 # shellcheck disable=SC2016  # what a shell would run stands in single quotes
@@ -10,7 +10,7 @@ set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$here/../..
-# shellcheck source=tests/root/slurm_cluster.bash
+# shellcheck source=tests/slurm/slurm_cluster.bash
 . "$here/slurm_cluster.bash"
 
 passed=0 failed=0
