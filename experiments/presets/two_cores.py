@@ -3,8 +3,8 @@
     python experiments/sweep.py --preset two_cores
     python experiments/plot_figures.py runs/two_cores
 
-Hardware: two cores with bfloat16 instructions (AVX512-BF16), where it should take 15 to 25 minutes
-(estimated from the rates of benchmarks/step.py, not timed yet).
+Hardware: two cores with bfloat16 instructions (AVX512-BF16), where it took 25 minutes with two
+interruptions (docs/two_cores.md has its result).
 Depths 2 to 5, 4 to 32 filters, float32 and mixed_bfloat16 on the small synthetic SEVIR; every cell
 trains the same 300 steps. One cell has two seeds more in both precisions, one runs on two
 processes, and depth 6 does not fit the grid: its row says so.

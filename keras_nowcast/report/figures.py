@@ -142,7 +142,7 @@ def cost_by_size(runs):
             if any(run.row["energy_is_estimate"] for run in measured):
                 for axes in panels[1:]:
                     axes.set_title("hollow: an ESTIMATE, not measured", fontsize=9)
-        _legend(figure, *panels[0].get_legend_handles_labels(), columns=3)
+        _legend(figure, *panels[0].get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
 
 
@@ -298,7 +298,7 @@ def scaling(runs):
         if any(claims.shares_cores(many.setting) for _, many in pairs):
             right.set_title("processes share the cores of one host", fontsize=9)
         precisions = {few.setting["precision"] for few, _ in pairs}
-        _legend(figure, *_precision_handles(precisions), columns=3)
+        _legend(figure, *_precision_handles(precisions), columns=2)
         return _signed(figure, _runs_of(pairs))
 
 
@@ -335,7 +335,7 @@ def roofline(runs):
         axes.set_ylabel("achieved GFLOP/s, all processes")
         axes.set_title("no roof is drawn: the machine's peak was not measured by any run",
                        fontsize=9)  # fmt: skip
-        _legend(figure, *axes.get_legend_handles_labels(), columns=3)
+        _legend(figure, *axes.get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
 
 
@@ -453,7 +453,7 @@ def power_trace(run, record):
         handles, labels = above.get_legend_handles_labels()
         handles += [Patch(color=color, alpha=0.3) for color in _WINDOW_COLORS.values()]
         labels += [name if name != "epoch" else "training" for name in _WINDOW_COLORS]
-        _legend(figure, handles, labels, columns=3)
+        _legend(figure, handles, labels, columns=2)
         above.set_ylim(bottom=0)
         above.set_xlabel("time since the start (s)")
         above.set_ylabel("power (W)")
@@ -566,7 +566,7 @@ def _plain_numbers(axis):
     axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _legend(figure, handles, labels, columns=3):
+def _legend(figure, handles, labels, columns=2):
     columns = min(columns, len(labels)) or 1
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8)
 
