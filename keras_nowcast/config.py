@@ -143,11 +143,6 @@ class RunConfig:
                 self._date(name)
         if self.grid is not None:
             check_sizes(self.grid, self.depth, self.filters, self.center_filters)
-        if self.start_from is not None and not RunFolder(self.start_from).model_file.is_file():
-            raise InputError(
-                f"`--start-from` must be a run folder with a finished network, model.keras. "
-                f"Received: {self.start_from}."
-            )
         if self.resume and self.run_dir is None:
             raise InputError("`--resume` needs `--run-dir`, the folder of the run to go on with.")
 

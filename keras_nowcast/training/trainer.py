@@ -68,6 +68,7 @@ def _prepare(config, world, watchdog, started):
     say = print if world.is_first else _say_nothing
     config = _with_data(config, world, say)
     split = world.on_all(lambda: _read_split(config, say))
+    world.on_first(lambda: _check_start(config))
     world.on_first(lambda: _check_files(split.train + split.test, config.skip_bad_events))
     distributed.load_tensorflow(world)
     config = _resolved(config, world, split, say)
@@ -112,6 +113,16 @@ def _read_split(config, say):
             sevir.block_factor(event, config.grid)
     say(split.note)
     return split
+
+
+def _check_start(config):
+    """A run that goes on needs the network no more that it started as."""
+    start = config.start_from
+    if start is not None and not config.resume and not RunFolder(start).model_file.is_file():
+        raise InputError(
+            "`--start-from` must be a run folder with a finished network, model.keras. "
+            f"Received: {start}."
+        )
 
 
 def _check_files(events, bad_allowed):
