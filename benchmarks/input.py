@@ -28,6 +28,7 @@ from result_files import write_results
 
 from keras_nowcast.data import sevir, synthetic
 from keras_nowcast.data.pipeline import WindowPipeline
+from keras_nowcast.process import keep_freed_memory
 
 FRAMES = sevir.FRAMES_IN + sevir.FRAMES_OUT
 BASE = "h5py, each window"
@@ -76,10 +77,10 @@ def tensors(pipeline):
         pass
 
 
-def ways(events, threads):
+def ways(events, threads, grid):
     """Returns a dictionary of name -> function without arguments that goes over all windows."""
     pipeline = WindowPipeline(
-        events, grid=events[0].size, batch_per_replica=4, threads=threads, shuffle=False
+        events, grid=grid, batch_per_replica=4, threads=threads, shuffle=False
     )
     several = f"{threads} threads"
     return {
@@ -88,8 +89,8 @@ def ways(events, threads):
         f"h5py, each event, {several}": functools.partial(each, h5py_each_event, events, threads),
         "read_event": functools.partial(each, ours, events, 1),
         f"read_event, {several}": functools.partial(each, ours, events, threads),
-        f"batches, {several}": functools.partial(batches, pipeline),
-        f"tf.data, {several}": functools.partial(tensors, pipeline),
+        f"batches, grid {grid}, {several}": functools.partial(batches, pipeline),
+        f"tf.data, grid {grid}, {several}": functools.partial(tensors, pipeline),
     }
 
 
@@ -113,13 +114,13 @@ def rounds(methods, count):
     return seconds
 
 
-def measure(storage, root, threads, count):
+def measure(storage, root, threads, count, grid):
     """Returns the rows of one data set."""
     events = sevir.read_catalogue(root)
     check(events)
     windows = sum(len(sevir.window_starts(event.frames)) for event in events)
     bytes_ = windows * FRAMES * events[0].size ** 2
-    seconds = rounds(ways(events, threads), count)
+    seconds = rounds(ways(events, threads, grid or events[0].size), count)
     rows = []
     for name, times in seconds.items():
         rates = [windows / each for each in times]
@@ -160,20 +161,28 @@ def main():
     parser.add_argument("--events", type=int, default=24, help="of the synthetic one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--grid", type=int, help="of the batches (default: the stored size)")
+    parser.add_argument(
+        "--give-back", action="store_true",
+        help="let malloc give freed memory back, as outside of experiments/",
+    )  # fmt: skip
     args = parser.parse_args()
+    if not args.give_back:
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         root = args.data or synthetic.write_synthetic(Path(folder) / "gzip", args.events)
         rewrite_contiguous(root, Path(folder) / "contiguous")
         rows = []
         for storage in ("gzip", "contiguous"):
             place = root if storage == "gzip" else Path(folder) / "contiguous"
-            rows += measure(storage, place, args.threads, args.rounds)
+            rows += measure(storage, place, args.threads, args.rounds, args.grid)
     events = sevir.read_catalogue(root) if args.data else range(args.events)
     write_results(
-        f"input_{args.data.name if args.data else 'synthetic'}",
+        f"input_{args.data.name if args.data else 'synthetic'}" + "_give_back" * args.give_back,
         rows,
         f"{len(events)} events of {args.data.name if args.data else 'synthetic weather'}, windows "
-        f"of {FRAMES} frames, {args.rounds} rounds, page cache warm",
+        f"of {FRAMES} frames, {args.rounds} rounds, page cache warm, freed memory "
+        + ("given back" if args.give_back else "kept"),
     )
 
 
