@@ -133,6 +133,10 @@ class RunFolder:
         """Writes record.json, whole; a number that is not finite becomes null with its reason."""
         write_json(self.path / "record.json", without_nan({"schema": SCHEMA, **record}))
 
+    def read_environment(self):
+        """Returns environment.json as a dict, or None when there is none."""
+        return _read_json(self.path / "environment.json")
+
     def write_environment(self, environment):
         """Writes environment.json, whole."""
         write_json(self.path / "environment.json", environment)
