@@ -356,6 +356,15 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         f"<b>Energy</b> of {_plural(len(names))}: {_text(reason)}"
         for reason, names in _by_reason(runs).items()
     ]
+    partly = [
+        run for run in runs
+        if run.row["energy_joules"] is not None and run.row["joules_per_epoch"] is None
+    ]  # fmt: skip
+    if partly:
+        lines.append(
+            f"<b>Energy of an epoch</b> of {_plural(len(partly))}: no epoch's was read for "
+            f"{table.ENOUGH_COVERAGE:.0%} of its time"
+        )
     seeds = [len(cell.runs) for cell in table.cells(runs)]
     if seeds and max(seeds) == 1:
         lines.append("<b>The spread over seeds</b>: no cell has several")

@@ -18,6 +18,10 @@ from keras_nowcast.model.sizes import default_center_filters
 from keras_nowcast.records import MAY_CHANGE_ON_RESUME
 
 THRESHOLDS = (16, 74, 133)  # codes whose CSI every run validates
+RUNNING = "running"  # the status of a run that a job works on
+# Of an epoch's time, for its joules to count: with less they are too few by more than what runs
+# on one machine differ by.
+ENOUGH_COVERAGE = 0.99
 
 _COPIED = (
     ("config", ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
@@ -49,7 +53,8 @@ class Run:
       row: dict of what table.csv has; None where nothing was measured.
       config: dict of its configuration.
       setting: dict of everything that decides its result but the seed, the machine included.
-      epochs: rows of its epochs.csv.
+      epochs: rows of its epochs.csv; `joules` None also where they are of less than
+        ENOUGH_COVERAGE of the epoch.
       devices: how many devices measured its energy; their power is in its trace.
       changed_processes: whether it went on with another number of processes than before.
     """
@@ -244,11 +249,11 @@ def _key(setting, free=()):
 
 
 def _run(folder, record):
-    epochs = folder.read_epochs()
     parts = {
         name: record.get(name) or {}
         for name in ("config", "environment", "model", "training", "energy", "memory")
     }
+    epochs = _epochs(folder, parts["energy"].get("coverage"))
     row = {
         "run": str(folder.path),
         "status": record["status"],
@@ -276,6 +281,19 @@ def _run(folder, record):
 
 
 _RENAMED = {("energy", "source"), ("energy", "joules")}
+
+
+def _epochs(folder, coverage):
+    """Returns the rows of epochs.csv, without joules that are of too small a part of an epoch.
+
+    Earlier versions did not record the coverage of each epoch: there it is that of the run.
+    """
+    rows = folder.read_epochs()
+    for row in rows:
+        covered = row.get("joules_coverage", coverage)
+        if covered is not None and covered < ENOUGH_COVERAGE:
+            row["joules"] = None
+    return rows
 
 
 def center_filters(config):
