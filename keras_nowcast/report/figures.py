@@ -139,9 +139,12 @@ def cost_by_size(runs):
             )
             _by_size(panels[2], measured, lambda run: (run.row["mean_watts"],) * 3,
                      "mean power of training (W)")  # fmt: skip
-            if any(run.row["energy_is_estimate"] for run in measured):
-                for axes in panels[1:]:
-                    axes.set_title("hollow: an ESTIMATE, not measured", fontsize=9)
+            sources = sorted({run.row["energy_source"] for run in measured})
+            notes = [f"by different sensors: {', '.join(sources)}"] if len(sources) > 1 else []
+            if "estimate" in sources:
+                notes.append("hollow: an ESTIMATE, not measured")
+            for axes in panels[1:]:
+                axes.set_title("\n".join(notes), fontsize=9)
         _legend(figure, *panels[0].get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
 

@@ -99,8 +99,9 @@ const increase = (a, b) => {
 };
 const show = () => {
   const [a, b] = [first, second].map(s => s.selectedOptions[0].dataset);
-  let energy = increase(a.energy, b.energy);
-  if (a.energy && b.energy && (a.estimate || b.estimate)) {
+  const alike = a.source === b.source;
+  let energy = alike ? increase(a.energy, b.energy) : "NOT_MEASURED by one kind of sensor";
+  if (alike && a.energy && b.energy && (a.estimate || b.estimate)) {
     energy += "ESTIMATE";
   }
   document.querySelector("#compare output").textContent =
@@ -292,6 +293,7 @@ def _compare(runs, skill):
                 "energy": row["joules_per_sample"],
                 "skill": skill and skill.of(row),
                 "estimate": row["energy_is_estimate"] or None,
+                "source": row["energy_source"],
             }
             data = "".join(
                 f' data-{name}="{_text("" if value is None else value)}"'
@@ -339,6 +341,8 @@ def _planner(planned):
         parts.append(
             f'<p class="note">{planned.left_out} cells of other machines are not in it.</p>'
         )
+    if planned.energy_note:
+        parts.append(f'<p class="note">{_text(planned.energy_note)}</p>')
     return "\n".join(parts)
 
 

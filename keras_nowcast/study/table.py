@@ -204,8 +204,11 @@ def increases(first, second, skill):
 
     Returns:
       A dict of percent: parameters, time and energy of a sample; skill, and the `skill_difference`
-      itself. None where either row has no value.
+      itself. None where either row has no value, and for energy by two kinds of sensor.
     """
+    joules = [row["joules_per_sample"] for row in (first, second)]
+    if first["energy_source"] != second["energy_source"]:
+        joules = [None, None]
     seconds = [
         row["samples_per_second"] and 1 / row["samples_per_second"] for row in (first, second)
     ]
@@ -215,7 +218,7 @@ def increases(first, second, skill):
             first["trainable_parameters"], second["trainable_parameters"]
         ),
         "time": increase_percent(*seconds),
-        "energy": increase_percent(first["joules_per_sample"], second["joules_per_sample"]),
+        "energy": increase_percent(*joules),
         "skill": increase_percent(*scores),
         "skill_difference": None if None in scores else scores[1] - scores[0],
     }

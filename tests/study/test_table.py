@@ -163,6 +163,8 @@ def test_increases_as_the_paper_states_them(tmp_path):
     )
     assert found["skill"] == pytest.approx(100)
     assert found["skill_difference"] == pytest.approx(0.2)
+    other = {**second, "energy_source": "rapl"}
+    assert table.increases(first, other, None)["energy"] is None
     without = table.increases({**first, "joules_per_sample": None}, second, None)
     assert without["energy"] is None and without["skill"] is None
 
