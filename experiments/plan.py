@@ -203,6 +203,10 @@ def print_reaching(runs, level):
         told = claims.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
         joules = "energy not measured here" if each.joules is None else f"{each.joules:.4g} J{told}"
         print(f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch}")
+    print(
+        "The first step of each start, which compiles, counts as one of the others; set-up and "
+        "validation are not in it."
+    )
     print("Skill is not predicted for networks that were not run.")
 
 

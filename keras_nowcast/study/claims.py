@@ -434,12 +434,12 @@ def time_to_quality_ratio(slow, fast):
     """Returns seconds of `slow` over seconds of `fast` until the level both reached, or None.
 
     The level is the validation loss of the slower-converging of the two: the higher of their
-    lowest. Seconds are of training, whole epochs.
+    lowest. Seconds are of training, whole epochs, as `table.whole_epochs` counts them.
     """
     level = common_level(slow, fast)
     if level is None:
         return None
-    a, b = seconds_to(slow.epochs, level), seconds_to(fast.epochs, level)
+    a, b = seconds_to(slow, level), seconds_to(fast, level)
     return a / b if a and b else None
 
 
@@ -452,11 +452,11 @@ def common_level(*runs):
     return None if None in lowest else max(lowest)
 
 
-def seconds_to(epochs, level):
-    """Returns the seconds of training until the first epoch whose validation loss is `level`."""
+def seconds_to(run, level):
+    """Returns the seconds a Run trained until its first epoch of a validation loss, or None."""
     seconds = 0.0
-    for row in epochs:
-        seconds += row["seconds"]
+    for row, of_epoch, _ in table.whole_epochs(run):
+        seconds += of_epoch
         if row["val_loss"] is not None and row["val_loss"] <= level:
             return seconds
     return None

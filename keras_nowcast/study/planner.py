@@ -602,7 +602,7 @@ class Reached:
     Attributes:
       run: the Run.
       epoch: the number of epochs it took.
-      seconds: of training.
+      seconds: of training, as `table.whole_epochs` counts them.
       joules: likewise; None where not measured.
     """
 
@@ -645,9 +645,9 @@ def cost_of_reaching(found):
 
 def _reached(run, skill, level):
     seconds, joules = 0.0, 0.0
-    for row in run.epochs:
-        seconds += row["seconds"]
-        joules = None if joules is None or row["joules"] is None else joules + row["joules"]
+    for row, of_epoch, its_joules in table.whole_epochs(run):
+        seconds += of_epoch
+        joules = None if joules is None or its_joules is None else joules + its_joules
         value = skill.of(row)
         if value is not None and (value >= level if skill.higher_is_better else value <= level):
             return Reached(run, row["epoch"] + 1, seconds, joules)

@@ -188,6 +188,27 @@ def _skill_of(rows, kinds):
     return None
 
 
+def whole_epochs(run):
+    """Yields (row, seconds, joules) of each epoch of a Run, for all of its windows.
+
+    What epochs.csv has lacks the first step of each start, which compiles. Its windows are added
+    at the run's own rate, its compiling is not. Where events were skipped, nothing tells how many
+    windows that step had, and it stays left out.
+
+    Yields:
+      The row of epochs.csv; seconds of training; joules, None where not measured.
+    """
+    rate, each_joules = run.row["samples_per_second"], run.row["joules_per_sample"]
+    for row in run.epochs:
+        seconds, joules, samples = row["seconds"], row["joules"], row.get("samples")
+        if rate and samples is not None and not run.row["skipped_events"]:
+            left_out = max(0, run.row["windows_per_epoch"] - samples)
+            seconds += left_out / rate
+            if joules is not None and each_joules is not None:
+                joules += left_out * each_joules
+        yield row, seconds, joules
+
+
 def increase_percent(first, second):
     """Returns by how many percent `second` is more than `first`; None where either is unknown."""
     if first is None or second is None or first == 0:
