@@ -9,6 +9,7 @@ number that was not measured is null, with a `<name>_reason` beside it.
 
 import csv
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -120,6 +121,22 @@ class RunFolder:
     def _state(self):
         record = self.read_record()
         return "an unfinished run" if record is None else f"a run that is {record['status']}"
+
+    def is_running(self):
+        """Returns whether a job trains here now; None where the file system does not tell.
+
+        A look holds the lock for an instant, shared with other looks.
+        """
+        try:
+            with open(self.lock_file) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError:  # no locks here, or not for this user
+            return None
+        return False
 
     def stored_config(self):
         """Returns the fields of the config the run was started with, or None without a run."""

@@ -283,6 +283,8 @@ def _run(folder, record):
         "status": record["status"],
         "reason": record.get("status_reason"),
     }
+    if folder.is_running():
+        row |= {"status": RUNNING, "reason": "a job goes on with it now; its record is older"}
     for part, names in _COPIED:
         for name in names:
             column = f"energy_{name}" if (part, name) in _RENAMED else name
