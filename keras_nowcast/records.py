@@ -9,6 +9,7 @@ number that was not measured is null, with a `<name>_reason` beside it.
 
 import csv
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -121,6 +122,22 @@ class RunFolder:
         record = self.read_record()
         return "an unfinished run" if record is None else f"a run that is {record['status']}"
 
+    def is_running(self):
+        """Returns whether a job trains here now; None where the file system does not tell.
+
+        A look holds the lock for an instant, shared with other looks.
+        """
+        try:
+            with open(self.lock_file) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError:  # no locks here, or not for this user
+            return None
+        return False
+
     def stored_config(self):
         """Returns the fields of the config the run was started with, or None without a run."""
         return _read_json(self.path / "config.json")
@@ -132,6 +149,10 @@ class RunFolder:
     def write_record(self, record):
         """Writes record.json, whole; a number that is not finite becomes null with its reason."""
         write_json(self.path / "record.json", without_nan({"schema": SCHEMA, **record}))
+
+    def read_environment(self):
+        """Returns environment.json as a dict, or None when there is none."""
+        return _read_json(self.path / "environment.json")
 
     def write_environment(self, environment):
         """Writes environment.json, whole."""

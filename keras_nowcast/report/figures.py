@@ -22,6 +22,7 @@ from matplotlib.ticker import (
     NullFormatter,
     StrMethodFormatter,
 )
+from matplotlib.transforms import Bbox
 
 from keras_nowcast.files import written_whole
 from keras_nowcast.study import claims, table
@@ -46,6 +47,9 @@ STYLE = {
 }
 MANY_RUNS = 12  # more lines than this cannot be told apart by a legend
 MOST_POINTS = 1500  # of a power trace that are drawn: more than a figure has dots across
+FRONT_STYLES = ("-", "--", ":", "-.")  # more fronts than these cannot be told apart
+# Where a word may stand beside its point, in printer's points: the first that is free.
+LABEL_PLACES = tuple((right, up) for up in (-8, 8, -17, 17, -26, 26) for right in (5, -5))
 LETTERS_PER_INCH = 21  # of the line that names a figure's runs
 
 
@@ -139,9 +143,12 @@ def cost_by_size(runs):
             )
             _by_size(panels[2], measured, lambda run: (run.row["mean_watts"],) * 3,
                      "mean power of training (W)")  # fmt: skip
-            if any(run.row["energy_is_estimate"] for run in measured):
-                for axes in panels[1:]:
-                    axes.set_title("hollow: an ESTIMATE, not measured", fontsize=9)
+            sources = sorted({run.row["energy_source"] for run in measured})
+            notes = [f"by different sensors: {', '.join(sources)}"] if len(sources) > 1 else []
+            if "estimate" in sources:
+                notes.append("hollow: an ESTIMATE, not measured")
+            for axes in panels[1:]:
+                axes.set_title("\n".join(notes), fontsize=9)
         _legend(figure, *panels[0].get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
 
@@ -207,16 +214,19 @@ def mixed_speedup(runs):
 
 
 def skill_by_cost(runs):
-    """Draws skill against energy, against time where not all measured it, with the Pareto front.
+    """Draws skill against energy, against time where not all measured it, with Pareto fronts.
 
     Returns:
-      A Figure; a point a cell, the median over its seeds, bars their range.
+      A Figure; a point a cell, the median over its seeds, bars their range. A front is of cells
+      that differ in size, precision and processes alone: of another grid or length, skill and cost
+      are others.
     """
     skill = table.choose_skill(runs)
     cells = [cell for cell in table.cells(runs) if cell.median("seconds_per_epoch") is not None]
     if skill is None or not cells:
         raise NotDrawn("no score and time are known of all completed runs")
-    several = len(table.group(cells, "precision", "world_size", *claims.SIZE)) > 1
+    groups = sorted(table.group(cells, *_FREE_ON_A_FRONT), key=len, reverse=True)
+    fronts = [group for group in groups if len(group) > 1][: len(FRONT_STYLES)]
     cost = claims.cost_of_cells(cells)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
@@ -225,32 +235,75 @@ def skill_by_cost(runs):
             scores, costs = skill.of_cell(cell), cell.values(cost.column)
             points.append((_look(cell.setting, cost.is_estimate), _ends(costs), _ends(scores)))
         _bars(axes, points)
-        front = claims.pareto_cells(cells, skill, cost)
-        points = [
-            (cell.median(cost.column), statistics.median(skill.of_cell(cell))) for cell in front
-        ]
-        axes.plot(*zip(*points, strict=True), color="0.35", linewidth=1, zorder=1,
-                  drawstyle="steps-post")  # fmt: skip
-        for cell, point in zip(front, points, strict=True):
-            axes.annotate(
-                f"d{cell.setting['depth']} f{cell.setting['filters']}", point, xytext=(4, -10),
-                textcoords="offset points", fontsize=7, color="0.25",
-            )  # fmt: skip
+        labels = []
+        for group, style in zip(fronts, FRONT_STYLES, strict=False):
+            front = claims.pareto_cells(group, skill, cost)
+            places = [
+                (cell.median(cost.column), statistics.median(skill.of_cell(cell))) for cell in front
+            ]
+            name = f"front: {_set_apart(group, groups)}" if len(groups) > 1 else None
+            axes.plot(*zip(*places, strict=True), style, color="0.35", linewidth=1, zorder=1,
+                      drawstyle="steps-post", label=name)  # fmt: skip
+            names = [f"d{cell.setting['depth']} f{cell.setting['filters']}" for cell in front]
+            labels += zip(names, places, strict=True)
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
         axes.set_xlabel(f"{cost.name} ({cost.unit})")
         better = "higher" if skill.higher_is_better else "lower"
         axes.set_ylabel(f"{skill.name}\n({better} is better)")
-        notes = ["the line is the Pareto front"]
+        notes = ["the line is the Pareto front"] if fronts else []
+        if len(groups) > 1:
+            notes = ["Pareto fronts of cells that differ in size, precision and processes alone"]
+            if len(fronts) < len(groups):
+                notes[0] += f": {len(fronts)} of {len(groups)} groups"
         if cost.name != "energy":
             notes.append("time, since not every run measured energy by one kind of sensor")
         if cost.is_estimate:
             notes.append("hollow: energy is an ESTIMATE, not measured")
-        if several:
-            notes.append("runs of several grids, batches, lengths or data: not all comparable")
-        axes.set_title("; ".join(notes), fontsize=9)
+        axes.set_title("\n".join(notes), fontsize=9)
         _legend(figure, *axes.get_legend_handles_labels())
-        return _signed(figure, _runs_of([cells]))
+        _signed(figure, _runs_of([cells]))
+        _label_points(axes, labels, [(x, y) for _, (x, _, _), (y, _, _) in points])
+        return figure
+
+
+_FREE_ON_A_FRONT = ("precision", "fp16_allreduce", "world_size", "hosts", "gpus", *claims.SIZE)
+
+
+def _set_apart(group, groups):
+    """Returns the settings of a group of Cells that other groups have others of, in words."""
+    mine = group[0].setting
+    names = [
+        name for name in mine
+        if name not in _FREE_ON_A_FRONT
+        and any(str(other[0].setting[name]) != str(mine[name]) for other in groups)
+    ]  # fmt: skip
+    words = [f"{name.replace('_', ' ')} {str(mine[name])[-20:]}" for name in names]
+    return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
+
+
+def _label_points(axes, labels, points):
+    """Writes words beside points where they cover no other words and no point; else leaves them.
+
+    Args:
+      axes: whose scales and title are final.
+      labels: list of (text, (x, y)).
+      points: (x, y) of all that are drawn.
+    """
+    axes.figure.draw_without_rendering()  # now it is known where everything lies
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(points)]
+    left, right = axes.get_window_extent().intervalx
+    for text, point in labels:
+        for place in LABEL_PLACES:
+            word = axes.annotate(
+                text, point, xytext=place, textcoords="offset points", fontsize=7, color="0.25",
+                ha="left" if place[0] > 0 else "right", va="center",
+            )  # fmt: skip
+            box = word.get_window_extent()
+            if left <= box.x0 and box.x1 <= right and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            word.remove()
 
 
 def scaling(runs):

@@ -19,6 +19,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
 
 TOUCH_EVERY_S = 2.0
+LOOK_S = 0.1  # far longer than a look at the lock takes
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -50,7 +51,7 @@ class RunLock:
             return
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             holder = _read(file)
             os.close(file)
@@ -135,6 +136,18 @@ def lost_joules(traces, intervals, zero_unix_s):
                 power = watts[inside]
                 parts.append(np.sum(np.diff(time_s[inside]) * (power[1:] + power[:-1]) / 2))
     return float(sum(parts)) if parts else None
+
+
+def _lock(file):
+    """Locks a file, or raises BlockingIOError where a job holds it.
+
+    Who only looks whether a job does (`RunFolder.is_running`) holds it for an instant.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOK_S)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read(file):

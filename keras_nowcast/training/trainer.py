@@ -523,9 +523,9 @@ class Run:
         memory = self._memory_record()
         training = self._training_record()
         energy = self.energy.record(
-            self._timed_samples(), training["seconds"], len(training["seconds_per_epoch"])
+            self._timed_samples(), training["seconds"], training["seconds_per_epoch"]
         )
-        self.progress.set_joules(energy["joules_per_epoch"])
+        self.progress.set_energy(energy)
         record = {
             "status": status,
             "status_reason": reason,

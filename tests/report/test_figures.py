@@ -115,6 +115,53 @@ def test_time_where_not_all_measured_energy(tmp_path):
     figures.plt.close(figure)
 
 
+def test_fronts_are_of_runs_that_compare(tmp_path):
+    """Grid 48 is cheaper and scores higher than all of grid 96, and says nothing of it."""
+    for grid, better in ((96, 0.0), (48, 0.3)):
+        for filters, csi in ((4, 0.2), (8, 0.1), (16, 0.4)):
+            study_runs.write_run(
+                tmp_path / f"g{grid}-f{filters}", grid=grid, filters=filters,
+                seconds=filters * grid / 96, csi=(csi + better,) * 3,
+            )  # fmt: skip
+    study_runs.write_run(tmp_path / "alone", grid=48, filters=4, batch_per_replica=2)
+    figure = figures.skill_by_cost(read(tmp_path))
+    fronts = {
+        line.get_label(): [tuple(xy) for xy in line.get_xydata().round(6)]
+        for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"
+    }  # fmt: skip
+    assert fronts == {
+        "front: grid 48, batch per replica 4": [(2.0, 0.5), (8.0, 0.7)],
+        "front: grid 96, batch per replica 4": [(4.0, 0.2), (16.0, 0.4)],
+    }
+    title = figure.axes[0].get_title()
+    assert "differ in size, precision and processes alone: 2 of 3 groups" in title
+    figures.plt.close(figure)
+
+
+def test_no_label_covers_another(tmp_path):
+    """Twelve networks on a front, of nearly one cost and skill."""
+    for number in range(12):
+        study_runs.write_run(
+            tmp_path / f"{number:02}", filters=4 + number, seconds=2 + number / 100,
+            csi=(0.3 + number / 1000,) * 3,
+        )  # fmt: skip
+    study_runs.write_run(tmp_path / "far", filters=32, seconds=50.0, csi=(0.9,) * 3)
+    figure = figures.skill_by_cost(read(tmp_path))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) >= 6
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # itself
+    figures.plt.close(figure)
+
+
+def test_joules_of_several_sensors_are_called_so(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=10.0, source="rapl")
+    study_runs.write_run(tmp_path / "b", filters=4, joules=10.0)
+    figure = figures.cost_by_size(read(tmp_path))
+    assert "by different sensors: nvml_counter, rapl" in texts(figure)
+    figures.plt.close(figure)
+
+
 def test_no_roof_is_made_up(study):
     figure = figures.roofline(study)
     assert any("no roof is drawn" in text for text in texts(figure))
