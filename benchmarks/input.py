@@ -28,7 +28,6 @@ from result_files import write_results
 
 from keras_nowcast.data import sevir, synthetic
 from keras_nowcast.data.pipeline import WindowPipeline
-from keras_nowcast.process import keep_freed_memory
 
 FRAMES = sevir.FRAMES_IN + sevir.FRAMES_OUT
 BASE = "h5py, each window"
@@ -162,13 +161,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--grid", type=int, help="of the batches (default: the stored size)")
-    parser.add_argument(
-        "--give-back", action="store_true",
-        help="let malloc give freed memory back, as outside of experiments/",
-    )  # fmt: skip
     args = parser.parse_args()
-    if not args.give_back:
-        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         root = args.data or synthetic.write_synthetic(Path(folder) / "gzip", args.events)
         rewrite_contiguous(root, Path(folder) / "contiguous")
@@ -178,11 +171,10 @@ def main():
             rows += measure(storage, place, args.threads, args.rounds, args.grid)
     events = sevir.read_catalogue(root) if args.data else range(args.events)
     write_results(
-        f"input_{args.data.name if args.data else 'synthetic'}" + "_give_back" * args.give_back,
+        f"input_{args.data.name if args.data else 'synthetic'}",
         rows,
         f"{len(events)} events of {args.data.name if args.data else 'synthetic weather'}, windows "
-        f"of {FRAMES} frames, {args.rounds} rounds, page cache warm, freed memory "
-        + ("given back" if args.give_back else "kept"),
+        f"of {FRAMES} frames, {args.rounds} rounds, page cache warm",
     )
 
 

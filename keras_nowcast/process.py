@@ -3,8 +3,6 @@
 No TensorFlow and no Horovod here: bad usage is told in well under a second.
 """
 
-import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -74,22 +72,6 @@ class Signals:
         self.received += 1
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-
-
-def keep_freed_memory():
-    """Lets malloc keep up to 1 GiB that was freed, in blocks of up to 32 MiB, for the next ones.
-
-    An event is some megabytes. By default glibc gives such a block back to the system when it is
-    freed, and the next event then pays a page fault for every 4 KiB: half of all reading time
-    (benchmarks/input.py). Where there is no glibc, nothing changes.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, 2**30)
-        mallopt(_M_MMAP_THRESHOLD, 2**25)
-
-
 def run_script(main):
     """Calls `main()` and ends the process with the status that README.md promises.
 
@@ -97,7 +79,6 @@ def run_script(main):
     TrainingFailed with 1. Anything else is a fault and keeps its traceback. In a job of several
     processes only the first prints.
     """
-    keep_freed_memory()
     try:
         main()
     except InputError as error:

@@ -1,8 +1,6 @@
 """Exit statuses, who prints, and signals."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -76,28 +74,3 @@ def test_a_second_interrupt_acts_at_once():
         assert signals.received == 2
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-
-
-def _faults(before):
-    """Returns the page faults of a process that makes and frees 4 x 8 MiB thirty times."""
-    script = f"""
-import resource
-from keras_nowcast import process
-{before}
-def use():
-    blocks = [bytearray(2**23) for _ in range(4)]
-    for block in blocks:
-        block[::4096] = bytes(2**11)
-use(), use()
-faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(30):
-    use()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    return int(done.stdout)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
-def test_freed_memory_is_used_again():
-    assert _faults("process.keep_freed_memory()") < 0.1 * _faults("")

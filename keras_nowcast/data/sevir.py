@@ -527,38 +527,21 @@ def block_mean(vil, factor):
       (y / factor, x / factor, time) uint8: the mean code, rounded to the nearest, halves up; 255
       where a block has no valid pixel.
     """
-    sums = _block_sums(vil, factor)
-    pixels = factor * factor
-    missing = vil == MISSING
-    if not missing.any():
-        return _rounded_mean(sums, pixels)
-    absent = _block_sums(missing.view(np.uint8), factor)
-    mean = _rounded_mean(sums - MISSING * absent, np.maximum(pixels - absent, 1))
-    mean[absent == pixels] = MISSING
-    return mean
-
-
-def _rounded_mean(sums, counts):
-    # Exact, and many times as fast as a division of integers: a quotient of integers this small
-    # that is no integer is further from one than float64 can err.
-    return ((sums + 0.5 * counts) / counts).astype(np.uint8)
+    y, x, frames = vil.shape
+    valid = vil != MISSING
+    sums = _block_sums(vil * valid, factor)
+    if valid.all():
+        counts = np.uint32(factor * factor)
+        return ((2 * sums + counts) // (2 * counts)).astype(np.uint8)
+    counts = _block_sums(valid.view(np.uint8), factor)
+    means = (2 * sums + counts) // np.maximum(2 * counts, 1)
+    return np.where(counts > 0, means, MISSING).astype(np.uint8)
 
 
 def _block_sums(values, factor):
-    """Sums (y, x, time) uint8 over blocks; as uint32. Rows first: whole rows add the fastest."""
     y, x, frames = values.shape
-    narrow = np.uint16 if factor * factor * MISSING < 2**16 else np.uint32
-    rows = _sum_of_second(values.reshape(y // factor, factor, x * frames), narrow)
-    blocks = rows.reshape(y // factor, x // factor, factor, frames)
-    return _sum_of_second(blocks.swapaxes(1, 2), narrow).astype(np.uint32)
-
-
-def _sum_of_second(values, dtype):
-    """Sums over the second axis, slice by slice: several times as fast as NumPy's `sum`."""
-    total = values[:, 0].astype(dtype)
-    for i in range(1, values.shape[1]):
-        total += values[:, i]
-    return total
+    rows = values.reshape(y // factor, factor, x * frames).sum(axis=1, dtype=np.uint32)
+    return rows.reshape(y // factor, x // factor, factor, frames).sum(axis=2, dtype=np.uint32)
 
 
 def check_files(events):
