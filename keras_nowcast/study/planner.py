@@ -359,7 +359,8 @@ class Planner:
             processes or [base["world_size"]],
         )
         known = {each.name for each in dataclasses.fields(RunConfig)} & set(base)
-        free = {"center_filters": None, "start_from": None}
+        # The schedule costs nothing, and that of an earlier version's run may be refused today.
+        free = {"center_filters": None, "start_from": None, "schedule": "constant"}
         config = RunConfig(**{name: base[name] for name in known} | free)
         config = dataclasses.replace(config, **fields)
         return [

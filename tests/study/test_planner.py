@@ -289,6 +289,16 @@ def test_the_cheapest_that_reached_a_skill(tmp_path):
     assert planner.reaching(runs, skill, 0.5) == []
 
 
+def test_an_earlier_run_may_have_what_is_refused_today(tmp_path):
+    """A cosine of no more epochs than the warm-up, which costs what any schedule does."""
+    write_study(tmp_path)
+    study_runs.write_run(
+        tmp_path / "largest", depth=5, filters=32, schedule="cosine", warmup_epochs=9.0
+    )
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    assert planned.next_sizes()
+
+
 def test_candidates(tmp_path):
     write_study(tmp_path)
     planned = planner.Planner(table.read(records.read_runs([tmp_path])))
