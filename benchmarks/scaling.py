@@ -72,8 +72,9 @@ def build_parser():
     parser.add_argument("--processes", type=int, nargs="+", help="start a job of each, in turn")
     parser.add_argument("--jobs", type=int, default=3, help="of each number of processes")
     parser.add_argument(
-        "--launcher", nargs="+", default=["horovodrun -np {} --gloo"], help="for --processes"
-    )
+        "--launcher", nargs="+", default=["horovodrun -np {} --gloo"],
+        help="for --processes; at most one for Gloo and one for MPI",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores of a process")
     parser.add_argument("--out", type=Path, default=Path("scaling"), help="folder of a job's file")
     parser.add_argument("--name", default="scaling", help="of the files in results/")
@@ -390,12 +391,12 @@ def report(arguments, jobs):
         f"{config['steps']} steps; median (least to most); seconds a step"
     )
     write_results(arguments.name, rows, note)
-    for controller in sorted({job["controller"] for job in jobs if job["world_size"] > 1}):
-        several = [job for job in jobs if job["controller"] == controller]
+    for joined_by in sorted({job["controller"] for job in jobs if job["world_size"] > 1}):
+        several = [job for job in jobs if job["controller"] == joined_by]
         here, gpus = fit(several), assume_gpus(arguments)
         hidden = hidden_share(several)
         write_results(
-            f"{arguments.name}_model_{controller.lower()}",
+            f"{arguments.name}_model_{joined_by.lower()}",
             model_rows(here, gpus, hidden),
             f"A MODEL, not a measurement: allreduce = 2 (n - 1) (latency + bytes / n / bandwidth). "
             f"As here: {told(here)}, fitted (largest error {100 * here.worst_error:.0f} %); share "
