@@ -115,6 +115,10 @@ class RunConfig:
     fp16_allreduce: bool = _flag(False, "send gradients as float16; meant for "
                                 "mixed_float16, whose check sees an overflow")
     tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
+    layer_times: bool = _flag(
+        False, "before training, time each layer by itself and what the machine does at most: the "
+        "roofline of plot_figures.py"
+    )
 
     def __post_init__(self):
         at_least = {

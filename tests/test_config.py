@@ -35,6 +35,7 @@ def test_flags_set_their_fields():
         (["--grid", "100"], ["`--grid`", "multiple of 16", "Received: 100"]),
         (["--precision", "float8"], ["`--precision`", "mixed_bfloat16", "Received: float8"]),
         (["--power-source", "meter"], ["`--power-source`", "rapl", "Received: meter"]),
+        (["--layer-times", "yes"], ["`yes`", "no flag"]),
         (["--bogus"], ["`--bogus`", "no flag"]),
         (["--dep", "3"], ["`--dep`", "no flag"]),
         (["--epochs", "many"], ["`--epochs`", "int", "Received: 'many'"]),

@@ -56,6 +56,7 @@ class Run:
       epochs: rows of its epochs.csv; `joules` None also where they are of less than
         ENOUGH_COVERAGE of the epoch.
       devices: how many devices measured its energy; their power is in its trace.
+      roofs: what its first process could do at most, of its record; None where it was not measured.
       changed_processes: whether it went on with another number of processes than before.
     """
 
@@ -65,6 +66,7 @@ class Run:
     setting: dict
     epochs: list
     devices: int
+    roofs: dict | None
     changed_processes: bool
 
     @property
@@ -303,7 +305,9 @@ def _run(folder, record):
     starts = parts["training"].get("starts") or ()
     row["starts"] = len(starts) or None
     changed = len({each["world_size"] for each in starts}) > 1
-    return Run(folder, row, parts["config"], _setting(row, parts), epochs, devices, changed)
+    setting = _setting(row, parts)
+    roofs = record.get("roofs")  # runs of an earlier version have none
+    return Run(folder, row, parts["config"], setting, epochs, devices, roofs, changed)
 
 
 _RENAMED = {("energy", "source"), ("energy", "joules")}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.util
 import time
 from pathlib import Path
@@ -216,7 +217,7 @@ class Run:
         self.recorder = callbacks.EpochRecorder(
             world, self.progress, metrics, self.training, started, self.energy
         )
-        self.stopper = None
+        self.stopper = self.roofs = None
         say(environment.in_short(self.environment))
         say(
             f"UNet of depth {config.depth} with {config.filters} filters: "
@@ -262,6 +263,8 @@ class Run:
             self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
             signals = stack.enter_context(Signals(second_interrupt_is_now=True))
             stack.enter_context(self.energy)
+            if self.config.layer_times:
+                self._time_layers()
             self.stopper = callbacks.StopTogether(
                 self.flags, signals, self.save, self.progress, self.bad_events
             )
@@ -278,6 +281,42 @@ class Run:
             except tf.errors.OpError as error:
                 # TensorFlow wraps what a data generator raises; the plain error says more.
                 raise self.training.error or self.validation.error or error from None
+
+    def _time_layers(self):
+        """Times each layer, and the roofs, on rank 0 while the others wait.
+
+        All that it takes is in no figure of training or set-up: its energy is a window of its own,
+        and the peak of memory begins anew after it.
+        """
+        from keras_nowcast.training import layer_times
+
+        policy, batch = self.config.precision, self.config.batch_per_replica
+        since = time.monotonic()
+
+        def timed(name, function, *arguments):
+            # All ranks show that they live, layer by layer: a deep network takes its time.
+            self.watchdog.alive(f"timing {name}")
+            return self.world.on_first(functools.partial(function, *arguments))
+
+        with self.energy.window("layer times"):
+            counted = cost.count_unet(*_network_sizes(self.config))
+            rows = [
+                timed(part.name, layer_times.layer_row, part, self.model, policy, batch)
+                for part in layer_times.parts_of(counted, policy, batch)
+            ]
+            self.roofs = timed("the roofs", layer_times.measure_roofs, policy)
+            self.world.on_first(lambda: self.folder.write_layers(rows))
+            self.world.on_first(environment.forget_peak_memory)
+        seconds = time.monotonic() - since
+        self.recorder.leave_out(seconds)
+        self.roofs["measuring_seconds"] = seconds
+        self.watchdog.alive("its set-up")
+        step_s = sum(row["seconds_median"] for row in rows)
+        self.say(
+            f"timed the layers in {seconds:.0f} s, which count nowhere: {step_s:.3g} s a step by "
+            f"their sum; roofs: {_in_giga(self.roofs['compute_flops_per_second'])} GFLOP/s, "
+            f"{self.roofs['memory_bytes_per_second'] / 1e9:.3g} GB/s"
+        )
 
     def _fit_until(self, hooks, epochs):
         progress = self.progress
@@ -535,7 +574,10 @@ class Run:
             "training": training,
             "energy": energy,
             "memory": memory,
+            "roofs": self.roofs,
         }
+        if self.roofs is None:
+            record["roofs_reason"] = "--layer-times was not given"
 
         def write():
             if self.progress.rows:
@@ -617,6 +659,10 @@ class Run:
             if record[name] is None:
                 record[f"{name}_reason"] = reason
         return record
+
+
+def _in_giga(by_dtype):
+    return ", ".join(f"{dtype} {value / 1e9:.3g}" for dtype, value in by_dtype.items())
 
 
 def _network_sizes(config):

@@ -6,6 +6,7 @@ import statistics
 
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.records import EPOCH_COLUMNS, SCHEMA
+from keras_nowcast.training import layer_times
 
 WHY_NO_ENERGY = "NVML: no driver answers"
 CONFIG = {
@@ -25,7 +26,7 @@ def write_run(
     csi=(0.3, 0.2, 0.1), world_size=1, status="completed", reason=None, gpus=(), cores=2,
     peak_rss_bytes=800 * 2**20, peak_gpu_bytes=None, test_csi=None, coverages=None,
     skipped_events=1, skipped_steps=0, lost_seconds=2.5, lost_joules=None, first_samples=WINDOWS,
-    **config,
+    roofs=None, **config,
 ):  # fmt: skip
     """Writes a run whose every epoch took `seconds` and, unless None, `joules`.
 
@@ -36,6 +37,7 @@ def write_run(
       csi: of the validation at 16, 74, 133, in every epoch.
       coverages: of the joules of each epoch; None as in folders of earlier versions.
       first_samples: windows of the first epoch whose time was taken.
+      roofs: None, or the record's; each layer then takes a hundredth of a second.
       test_csi: None, or the CSI in scores.csv at 16, 74, 133.
       config: fields of the configuration that differ from CONFIG.
     """
@@ -80,6 +82,10 @@ def write_run(
     _write_csv(folder / "epochs.csv", rows)
     if joules is not None:
         _write_power(folder / "power.csv", joules / seconds)
+    if roofs is not None:
+        record["roofs"] = roofs
+        (folder / "record.json").write_text(json.dumps(record))
+        _write_csv(folder / "layers.csv", _layers(config, cost))
     if test_csi:
         scores = [
             {"method": method, "threshold": t, "lead_minutes": lead, "csi": value, "mae": 10.0,
@@ -88,6 +94,18 @@ def write_run(
             for t, value in zip((16, 74, 133), test_csi, strict=True)
         ]  # fmt: skip
         _write_csv(folder / "scores.csv", scores)
+
+
+def _layers(config, cost):
+    parts = layer_times.parts_of(cost, config["precision"], config["batch_per_replica"])
+    return [
+        {
+            "name": part.name, "kind": part.kind, "flops": part.flops, "bytes": part.bytes,
+            "intensity": part.flops / part.bytes, "seconds_median": 0.01, "seconds_low": 0.008,
+            "seconds_high": 0.02, "repetitions": 5, "flops_per_second": part.flops / 0.01,
+        }
+        for part in parts
+    ]  # fmt: skip
 
 
 def _training(config, cost, seconds, losses):
