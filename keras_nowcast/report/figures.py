@@ -481,12 +481,14 @@ def _draw_roofs(axes, run):
             zorder=1,
         )  # fmt: skip
         axes.annotate(
-            f"{dtype} {flops / 1e9:.3g} GFLOP/s", (high, flops / 1e9), xytext=(-2, 3),
-            textcoords="offset points", horizontalalignment="right", fontsize=7, color="0.25",
+            f"{dtype} {flops / 1e9:.3g} GFLOP/s", (ridge, flops / 1e9), xytext=(2, 3),
+            textcoords="offset points", fontsize=7, color="0.25",
         )  # fmt: skip
+    # Left of the slope, where no layer is.
+    middle = low**0.3 * ridge**0.7
     axes.annotate(
-        f"memory {moved / 1e9:.3g} GB/s", (low, low * moved / 1e9), xytext=(8, -2),
-        textcoords="offset points", fontsize=7, color="0.25",
+        f"memory {moved / 1e9:.3g} GB/s", (middle, middle * moved / 1e9), xytext=(-4, 2),
+        textcoords="offset points", horizontalalignment="right", fontsize=7, color="0.25",
     )  # fmt: skip
     axes.set_xlim(low, high)
 
