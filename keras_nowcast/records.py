@@ -99,14 +99,17 @@ class RunFolder:
     def open(self, config):
         """Makes the folder and writes config.json: from now on it holds a run.
 
+        config.json is there whole or not at all, so that a start that was killed here leaves a
+        folder to start in, or one to go on in.
+
         Raises:
           InputError: the folder cannot be written.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if not config.resume:
-                open(self.path / "config.json", "x").close()  # of two at once, one gets it
-            write_json(self.path / "config.json", dataclasses.asdict(config))
+            write_json(
+                self.path / "config.json", dataclasses.asdict(config), new=not config.resume
+            )
         except FileExistsError:
             raise InputError(
                 f"`--run-dir` must not hold a run already. Received: {self.path}, which another "
