@@ -44,7 +44,7 @@ _NUMBERS = {
     ),
     "energy": (
         "joules", "mean_watts", "idle_watts", "joules_per_epoch", "joules_per_sample", "coverage",
-        "crosscheck_joules", "uncertainty_percent", "lost_joules",
+        "crosscheck_joules", "uncertainty_percent", "lost_joules", "lost_coverage",
     ),
     "memory": ("peak_rss_bytes", "peak_gpu_bytes"),
 }  # fmt: skip

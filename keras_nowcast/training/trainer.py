@@ -19,7 +19,7 @@ from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
-from keras_nowcast.training.runlock import RunLock, lost_joules
+from keras_nowcast.training.runlock import RunLock, lost_energy
 from keras_nowcast.training.watchdog import Watchdog
 
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
@@ -383,7 +383,7 @@ class Run:
         values["layout"] = self._layout()
         step = float(self.model.optimizer.iterations)
         values["schedule"] = {"step": step, "multiple": float(self.schedule.multiple(step))}
-        values["saved_unix_s"] = time.time()
+        self.saved_unix_s = values["saved_unix_s"] = time.time()
         self.world.on_first(
             lambda: checkpoint.write_checkpoint(self.folder.checkpoints, values, arrays)
         )
@@ -495,7 +495,7 @@ class Run:
 
     def end(self):
         """Notes that this start ended with all that it did saved."""
-        self.world.on_first(self.lock.end)
+        self.world.on_first(lambda: self.lock.end(self.saved_unix_s))
 
     def first_failure(self):
         """Returns where a loss was first not finite, in words, or None if none was."""
@@ -548,15 +548,25 @@ class Run:
     def _lost_energy(self):
         """Returns what was used for work that a kill lost; it is in no other figure."""
         if not self.lock.lost:
-            return {"lost_joules": 0.0}
-        traces = self.folder.read_power()
-        joules = lost_joules(traces, self.lock.lost, self.progress.zero_unix_s)
-        if joules is None:
             return {
-                "lost_joules": None,
-                "lost_joules_reason": "no power was read between the checkpoint and the kill",
+                "lost_joules": 0.0,
+                "lost_coverage": None,
+                "lost_coverage_reason": "nothing was lost",
             }
-        return {"lost_joules": joules}
+        joules, coverage = lost_energy(
+            self.folder.power_readings(),
+            self.lock.lost,
+            self.progress.zero_unix_s,
+            longest_gap_s=max(1.0, 5 * self.config.power_interval_s),  # as while it is measured
+        )
+        record = {"lost_joules": joules, "lost_coverage": coverage}
+        if joules is None:
+            record["lost_joules_reason"] = "no power was read between the checkpoint and the kill"
+        elif coverage < 0.995:
+            record["lost_joules_reason"] = (
+                f"of {coverage:.1%} of the lost time alone: the trace has no readings of the rest"
+            )
+        return record
 
     def _timed_samples(self):
         progress = self.progress
