@@ -1,9 +1,9 @@
 """What became of a cell, read from its folder and from how its process ended.
 
-A cell that fails is a result: its folder holds a record.json with the status failed and the reason,
-whether its process wrote one or died without. When a rank ends the job, rank 0 writes one that names
-the rank; the sweep that attends then writes the kind of failure into it. If no sweep was left to do
-so, the cell was cut short together with its sweep.
+A cell that fails is a result: its folder holds a record.json with the status failed and the
+reason, whether its process wrote one or died without. When a rank ends the job, rank 0 writes one
+that names the rank; the sweep that attends then writes the kind of failure into it. If no sweep was
+left to do so, the cell was cut short together with its sweep.
 """
 
 import contextlib
