@@ -76,10 +76,10 @@ def tensors(pipeline):
         pass
 
 
-def ways(events, threads):
+def ways(events, threads, grid):
     """Returns a dictionary of name -> function without arguments that goes over all windows."""
     pipeline = WindowPipeline(
-        events, grid=events[0].size, batch_per_replica=4, threads=threads, shuffle=False
+        events, grid=grid, batch_per_replica=4, threads=threads, shuffle=False
     )
     several = f"{threads} threads"
     return {
@@ -88,8 +88,8 @@ def ways(events, threads):
         f"h5py, each event, {several}": functools.partial(each, h5py_each_event, events, threads),
         "read_event": functools.partial(each, ours, events, 1),
         f"read_event, {several}": functools.partial(each, ours, events, threads),
-        f"batches, {several}": functools.partial(batches, pipeline),
-        f"tf.data, {several}": functools.partial(tensors, pipeline),
+        f"batches, grid {grid}, {several}": functools.partial(batches, pipeline),
+        f"tf.data, grid {grid}, {several}": functools.partial(tensors, pipeline),
     }
 
 
@@ -113,13 +113,13 @@ def rounds(methods, count):
     return seconds
 
 
-def measure(storage, root, threads, count):
+def measure(storage, root, threads, count, grid):
     """Returns the rows of one data set."""
     events = sevir.read_catalogue(root)
     check(events)
     windows = sum(len(sevir.window_starts(event.frames)) for event in events)
     bytes_ = windows * FRAMES * events[0].size ** 2
-    seconds = rounds(ways(events, threads), count)
+    seconds = rounds(ways(events, threads, grid or events[0].size), count)
     rows = []
     for name, times in seconds.items():
         rates = [windows / each for each in times]
@@ -160,6 +160,7 @@ def main():
     parser.add_argument("--events", type=int, default=24, help="of the synthetic one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--grid", type=int, help="of the batches (default: the stored size)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = args.data or synthetic.write_synthetic(Path(folder) / "gzip", args.events)
@@ -167,7 +168,7 @@ def main():
         rows = []
         for storage in ("gzip", "contiguous"):
             place = root if storage == "gzip" else Path(folder) / "contiguous"
-            rows += measure(storage, place, args.threads, args.rounds)
+            rows += measure(storage, place, args.threads, args.rounds, args.grid)
     events = sevir.read_catalogue(root) if args.data else range(args.events)
     write_results(
         f"input_{args.data.name if args.data else 'synthetic'}",

@@ -15,7 +15,6 @@ is not done again. Two tables, MSE in VIL codes squared:
 
 import argparse
 import csv
-import math
 import statistics
 import subprocess
 import sys
@@ -24,12 +23,12 @@ from pathlib import Path
 from result_files import write_results
 
 from keras_nowcast.records import RunFolder
+from keras_nowcast.study.claims import mean_difference
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LEADS = (5, 10, 15, 20, 30, 45, 60)
 THRESHOLD = 16
 BASELINES = ("persistence", "extrapolation")
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 BETTER = {"mse": -1, "csi": 1}  # the sign of a difference that is an improvement
 
 
@@ -136,8 +135,7 @@ def precision_rows(first, other):
         for lead in LEADS:
             a, b = ([value(each, score, lead, method="model") for each in part] for part in scores)
             differences = [its - mine for mine, its in zip(a, b, strict=True)]
-            mean = statistics.mean(differences)
-            half = T_975[len(a) - 1] * statistics.stdev(differences) / math.sqrt(len(a))
+            mean, _, half = mean_difference(differences)
             rows.append(
                 {
                     "score": score if score == "mse" else f"csi {THRESHOLD}",

@@ -2,7 +2,8 @@
 
 On one machine, it starts the jobs itself, in turn, and writes the results and the model:
 
-    python benchmarks/scaling.py --data ../shared/radar --processes 1 2 --threads 1
+    python benchmarks/scaling.py --data ../shared/radar --processes 1 2 --threads 1 \\
+        --launcher "horovodrun -np {} --gloo" "mpirun -np {} -bind-to none"
 
 On a cluster, one job a number of processes, by whatever starts processes there, then the report:
 
@@ -21,6 +22,8 @@ In each round of a job the phases take turns, so that what else the machine does
 
 Where `beside` is slower than `alone`, the processes share something of the machine; a matmul that
 stays in the cache and a copy of memory, alone and beside each other, tell which: cores or memory.
+Processor seconds and voluntary context switches of a step tell what waiting costs: where each
+process has one core, Horovod's thread shares it with the step, also while nothing is averaged.
 
 The step is the trainer's, with the network, loss and optimizer it builds. A phase's time is that of
 its slowest process. Each process keeps to its own --threads cores (the reference too), as under
@@ -31,6 +34,7 @@ import argparse
 import json
 import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -67,9 +71,13 @@ def build_parser():
     parser.add_argument("--data", type=Path, help="root of a SEVIR data set")
     parser.add_argument("--processes", type=int, nargs="+", help="start a job of each, in turn")
     parser.add_argument("--jobs", type=int, default=3, help="of each number of processes")
-    parser.add_argument("--launcher", default="horovodrun -np {} --gloo", help="for --processes")
+    parser.add_argument(
+        "--launcher", nargs="+", default=["horovodrun -np {} --gloo"],
+        help="for --processes; at most one for Gloo and one for MPI",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores of a process")
     parser.add_argument("--out", type=Path, default=Path("scaling"), help="folder of a job's file")
+    parser.add_argument("--name", default="scaling", help="of the files in results/")
     parser.add_argument("--report", type=Path, help="folder of the jobs to report on")
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--filters", type=int, default=16)
@@ -95,18 +103,24 @@ def build_parser():
 
 def start_jobs(arguments, folder):
     """Starts the jobs of each number of processes in turn; each leaves a file in the folder."""
-    program, *words = arguments.launcher.split()
-    beside = Path(sys.executable).with_name(program)  # horovodrun is there, and may not be on PATH
-    launcher = [str(beside) if beside.exists() else program, *words]
     for number in range(arguments.jobs):
         for processes in arguments.processes:
-            start = [word.format(processes) for word in launcher] if processes > 1 else []
-            out = ["--out", str(folder / f"{number}")]
-            command = [*start, sys.executable, *given_flags(), *out]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-            print(f"job {number + 1} of {arguments.jobs}, {processes} processes: done", flush=True)
+            for launcher in arguments.launcher if processes > 1 else [None]:
+                start_job(processes, launcher, folder / f"{number}")
+        print(f"{number + 1} of {arguments.jobs} turns done", flush=True)
+
+
+def start_job(processes, launcher, folder):
+    start = []
+    if launcher:
+        program, *words = launcher.split()
+        beside = Path(sys.executable).with_name(program)  # horovodrun may not be on PATH
+        start = [str(beside) if beside.exists() else program, *words]
+    command = [word.format(processes) for word in start]
+    command += [sys.executable, *given_flags(), "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
 def given_flags():
@@ -114,7 +128,7 @@ def given_flags():
     words, skipping = [sys.argv[0]], False
     for word in sys.argv[1:]:
         if word.startswith("--"):
-            skipping = word in ("--processes", "--jobs", "--launcher", "--out")
+            skipping = word in ("--processes", "--jobs", "--launcher", "--out", "--name")
         if not skipping:
             words.append(word)
     return words
@@ -140,6 +154,7 @@ def run_job(arguments):
         arguments.out.mkdir(parents=True, exist_ok=True)
         job = {
             "world_size": world.size,
+            "controller": controller(world),
             "hosts": len(set(hosts)),
             "config": {
                 name: getattr(arguments, name)
@@ -151,7 +166,14 @@ def run_job(arguments):
             "rounds": rounds,
             "allreduce_s_by_bytes": sizes,
         }  # fmt: skip
-        write_json(arguments.out / f"np{world.size}.json", job)
+        write_json(arguments.out / f"np{world.size}-{job['controller']}.json", job)
+
+
+def controller(world):
+    """Returns what joins the processes: horovodrun numbers them itself where it is Gloo."""
+    if world.size == 1:
+        return "none"
+    return "Gloo" if "HOROVOD_RANK" in os.environ else "MPI"
 
 
 HOROVOD_SETTINGS = ("HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD")
@@ -299,7 +321,11 @@ def build_model(arguments, world):
 
 
 def measure_round(phases, world, arguments, number):
-    """Returns {phase: seconds a step of the slowest process} of one round, and `wait`."""
+    """Returns {phase: seconds a step of the slowest process} of one round, and `wait`.
+
+    Also `<phase> cpu_s` and `<phase> switches`: the first process's processor seconds and voluntary
+    context switches a step, of all its threads.
+    """
     names = sorted(set(phases.steps) & set(arguments.phases or phases.steps))
     turn = number % len(names)  # none is always first
     taken = {}
@@ -311,16 +337,22 @@ def measure_round(phases, world, arguments, number):
                 step()  # traces
         phases.start_counting()
         world.gather(None)
-        began = time.perf_counter()
+        switches, cpu_s, began = count_switches(), time.process_time(), time.perf_counter()
         for _ in range(arguments.steps if takes_part else 0):
             step()
         mine = time.perf_counter() - began
         # The last batches of an epoch may be smaller: told for whole ones.
         batches = phases.batches_fed or arguments.steps
+        taken[f"{name} cpu_s"] = (time.process_time() - cpu_s) / batches
+        taken[f"{name} switches"] = (count_switches() - switches) / batches
         taken[name] = max(world.gather(mine / batches))
         if name == "fed":
             taken["wait"] = max(world.gather(phases.waited_s / batches))
     return taken
+
+
+def count_switches():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 def measure_sizes(world, repeats=7, calls=5):
@@ -350,7 +382,7 @@ def measure_sizes(world, repeats=7, calls=5):
 
 def report(arguments, jobs):
     """Writes the measured table, the fit and the model."""
-    rows = [row(jobs, processes) for processes in sorted({job["world_size"] for job in jobs})]
+    rows = [row(jobs, *kind) for kind in sorted({kind_of(job) for job in jobs})]
     config = jobs[0]["config"]
     note = (
         f"depth {config['depth']}, {config['filters']} filters, grid {config['grid']}, batch "
@@ -358,13 +390,13 @@ def report(arguments, jobs):
         f"thread(s) a process; {len(jobs)} jobs of {len(jobs[0]['rounds'])} rounds of "
         f"{config['steps']} steps; median (least to most); seconds a step"
     )
-    write_results("scaling", rows, note)
-    several = [job for job in jobs if job["world_size"] > 1]
-    if several:
+    write_results(arguments.name, rows, note)
+    for joined_by in sorted({job["controller"] for job in jobs if job["world_size"] > 1}):
+        several = [job for job in jobs if job["controller"] == joined_by]
         here, gpus = fit(several), assume_gpus(arguments)
         hidden = hidden_share(several)
         write_results(
-            "scaling_model",
+            f"{arguments.name}_model_{joined_by.lower()}",
             model_rows(here, gpus, hidden),
             f"A MODEL, not a measurement: allreduce = 2 (n - 1) (latency + bytes / n / bandwidth). "
             f"As here: {told(here)}, fitted (largest error {100 * here.worst_error:.0f} %); share "
@@ -375,21 +407,26 @@ def report(arguments, jobs):
         )
 
 
-def values(jobs, processes, phase):
-    """Returns a phase's seconds a step, a round each, of all jobs of so many processes."""
-    rounds = [each for job in jobs if job["world_size"] == processes for each in job["rounds"]]
+def kind_of(job):
+    return job["world_size"], job["controller"]
+
+
+def values(jobs, kind, phase):
+    """Returns what a phase took, a round each, of all jobs of a kind."""
+    rounds = [each for job in jobs if kind_of(job) == kind for each in job["rounds"]]
     return [each[phase] for each in rounds if phase in each]
 
 
-def row(jobs, processes):
-    """Returns the row of one number of processes.
+def row(jobs, processes, controller):
+    """Returns the row of one number of processes and what joins them.
 
     Ratios are within a round where both sides are of one job; to one process, round by round in
     the order of the jobs, which took turns.
     """
-    alone, one = values(jobs, processes, "alone"), values(jobs, 1, "alone")
+    kind = processes, controller
+    alone, one = values(jobs, kind, "alone"), values(jobs, (1, "none"), "alone")
     together, beside, strong, fed, wait, allreduce = (
-        values(jobs, processes, phase)
+        values(jobs, kind, phase)
         for phase in ("together", "beside", "strong", "fed", "wait", "allreduce")
     )
 
@@ -401,6 +438,7 @@ def row(jobs, processes):
 
     return {
         "processes": processes,
+        "controller": controller,
         "alone_s": spread(alone),
         "beside_s": spread(beside),
         "together_s": spread(together),
@@ -414,11 +452,16 @@ def row(jobs, processes):
         "machine_allows": ratio(one, beside),
         "machine_allows_in_job": ratio(alone, beside),
         "strong_speedup": ratio(one, strong),
+        **{
+            f"{phase}_{what}": spread(values(jobs, kind, f"{phase} {what}"))
+            for phase in ("alone", "beside", "together")
+            for what in ("cpu_s", "switches")
+        },
         "matmul_beside_efficiency": ratio(
-            values(jobs, processes, "matmul_alone"), values(jobs, processes, "matmul_beside")
+            values(jobs, kind, "matmul_alone"), values(jobs, kind, "matmul_beside")
         ),
         "copy_beside_efficiency": ratio(
-            values(jobs, processes, "copy_alone"), values(jobs, processes, "copy_beside")
+            values(jobs, kind, "copy_alone"), values(jobs, kind, "copy_beside")
         ),
     }
 
@@ -490,7 +533,7 @@ def fit(jobs):
     terms, taken = np.array(terms), np.array(taken)
     (latency, per_byte), *_ = np.linalg.lstsq(terms / taken[:, None], np.ones(len(taken)))
     return Link(
-        step_s=statistics.median(values(jobs, max(job["world_size"] for job in jobs), "beside")),
+        step_s=statistics.median(values(jobs, max(map(kind_of, jobs)), "beside")),
         gradient_bytes=jobs[0]["gradient_bytes"],
         latency_s=float(latency),
         bytes_per_s=float(1 / per_byte),
@@ -519,9 +562,9 @@ def assume_gpus(arguments):
 def hidden_share(jobs):
     """Returns the share of the allreduce that the rest of the step hid, 0 to 1."""
     shares = []
-    for processes in {job["world_size"] for job in jobs}:
+    for kind in {kind_of(job) for job in jobs}:
         together, beside, by_itself = (
-            values(jobs, processes, phase) for phase in ("together", "beside", "allreduce")
+            values(jobs, kind, phase) for phase in ("together", "beside", "allreduce")
         )
         added = statistics.median(a - b for a, b in zip(together, beside, strict=True))
         shares.append(1 - added / statistics.median(by_itself))

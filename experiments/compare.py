@@ -30,7 +30,7 @@ def main():
     for name, words in (
         ("parameters", "trainable parameters"), ("time", "time"), ("energy", "energy")
     ):  # fmt: skip
-        print(f"  {words}: {told(increases[name])}{remark(name, runs)}")
+        print(f"  {words}: {told(increases[name])}{remark(name, first, second)}")
     if skill is None or increases["skill_difference"] is None:
         print("  skill: not measured here, or not by the same score")
         return
@@ -60,19 +60,19 @@ def told(percent):
     return f"{percent:+,.2f} %" if abs(percent) < 100 else f"{percent:+,.0f} %"
 
 
-def remark(name, runs):
+def remark(name, first, second):
     """Returns what must be said beside an increase: that it is an estimate, or why it is absent."""
     if name != "energy":
         return ""
     from keras_nowcast.study.claims import ESTIMATE
 
-    reason = next((run.row["energy_reason"] for run in runs if run.row["energy_reason"]), None)
+    reason = first["energy_reason"] or second["energy_reason"]
     if reason is not None:
         return f" ({reason})"
-    sources = {run.row["energy_source"] for run in runs}
-    if "estimate" in sources:
-        return ESTIMATE
-    return f" (by {' and '.join(sorted(sources))})"
+    sources = first["energy_source"], second["energy_source"]
+    if sources[0] != sources[1]:
+        return f" (joules by different sensors, {' and '.join(sources)}, do not compare)"
+    return ESTIMATE if sources[0] == "estimate" else f" (by {sources[0]})"
 
 
 if __name__ == "__main__":

@@ -177,6 +177,8 @@ def print_errors(planned):
         errors = planned.errors[name]
         said = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
         print(f"  {words}: {said}")
+    if planned.energy_note:
+        print(planned.energy_note)
 
 
 def print_reaching(runs, level):
@@ -193,13 +195,18 @@ def print_reaching(runs, level):
         best = max(known) if skill.higher_is_better else min(known)
         print(f"no measured run reached {skill.name} of {level:g}; the best was {best:.4f}")
         return
-    print(f"{skill.name} of {level:g}, as measured, the cheapest first:")
+    cost, why = planner.cost_of_reaching(found)
+    by = "energy" if cost == "joules" else f"time of training, since {why}"
+    print(f"{skill.name} of {level:g}, as measured, the cheapest first by {by}:")
     for each in found:
-        estimate = claims.ESTIMATE if each.run.row["energy_is_estimate"] else ""
-        joules = "energy not measured here" if each.joules is None else (
-            f"{each.joules:.4g} J{estimate}"
-        )
+        source = each.run.row["energy_source"]
+        told = claims.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
+        joules = "energy not measured here" if each.joules is None else f"{each.joules:.4g} J{told}"
         print(f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch}")
+    print(
+        "The first step of each start, which compiles, counts as one of the others; set-up and "
+        "validation are not in it."
+    )
     print("Skill is not predicted for networks that were not run.")
 
 

@@ -88,7 +88,7 @@ def write_report(runs, answers, drawn, not_drawn, planned, arguments):
     from keras_nowcast.files import written_whole
     from keras_nowcast.report import html
 
-    unrecorded = [run.path for run in records.unrecorded_runs(arguments.runs)]
+    unrecorded = {run.path: run.is_running() for run in records.unrecorded_runs(arguments.runs)}
     command = shlex.join(
         ["python", "experiments/plot_figures.py", *arguments.runs, "--out", str(arguments.out)]
     )

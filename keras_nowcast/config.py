@@ -115,6 +115,10 @@ class RunConfig:
     fp16_allreduce: bool = _flag(False, "send gradients as float16; meant for "
                                 "mixed_float16, whose check sees an overflow")
     tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
+    layer_times: bool = _flag(
+        False, "before training, time each layer by itself and what the machine does at most: the "
+        "roofline of plot_figures.py"
+    )
 
     def __post_init__(self):
         at_least = {
@@ -128,6 +132,12 @@ class RunConfig:
                 raise InputError(f"`{_as_flag(name)}` must be at least {least}. Received: {value}.")
         self._demand(1 <= self.depth <= MAX_DEPTH, "depth", f"must be from 1 to {MAX_DEPTH}")
         self._demand(0 < self.learning_rate < float("inf"), "learning_rate", "must be above 0")
+        if self.schedule == "cosine" and self.epochs <= self.warmup_epochs:
+            raise InputError(
+                "`--schedule cosine` must have more `--epochs` than `--warmup-epochs`, after which "
+                f"the rate begins to fall. Received: {self.epochs} and {self.warmup_epochs:g}; "
+                "train longer, warm up for less, or leave the schedule constant."
+            )
         in_range = 0.001 <= self.power_interval_s <= 60
         self._demand(in_range, "power_interval_s", "must be from 0.001 to 60")
         self._demand(self.warmup_epochs < float("inf"), "warmup_epochs", "must be a number")

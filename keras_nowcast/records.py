@@ -1,7 +1,8 @@
 """The run folder: the only contract between training and everything that reads its results.
 
     config.json  environment.json  epochs.csv  power.csv  model.keras  model_best.keras
-    checkpoint/  running.json  record.json, and of evaluate.py scores.csv
+    checkpoint/  running.json  record.json, with --layer-times layers.csv, and of evaluate.py
+    scores.csv
 
 README.md says what each is; `Run.write_record` of training/trainer.py names record.json's keys. A
 number that was not measured is null, with a `<name>_reason` beside it.
@@ -9,6 +10,7 @@ number that was not measured is null, with a `<name>_reason` beside it.
 
 import csv
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -22,12 +24,17 @@ EPOCH_COLUMNS = (
     "epoch", "loss", "val_loss", "learning_rate", "loss_scale", "skipped_steps", "seconds",
     "val_seconds", "samples_per_second", "joules",
 )  # fmt: skip
+LAYER_COLUMNS = (
+    "name", "kind", "flops", "bytes", "intensity", "seconds_median", "seconds_low", "seconds_high",
+    "repetitions", "flops_per_second",
+)  # fmt: skip
 
 # What may differ between a run and its continuation: where things are and how they are watched,
 # not what is computed.
 MAY_CHANGE_ON_RESUME = frozenset(
     {"data", "run_dir", "epochs", "resume", "power_source", "power_interval_s",
-     "watts_per_core", "tensorboard", "checkpoint_minutes", "stall_seconds", "skip_bad_events"}
+     "watts_per_core", "tensorboard", "checkpoint_minutes", "stall_seconds", "skip_bad_events",
+     "layer_times"}
 )  # fmt: skip
 
 
@@ -124,6 +131,22 @@ class RunFolder:
         record = self.read_record()
         return "an unfinished run" if record is None else f"a run that is {record['status']}"
 
+    def is_running(self):
+        """Returns whether a job trains here now; None where the file system does not tell.
+
+        A look holds the lock for an instant, shared with other looks.
+        """
+        try:
+            with open(self.lock_file) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError:  # no locks here, or not for this user
+            return None
+        return False
+
     def stored_config(self):
         """Returns the fields of the config the run was started with, or None without a run."""
         return _read_json(self.path / "config.json")
@@ -135,6 +158,10 @@ class RunFolder:
     def write_record(self, record):
         """Writes record.json, whole; a number that is not finite becomes null with its reason."""
         write_json(self.path / "record.json", without_nan({"schema": SCHEMA, **record}))
+
+    def read_environment(self):
+        """Returns environment.json as a dict, or None when there is none."""
+        return _read_json(self.path / "environment.json")
 
     def write_environment(self, environment):
         """Writes environment.json, whole."""
@@ -154,25 +181,33 @@ class RunFolder:
 
     def read_epochs(self):
         """Returns the rows of epochs.csv, numbers as int or float, empty cells as None."""
-        path = self.path / "epochs.csv"
-        if not path.exists():
-            return []
-        with open(path, newline="") as file:
-            return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return _read_rows(self.path / "epochs.csv", lambda name, value: False)
+
+    def write_layers(self, rows):
+        """Writes layers.csv, whole: a row of LAYER_COLUMNS for each layer, of a step of a process.
+
+        FLOPs and bytes are counted, forward and backward, of the batch of one process; seconds are
+        the median, least and most of the repetitions.
+        """
+        with written_whole(self.path / "layers.csv") as beside:
+            with open(beside, "w", newline="") as file:
+                writer = csv.DictWriter(file, LAYER_COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def read_layers(self):
+        """Returns the rows of layers.csv, [] where the run did not time its layers."""
+        is_text = {"name", "kind"}
+        return _read_rows(self.path / "layers.csv", lambda name, value: name in is_text)
 
     def read_scores(self):
         """Returns the rows of scores.csv as dicts, [] where the run was not evaluated.
 
         Numbers are int or float, empty cells None; `method` and `lead_minutes` "all" stay text.
         """
-        path = self.path / "scores.csv"
-        if not path.exists():
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            return [
-                {k: v if k == "method" or v == "all" else _number(v) for k, v in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        return _read_rows(
+            self.path / "scores.csv", lambda name, value: name == "method" or value == "all"
+        )
 
     def read_power(self):
         """Returns power.csv as {(host, device): (seconds, watts)}, NaN where no reading was valid.
@@ -263,6 +298,17 @@ def _read_json(path):
         raise InputError(f"{path} must be a file that can be read. Received: {error}.") from None
     except ValueError as error:
         raise InputError(f"{path} must be JSON. Received: a file that is not ({error}).") from None
+
+
+def _read_rows(path, is_text):
+    """Returns the rows of a CSV file as dicts, [] without one; what is no text becomes a number."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            {k: v if is_text(k, v) else _number(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _number(text):

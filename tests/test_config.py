@@ -35,6 +35,7 @@ def test_flags_set_their_fields():
         (["--grid", "100"], ["`--grid`", "multiple of 16", "Received: 100"]),
         (["--precision", "float8"], ["`--precision`", "mixed_bfloat16", "Received: float8"]),
         (["--power-source", "meter"], ["`--power-source`", "rapl", "Received: meter"]),
+        (["--layer-times", "yes"], ["`yes`", "no flag"]),
         (["--bogus"], ["`--bogus`", "no flag"]),
         (["--dep", "3"], ["`--dep`", "no flag"]),
         (["--epochs", "many"], ["`--epochs`", "int", "Received: 'many'"]),
@@ -43,6 +44,10 @@ def test_flags_set_their_fields():
         (["--max-missing", "nan"], ["`--max-missing`", "Received: nan"]),
         (["--learning-rate", "nan"], ["`--learning-rate`", "Received: nan"]),
         (["--warmup-epochs", "nan"], ["`--warmup-epochs`", "Received: nan"]),
+        (
+            ["--schedule", "cosine", "--epochs", "2", "--warmup-epochs", "2"],
+            ["`--schedule cosine`", "more `--epochs`", "Received: 2 and 2;", "constant"],
+        ),
         (["--train-before", "June"], ["`--train-before`", "YYYY-MM-DD", "Received: 'June'"]),
         (["--resume"], ["`--resume`", "--run-dir"]),
     ],
@@ -53,6 +58,11 @@ def test_bad_flags(arguments, words):
     message = str(raised.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_a_cosine_needs_room_to_fall_a_constant_rate_does_not():
+    assert RunConfig(schedule="cosine", epochs=2, warmup_epochs=1.9).epochs == 2
+    assert RunConfig(epochs=1, warmup_epochs=2.0).schedule == "constant"
 
 
 def test_resume_takes_what_is_not_given_from_the_run(tmp_path):

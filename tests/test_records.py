@@ -39,6 +39,14 @@ def test_epochs_are_read_as_written(tmp_path):
     )
 
 
+def test_layers_are_read_as_written(tmp_path):
+    folder = records.RunFolder(tmp_path)
+    assert folder.read_layers() == []  # a run of an earlier version, or without --layer-times
+    row = dict.fromkeys(records.LAYER_COLUMNS, 0.5) | {"name": "head", "kind": "convolution"}
+    folder.write_layers([row])
+    assert folder.read_layers() == [row]
+
+
 def opened(path, **fields):
     folder = records.RunFolder(path)
     folder.check(RunConfig(run_dir=str(path), **fields))

@@ -6,8 +6,9 @@
 Hardware: any; made for two CPU cores, where it took five and a half minutes, figures included (AMD
 EPYC, November 2026).
 Two depths, three widths, float32 and what `auto` chooses (half precision where the machine has it),
-one cell with two seeds more, and the largest on two processes. Networks this small, trained this
-briefly, forecast little; what the study shows is how time, memory and skill move with size.
+one cell with two seeds more, and the largest on two processes and, on one, with each of its layers
+timed by itself. Networks this small, trained this briefly, forecast little; what the study shows is
+how time, memory and skill move with size.
 """
 
 from keras_nowcast.study.grid import grid_of
@@ -15,7 +16,9 @@ from keras_nowcast.study.grid import grid_of
 COMMON = dict(grid=(64,), epochs=(10,), schedule=("cosine",), precision=("float32", "auto"))
 
 RUNS = [
-    *grid_of(**COMMON, depth=(2, 3), filters=(4, 8, 16)),
+    *grid_of(**COMMON, depth=(2,), filters=(4, 8, 16)),
+    *grid_of(**COMMON, depth=(3,), filters=(4, 8)),
+    *grid_of(**COMMON, depth=(3,), filters=(16,), layer_times=(True,)),
     *grid_of(**COMMON, depth=(3,), filters=(8,), seed=(1, 2)),
     *grid_of(**COMMON, depth=(3,), filters=(16,), processes=(2,)),
 ]

@@ -7,7 +7,8 @@ Hardware: two cores with bfloat16 instructions (AVX512-BF16), where it took 25 m
 interruptions (docs/two_cores.md has its result).
 Depths 2 to 5, 4 to 32 filters, float32 and mixed_bfloat16 on the small synthetic SEVIR; every cell
 trains the same 300 steps. One cell has two seeds more in both precisions, one runs on two
-processes, and depth 6 does not fit the grid: its row says so.
+processes, each layer of the largest is timed by itself, and depth 6 does not fit the grid: its row
+says so.
 """
 
 from keras_nowcast.study.grid import grid_of
@@ -17,7 +18,9 @@ COMMON = dict(
 )
 
 RUNS = [
-    *grid_of(**COMMON, depth=(2, 3, 4, 5), filters=(4, 8, 16)),
+    *grid_of(**COMMON, depth=(2, 3, 4), filters=(4, 8, 16)),
+    *grid_of(**COMMON, depth=(5,), filters=(4, 8)),
+    *grid_of(**COMMON, depth=(5,), filters=(16,), layer_times=(True,)),
     *grid_of(**COMMON, depth=(2, 3), filters=(32,)),
     *grid_of(**COMMON, depth=(3,), filters=(8,), seed=(1, 2)),
     *grid_of(**COMMON, depth=(3,), filters=(16,), processes=(2,)),

@@ -5,7 +5,7 @@ import math
 _ENOUGH = 0.99  # of the power's coverage: then the counter is the figure
 
 
-def merge_energy(results, *, samples=None, seconds=None, epochs=None, window="epoch"):
+def merge_energy(results, *, samples=None, seconds=None, epoch_seconds=None, window="epoch"):
     """Adds up what the processes measured: each device once, all hosts.
 
     A device that several processes read (two ranks on one GPU, a CPU package) is taken from the
@@ -17,9 +17,10 @@ def merge_energy(results, *, samples=None, seconds=None, epochs=None, window="ep
       results: of `Monitor.stop`, in the order of the ranks.
       samples: trained in those windows by all ranks, for `joules_per_sample`.
       seconds: how long the work took, also where no meter was at hand; None for the windows' own.
-      epochs: how many entries `joules_per_epoch` has; None for those that have a window.
-      window: name of the windows that are added up; those of one index become one entry of
-        `joules_per_epoch`.
+      epoch_seconds: how long each epoch took, likewise; `joules_per_epoch` and
+        `coverage_per_epoch` then have an entry for each. None for an entry, and the length, of
+        those that have a window.
+      window: name of the windows that are added up; those of one index become one entry.
 
     Returns:
       The `energy` part of record.json; None where not measured, with `*_reason` beside it.
@@ -28,13 +29,20 @@ def merge_energy(results, *, samples=None, seconds=None, epochs=None, window="ep
     chosen = [_device_record(host, device, window) for host, device in devices]
     measured = [each for each in chosen if each["joules"] is not None]
     wall_s = _union_s(devices, window)
+    lengths = _lengths(devices, window) if epoch_seconds is None else dict(enumerate(epoch_seconds))
     record = {
         "source": _job_source(measured),
         "source_reason": _join(result["reason"] for result in results),
         "joules": _sum(each["joules"] for each in measured),
         "mean_watts": _watts_together(devices, chosen, "mean_watts"),
         "idle_watts": _watts_together(devices, chosen, "idle_watts"),
-        "joules_per_epoch": _per_index(devices, chosen, window, epochs),
+        "joules_per_epoch": [
+            _joules_of_index(devices, chosen, window, index) for index in lengths
+        ],
+        "coverage_per_epoch": [
+            _coverage_of_index(devices, chosen, window, index, length_s)
+            for index, length_s in lengths.items()
+        ],
         "joules_per_sample": None,
         "joules_above_idle": _sum_all(each["joules_above_idle"] for each in measured),
         "coverage": _coverage(chosen, wall_s, seconds),
@@ -159,13 +167,13 @@ def _total(windows, kind):
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _union_s(devices, name):
-    """Returns for how long at least one device's windows of that name were open."""
+def _union_s(devices, name, index=None):
+    """Returns for how long at least one device's windows of a name, and an index, were open."""
     spans = sorted(
         (each["start_s"], each["end_s"])
         for _, device in devices
         for each in device["windows"]
-        if each["name"] == name
+        if each["name"] == name and index in (None, each["index"])
     )
     open_s, until = 0.0, -math.inf
     for start, end in spans:
@@ -174,29 +182,42 @@ def _union_s(devices, name):
     return open_s
 
 
-def _per_index(devices, chosen, name, epochs):
-    """Returns the joules of each index of the windows, None where no device measured any."""
-    indices = range(epochs) if epochs is not None else sorted(
-        {
-            each["index"]
-            for _, device in devices
-            for each in device["windows"]
-            if each["name"] == name and each["index"] is not None
-        }
-    )
-    return [_joules_of_index(devices, chosen, name, index) for index in indices]
+def _lengths(devices, name):
+    """Returns {index: seconds} of the windows of a name."""
+    indices = {
+        each["index"]
+        for _, device in devices
+        for each in device["windows"]
+        if each["name"] == name and each["index"] is not None
+    }
+    return {index: _union_s(devices, name, index) for index in sorted(indices)}
 
 
 def _joules_of_index(devices, chosen, name, index):
-    known = []
+    """Returns the joules of the windows of an index, None where no device measured any."""
+    return _sum(part["joules"] for part, _ in _parts(devices, chosen, name, index) if part)
+
+
+def _coverage_of_index(devices, chosen, name, index, seconds):
+    """Returns the share of an index's time, of all devices, that was measured, as `_coverage`."""
+    parts = list(_parts(devices, chosen, name, index))
+    length_s = sum(length for _, length in parts)
+    if not length_s:
+        return None
+    measured_s = sum(min(part["seconds"], length) for part, length in parts if part)
+    # Part of it may be of a start without meters, which has no windows.
+    wall_s = _union_s(devices, name, index)
+    return measured_s / length_s * (min(1.0, wall_s / seconds) if seconds else 1.0)
+
+
+def _parts(devices, chosen, name, index):
+    """Yields (what was measured or None, seconds) of each device's windows of an index."""
     for (_, device), record in zip(devices, chosen, strict=True):
         kind = "power" if record["source"] == device["power_source"] else "counter"
-        part = _total(
-            [w for w in device["windows"] if (w["name"], w["index"]) == (name, index)], kind
-        )
-        if part is not None and part["seconds"] > 0 and record["joules"] is not None:
-            known.append(part["joules"])
-    return sum(known) if known else None
+        windows = [w for w in device["windows"] if (w["name"], w["index"]) == (name, index)]
+        part = _total(windows, kind)
+        measured = part is not None and part["seconds"] > 0 and record["joules"] is not None
+        yield part if measured else None, sum(w["end_s"] - w["start_s"] for w in windows)
 
 
 def _windows(devices):

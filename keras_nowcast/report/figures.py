@@ -22,6 +22,7 @@ from matplotlib.ticker import (
     NullFormatter,
     StrMethodFormatter,
 )
+from matplotlib.transforms import Bbox
 
 from keras_nowcast.files import written_whole
 from keras_nowcast.study import claims, table
@@ -31,6 +32,10 @@ from keras_nowcast.study.claims import ESTIMATE, model_name, processes
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 PRECISION_COLORS = {"float32": COLORS[0], "mixed_float16": COLORS[1], "mixed_bfloat16": COLORS[2]}
 MARKERS = "osD^vP*X"
+KIND_MARKERS = {  # of layers, as layers.csv calls them
+    "convolution": "o", "transposed convolution": "D", "normalization + activation": "s",
+    "pooling": "v", "concatenation": "^", "scaling": "<", "loss": ">", "optimizer": "X",
+}  # fmt: skip
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
@@ -46,6 +51,9 @@ STYLE = {
 }
 MANY_RUNS = 12  # more lines than this cannot be told apart by a legend
 MOST_POINTS = 1500  # of a power trace that are drawn: more than a figure has dots across
+FRONT_STYLES = ("-", "--", ":", "-.")  # more fronts than these cannot be told apart
+# Where a word may stand beside its point, in printer's points: the first that is free.
+LABEL_PLACES = tuple((right, up) for up in (-8, 8, -17, 17, -26, 26) for right in (5, -5))
 LETTERS_PER_INCH = 21  # of the line that names a figure's runs
 
 
@@ -139,9 +147,12 @@ def cost_by_size(runs):
             )
             _by_size(panels[2], measured, lambda run: (run.row["mean_watts"],) * 3,
                      "mean power of training (W)")  # fmt: skip
-            if any(run.row["energy_is_estimate"] for run in measured):
-                for axes in panels[1:]:
-                    axes.set_title("hollow: an ESTIMATE, not measured", fontsize=9)
+            sources = sorted({run.row["energy_source"] for run in measured})
+            notes = [f"by different sensors: {', '.join(sources)}"] if len(sources) > 1 else []
+            if "estimate" in sources:
+                notes.append("hollow: an ESTIMATE, not measured")
+            for axes in panels[1:]:
+                axes.set_title("\n".join(notes), fontsize=9)
         _legend(figure, *panels[0].get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
 
@@ -207,16 +218,19 @@ def mixed_speedup(runs):
 
 
 def skill_by_cost(runs):
-    """Draws skill against energy, against time where not all measured it, with the Pareto front.
+    """Draws skill against energy, against time where not all measured it, with Pareto fronts.
 
     Returns:
-      A Figure; a point a cell, the median over its seeds, bars their range.
+      A Figure; a point a cell, the median over its seeds, bars their range. A front is of cells
+      that differ in size, precision and processes alone: of another grid or length, skill and cost
+      are others.
     """
     skill = table.choose_skill(runs)
     cells = [cell for cell in table.cells(runs) if cell.median("seconds_per_epoch") is not None]
     if skill is None or not cells:
         raise NotDrawn("no score and time are known of all completed runs")
-    several = len(table.group(cells, "precision", "world_size", *claims.SIZE)) > 1
+    groups = sorted(table.group(cells, *_FREE_ON_A_FRONT), key=len, reverse=True)
+    fronts = [group for group in groups if len(group) > 1][: len(FRONT_STYLES)]
     cost = claims.cost_of_cells(cells)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
@@ -225,32 +239,75 @@ def skill_by_cost(runs):
             scores, costs = skill.of_cell(cell), cell.values(cost.column)
             points.append((_look(cell.setting, cost.is_estimate), _ends(costs), _ends(scores)))
         _bars(axes, points)
-        front = claims.pareto_cells(cells, skill, cost)
-        points = [
-            (cell.median(cost.column), statistics.median(skill.of_cell(cell))) for cell in front
-        ]
-        axes.plot(*zip(*points, strict=True), color="0.35", linewidth=1, zorder=1,
-                  drawstyle="steps-post")  # fmt: skip
-        for cell, point in zip(front, points, strict=True):
-            axes.annotate(
-                f"d{cell.setting['depth']} f{cell.setting['filters']}", point, xytext=(4, -10),
-                textcoords="offset points", fontsize=7, color="0.25",
-            )  # fmt: skip
+        labels = []
+        for group, style in zip(fronts, FRONT_STYLES, strict=False):
+            front = claims.pareto_cells(group, skill, cost)
+            places = [
+                (cell.median(cost.column), statistics.median(skill.of_cell(cell))) for cell in front
+            ]
+            name = f"front: {_set_apart(group, groups)}" if len(groups) > 1 else None
+            axes.plot(*zip(*places, strict=True), style, color="0.35", linewidth=1, zorder=1,
+                      drawstyle="steps-post", label=name)  # fmt: skip
+            names = [f"d{cell.setting['depth']} f{cell.setting['filters']}" for cell in front]
+            labels += zip(names, places, strict=True)
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
         axes.set_xlabel(f"{cost.name} ({cost.unit})")
         better = "higher" if skill.higher_is_better else "lower"
         axes.set_ylabel(f"{skill.name}\n({better} is better)")
-        notes = ["the line is the Pareto front"]
+        notes = ["the line is the Pareto front"] if fronts else []
+        if len(groups) > 1:
+            notes = ["Pareto fronts of cells that differ in size, precision and processes alone"]
+            if len(fronts) < len(groups):
+                notes[0] += f": {len(fronts)} of {len(groups)} groups"
         if cost.name != "energy":
             notes.append("time, since not every run measured energy by one kind of sensor")
         if cost.is_estimate:
             notes.append("hollow: energy is an ESTIMATE, not measured")
-        if several:
-            notes.append("runs of several grids, batches, lengths or data: not all comparable")
-        axes.set_title("; ".join(notes), fontsize=9)
+        axes.set_title("\n".join(notes), fontsize=9)
         _legend(figure, *axes.get_legend_handles_labels())
-        return _signed(figure, _runs_of([cells]))
+        _signed(figure, _runs_of([cells]))
+        _label_points(axes, labels, [(x, y) for _, (x, _, _), (y, _, _) in points])
+        return figure
+
+
+_FREE_ON_A_FRONT = ("precision", "fp16_allreduce", "world_size", "hosts", "gpus", *claims.SIZE)
+
+
+def _set_apart(group, groups):
+    """Returns the settings of a group of Cells that other groups have others of, in words."""
+    mine = group[0].setting
+    names = [
+        name for name in mine
+        if name not in _FREE_ON_A_FRONT
+        and any(str(other[0].setting[name]) != str(mine[name]) for other in groups)
+    ]  # fmt: skip
+    words = [f"{name.replace('_', ' ')} {str(mine[name])[-20:]}" for name in names]
+    return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
+
+
+def _label_points(axes, labels, points):
+    """Writes words beside points where they cover no other words and no point; else leaves them.
+
+    Args:
+      axes: whose scales and title are final.
+      labels: list of (text, (x, y)).
+      points: (x, y) of all that are drawn.
+    """
+    axes.figure.draw_without_rendering()  # now it is known where everything lies
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(points)]
+    left, right = axes.get_window_extent().intervalx
+    for text, point in labels:
+        for place in LABEL_PLACES:
+            word = axes.annotate(
+                text, point, xytext=place, textcoords="offset points", fontsize=7, color="0.25",
+                ha="left" if place[0] > 0 else "right", va="center",
+            )  # fmt: skip
+            box = word.get_window_extent()
+            if left <= box.x0 and box.x1 <= right and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            word.remove()
 
 
 def scaling(runs):
@@ -310,9 +367,15 @@ def _line_with_bars(axes, places, spreads, **look):
 
 
 def roofline(runs):
-    """Draws achieved FLOP/s against the counted arithmetic intensity of the training step.
+    """Draws achieved FLOP/s against counted arithmetic intensity, beneath the measured roofs.
 
-    No roof is drawn: no run measures the machine's peak or its bandwidth.
+    Of whole training steps of all runs; and, in each precision, of the layers of the largest
+    network whose run timed them (`--layer-times`), with the roofs that run measured. Without such
+    a run no roof is drawn.
+
+    Returns:
+      A Figure; GFLOP/s of a process, bars span the repetitions; a panel a precision where layers
+      were timed.
     """
     drawn = [
         run for run in runs
@@ -320,23 +383,116 @@ def roofline(runs):
     ]  # fmt: skip
     if not drawn:
         raise NotDrawn("no completed run has a timed step")
+    timed = _largest_with_layers(drawn)
+    by_precision = {None: drawn}
+    if timed:
+        precisions = sorted({run.row["precision"] for run in drawn})
+        by_precision = {each: [r for r in drawn if r.row["precision"] == each]
+                        for each in precisions}  # fmt: skip
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
-        points = []
-        for run in drawn:
-            intensity = run.row["counted_intensity"]
-            speed = run.row["achieved_flops_per_second"] / 1e9
-            points.append((_look(run.row), (intensity,) * 3, (speed,) * 3))
-        _bars(axes, points)
-        axes.set(xscale="log", yscale="log")
-        _plain_numbers(axes.xaxis)
-        _plain_numbers(axes.yaxis)
-        axes.set_xlabel("counted arithmetic intensity of a training step (FLOP/byte)")
-        axes.set_ylabel("achieved GFLOP/s, all processes")
-        axes.set_title("no roof is drawn: the machine's peak was not measured by any run",
-                       fontsize=9)  # fmt: skip
-        _legend(figure, *axes.get_legend_handles_labels(), columns=2)
+        figure, panels = plt.subplots(
+            1, len(by_precision), figsize=(max(7.6, 5.8 * len(by_precision)), 5.4),
+            layout="constrained", sharex=True, sharey=True, squeeze=False,
+        )  # fmt: skip
+        panels = panels[0]
+        for axes, (precision, members) in zip(panels, by_precision.items(), strict=True):
+            axes.set(xscale="log", yscale="log")
+            _bars(axes, [(_look(run.row), *_step_point(run.row)) for run in members])
+            if precision in timed:
+                _draw_layers(axes, *timed[precision])
+            elif timed:
+                axes.set_title(f"no run in {precision} timed its layers", fontsize=9)
+        for precision, (run, _, _) in timed.items():  # once all that is drawn has set the axes
+            _draw_roofs(panels[list(by_precision).index(precision)], run)
+        for axes in panels:
+            _plain_numbers(axes.xaxis)
+            _plain_numbers(axes.yaxis)
+            axes.set_xlabel("counted arithmetic intensity (FLOP/byte)")
+        panels[0].set_ylabel("achieved GFLOP/s of a process")
+        if not timed:
+            panels[0].set_title("whole training steps; no roof is drawn: no run measured it with "
+                                "its layers (--layer-times)", fontsize=9)  # fmt: skip
+        found = {}
+        for axes in panels:
+            found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        if timed:
+            kinds = {row["kind"] for _, rows, _ in timed.values() for row in rows}
+            found |= {kind: _kind_handle(kind) for kind in KIND_MARKERS if kind in kinds}
+        _legend(figure, list(found.values()), list(found), columns=4 if timed else 2)
         return _signed(figure, drawn)
+
+
+def _largest_with_layers(runs):
+    """Returns {precision: (Run, its rows of layers.csv, how many runs have such)}."""
+    found = {}
+    for run in sorted(runs, key=lambda each: (-table.order(each)[0], *table.order(each)[1:])):
+        rows = run.folder.read_layers() if run.roofs else []
+        if rows:
+            run, rows, count = found.get(run.row["precision"], (run, rows, 0))
+            found[run.row["precision"]] = (run, rows, count + 1)
+    return found
+
+
+def _step_point(row):
+    """Returns (intensity, GFLOP/s of a process) of a run's training step, as `_bars` has them."""
+    speed = row["achieved_flops_per_second"] / row["world_size"] / 1e9
+    return (row["counted_intensity"],) * 3, (speed,) * 3
+
+
+def _draw_layers(axes, run, rows, count):
+    """Draws a run's layers, and its whole step as a star, and says how the two fit."""
+    color = _precision_color(run.row["precision"])
+    points = []
+    for row in rows:
+        look = (
+            ("color", color), ("marker", KIND_MARKERS.get(row["kind"], ".")), ("markersize", 5),
+            ("elinewidth", 0.7), ("markeredgecolor", "white"), ("markeredgewidth", 0.4),
+        )  # fmt: skip
+        speeds = [
+            row["flops"] / row[name] / 1e9
+            for name in ("seconds_median", "seconds_high", "seconds_low")
+        ]
+        points.append((look, (row["intensity"],) * 3, tuple(speeds)))
+    _bars(axes, points)
+    (x, _, _), (y, _, _) = _step_point(run.row)
+    axes.plot(
+        x, y, linestyle="", marker="*", markersize=18, color=color, markeredgecolor="black",
+        label="whole step of the run whose layers are drawn", zorder=5,
+    )  # fmt: skip
+    sum_s, step_s = sum(row["seconds_median"] for row in rows), run.row["seconds_per_step"]
+    words = f"layers: {label(run.row)}\n"
+    if count > 1:
+        words += f"(largest of {count} runs that timed them); "
+    if step_s:
+        words += f"their times add up to {100 * sum_s / step_s:.0f} % of a training step"
+    axes.set_title(words, fontsize=9)
+
+
+def _draw_roofs(axes, run):
+    """Draws what a run measured its process to do at most, with its numbers."""
+    low, high = axes.get_xlim()
+    moved = run.roofs["memory_bytes_per_second"]
+    dtype_of_policy = run.row["precision"].removeprefix("mixed_")
+    for dtype, flops in run.roofs["compute_flops_per_second"].items():
+        ridge = flops / moved
+        axes.plot(
+            [low, ridge, max(high, ridge)], [low * moved / 1e9, flops / 1e9, flops / 1e9],
+            color="0.25", linewidth=1.2, linestyle="-" if dtype == dtype_of_policy else "--",
+            zorder=1,
+        )  # fmt: skip
+        axes.annotate(
+            f"{dtype} {flops / 1e9:.3g} GFLOP/s", (high, flops / 1e9), xytext=(-2, 3),
+            textcoords="offset points", horizontalalignment="right", fontsize=7, color="0.25",
+        )  # fmt: skip
+    axes.annotate(
+        f"memory {moved / 1e9:.3g} GB/s", (low, low * moved / 1e9), xytext=(8, -2),
+        textcoords="offset points", fontsize=7, color="0.25",
+    )  # fmt: skip
+    axes.set_xlim(low, high)
+
+
+def _kind_handle(kind):
+    return Line2D([], [], linestyle="", marker=KIND_MARKERS[kind], markersize=5, color="0.35")
 
 
 def memory_by_size(runs):
@@ -484,7 +640,7 @@ CAPTIONS = {
     "mixed_speedup": "How much faster mixed precision trains",
     "skill_by_cost": "What skill costs",
     "scaling": "Several processes",
-    "roofline": "Achieved speed by arithmetic intensity",
+    "roofline": "Achieved speed by arithmetic intensity, of steps and of layers",
     "memory_by_size": "Memory by size",
     "power_traces": "Power over time",
 }

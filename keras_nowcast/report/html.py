@@ -14,7 +14,7 @@ from keras_nowcast.study.claims import ESTIMATE, NOT_MEASURED, PAPER
 # Of the table: (head, column, form, what it says when the pointer rests on it).
 _SHOWN = (
     ("run", "run", None, "folder of the run"),
-    ("status", "status", None, "completed, interrupted or failed"),
+    ("status", "status", None, "completed, interrupted, failed, or running"),
     ("depth", "depth", "d", "encoder levels"),
     ("filters", "filters", "d", "filters of the first level"),
     ("precision", "precision", None, "precision of the layers"),
@@ -99,8 +99,9 @@ const increase = (a, b) => {
 };
 const show = () => {
   const [a, b] = [first, second].map(s => s.selectedOptions[0].dataset);
-  let energy = increase(a.energy, b.energy);
-  if (a.energy && b.energy && (a.estimate || b.estimate)) {
+  const alike = a.source === b.source;
+  let energy = alike ? increase(a.energy, b.energy) : "NOT_MEASURED by one kind of sensor";
+  if (alike && a.energy && b.energy && (a.estimate || b.estimate)) {
     energy += "ESTIMATE";
   }
   document.querySelector("#compare output").textContent =
@@ -121,7 +122,7 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
       figures: {name: inline SVG}.
       not_drawn: {name of a figure: why it was not drawn}.
       planned: the Planner of these runs.
-      unrecorded: paths of runs that left no record.
+      unrecorded: {path of a run without a record: whether it runs, None where that is not told}.
       command: the command line that made this report.
     """
     skill = table.choose_skill(runs)
@@ -247,7 +248,42 @@ def _table(runs, skill):
         '<p class="note">Click a head to sort. An empty cell was not measured. table.csv beside '
         f"this file has more columns.{name}</p>\n{_compare(runs, skill)}\n"
         f'<div class="wide"><table id="runs"><thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}\n'
-        "</tbody></table></div>"
+        f"</tbody></table></div>{_aside(runs)}"
+    )
+
+
+_ASIDE = {  # head: (column, form)
+    "skipped events": ("skipped_events", ",d"),
+    "skipped steps": ("skipped_steps", ",d"),
+    "lost s": ("lost_seconds", ",.1f"),
+    "lost J": ("lost_joules", ",.0f"),
+}
+
+
+def _aside(runs):
+    """Returns what runs skipped, and spent in vain; empty where none did."""
+    concerned = [
+        run for run in sorted(runs, key=table.order)
+        if any(run.row[column] for column, _ in _ASIDE.values())
+    ]  # fmt: skip
+    if not concerned:
+        return ""
+    rows = []
+    for run in concerned:
+        row = {"run": run.name}
+        for head, (column, form) in _ASIDE.items():
+            value = run.row[column]
+            row[head] = NOT_MEASURED if value is None else format(value, form)
+            if value and column == "lost_joules" and run.row["energy_is_estimate"]:
+                row[head] += ESTIMATE
+        rows.append(row)
+    return (
+        "\n<h3>Skipped, and spent in vain</h3>\n"
+        '<p class="note">Skipped events could not be read and were left out: the run learnt from '
+        "fewer windows. Skipped steps overflowed in float16: their time and energy count, and they "
+        "taught nothing. Lost is what was spent between a checkpoint and a kill and was trained "
+        "again: it is in no other time or energy here, and comes on top.</p>\n"
+        + _plain_table(rows)
     )
 
 
@@ -292,6 +328,7 @@ def _compare(runs, skill):
                 "energy": row["joules_per_sample"],
                 "skill": skill and skill.of(row),
                 "estimate": row["energy_is_estimate"] or None,
+                "source": row["energy_source"],
             }
             data = "".join(
                 f' data-{name}="{_text("" if value is None else value)}"'
@@ -339,6 +376,8 @@ def _planner(planned):
         parts.append(
             f'<p class="note">{planned.left_out} cells of other machines are not in it.</p>'
         )
+    if planned.energy_note:
+        parts.append(f'<p class="note">{_text(planned.energy_note)}</p>')
     return "\n".join(parts)
 
 
@@ -356,6 +395,15 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         f"<b>Energy</b> of {_plural(len(names))}: {_text(reason)}"
         for reason, names in _by_reason(runs).items()
     ]
+    partly = [
+        run for run in runs
+        if run.row["energy_joules"] is not None and run.row["joules_per_epoch"] is None
+    ]  # fmt: skip
+    if partly:
+        lines.append(
+            f"<b>Energy of an epoch</b> of {_plural(len(partly))}: no epoch's was read for "
+            f"{table.ENOUGH_COVERAGE:.0%} of its time"
+        )
     seeds = [len(cell.runs) for cell in table.cells(runs)]
     if seeds and max(seeds) == 1:
         lines.append("<b>The spread over seeds</b>: no cell has several")
@@ -369,10 +417,17 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         for run in runs
         if run.is_completed and run.changed_processes
     ]
-    lines += [f"<b>{_text(path)}</b> left no record: it runs still, or was killed"
-              for path in unrecorded]  # fmt: skip
+    lines += [f"<b>{_text(path)}</b> {_UNRECORDED[runs_now]}"
+              for path, runs_now in unrecorded.items()]  # fmt: skip
     body = "".join(f"<li>{line}</li>" for line in lines) or "<li>nothing</li>"
     return f'<h2 id="missing">What was not measured, and why</h2>\n<ul>{body}</ul>'
+
+
+_UNRECORDED = {
+    True: "is running: it has no record yet",
+    False: "was killed: it left no record, and nobody trains in it; --resume goes on with it",
+    None: "left no record: it runs still, or was killed",
+}
 
 
 def _by_reason(runs):

@@ -8,7 +8,9 @@ quality (seconds of training until the loss level that the slower-converging of 
 """
 
 import itertools
+import math
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 
 from keras_nowcast.study import table
@@ -19,6 +21,13 @@ PAPER = "arXiv 2008.08062"
 PAPER_DEPTH = 4
 PAPER_PARAMETERS_PERCENT = 1549
 PAPER_ENERGY_PERCENT = 63.22
+# The 0.975 quantile of Student's t for 1, 2, ... degrees of freedom; that of 30 serves for more.
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+    2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+_VERDICTS = ("not told apart", "better", "worse")
 # What sets one size of network apart from another.
 SIZE = ("depth", "filters", "center_filters")
 
@@ -98,9 +107,13 @@ def mixed_precision(cells, skill):
     notes = (
         "Throughput and time to quality: seconds of float32 over seconds of mixed precision, above "
         "1 where mixed precision is faster. Time to quality counts whole epochs until the "
-        "validation loss that the slower-converging of the two reached. Energy: joules a window of "
-        "mixed precision over those of float32. Equal within the spread of the seeds: a difference "
-        "as small as that was not told from chance; it is no proof that there is none.",
+        "validation loss that the slower-converging of the two reached; the first step of each "
+        "start, which compiles, counts as one of the others. Energy: joules a window of mixed "
+        "precision over those of float32.",
+        "Skill: the difference between runs of the same seed, its mean over the seeds and the 95 % "
+        "interval of that (Student's t). Not told apart: the interval holds 0. Of few seeds it is "
+        "wide, and that is no proof that there is no difference. Better or worse: it does not hold "
+        "0. One seed tells nothing of chance.",
         *_uncertainty_notes(compared),
     )
     return Claim(title, paper, "\n".join(answers), True, _texts(compared), notes)
@@ -164,15 +177,16 @@ def _precision_sentences(policy, rows, skill):
         yield f"energy {_over_cells(ratio, '.2f')} times float32's{_mark(energies)};"
     else:
         yield f"energy {NOT_MEASURED} ({_why_no_energy(rows)});"
-    told = [row["skill"] for row in rows if row["skill"].is_told]
+    told = [row["skill"] for row in rows if row["skill"].verdict]
     if told:
-        alike = sum(each.is_equal for each in told)
-        yield (
-            f"{skill.name} equal within the spread of the seeds in {alike} of the "
-            f"{_counted(len(told), 'cell')} with several seeds."
-        )
+        counts = Counter(each.verdict for each in told)
+        found = ", ".join(f"{word} in {counts[word]}" for word in _VERDICTS if counts[word])
+        yield f"{skill.name} {found} of the {_counted(len(told), 'cell')} with several seeds."
     else:
-        yield f"whether the skill is equal is {NOT_MEASURED}: no cell has several seeds of both."
+        yield (
+            f"whether the skill is equal is {NOT_MEASURED}: no cell has several seeds of both, and "
+            "a difference in one cannot be told from chance."
+        )
 
 
 def more_parameters(cells, skill):
@@ -434,12 +448,12 @@ def time_to_quality_ratio(slow, fast):
     """Returns seconds of `slow` over seconds of `fast` until the level both reached, or None.
 
     The level is the validation loss of the slower-converging of the two: the higher of their
-    lowest. Seconds are of training, whole epochs.
+    lowest. Seconds are of training, whole epochs, as `table.whole_epochs` counts them.
     """
     level = common_level(slow, fast)
     if level is None:
         return None
-    a, b = seconds_to(slow.epochs, level), seconds_to(fast.epochs, level)
+    a, b = seconds_to(slow, level), seconds_to(fast, level)
     return a / b if a and b else None
 
 
@@ -452,11 +466,11 @@ def common_level(*runs):
     return None if None in lowest else max(lowest)
 
 
-def seconds_to(epochs, level):
-    """Returns the seconds of training until the first epoch whose validation loss is `level`."""
+def seconds_to(run, level):
+    """Returns the seconds a Run trained until its first epoch of a validation loss, or None."""
     seconds = 0.0
-    for row in epochs:
-        seconds += row["seconds"]
+    for row, of_epoch, _ in table.whole_epochs(run):
+        seconds += of_epoch
         if row["val_loss"] is not None and row["val_loss"] <= level:
             return seconds
     return None
@@ -493,11 +507,10 @@ class _Energy:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Whether two skills are equal within the spread of the seeds; not told from single seeds."""
+    """What the seeds tell of two skills: one of _VERDICTS; None where they tell nothing."""
 
     text: str
-    is_told: bool
-    is_equal: bool
+    verdict: str | None
 
 
 _RATIO, _PERCENT = ".2f", "+.1f"
@@ -539,17 +552,46 @@ def _why_no_energy(rows):
 
 def _skill_verdict(plain, mixed, skill):
     if skill is None:
-        return _Verdict(NOT_MEASURED, False, False)
-    one, other = skill.of_cell(plain), skill.of_cell(mixed)
-    difference = statistics.median(other) - statistics.median(one)
-    text = f"{statistics.median(one):.4f}, {statistics.median(other):.4f} ({difference:+.4f})"
-    chance = _seed_range(plain, mixed, skill)
-    if chance is None:
-        return _Verdict(f"{text}; one seed, equality not told", False, False)
-    equal = abs(difference) <= chance
-    better = (difference > 0) == skill.higher_is_better
-    verdict = "equal within" if equal else f"{'better' if better else 'worse'} by more than"
-    return _Verdict(f"{text}; {verdict} the spread of the seeds, {chance:.4f}", True, equal)
+        return _Verdict(NOT_MEASURED, None)
+    medians = [statistics.median(skill.of_cell(cell)) for cell in (plain, mixed)]
+    text = "{:.4f}, {:.4f}".format(*medians)
+    differences = seed_differences(plain, mixed, skill)
+    if len(differences) < 2:
+        return _Verdict(f"{text}; fewer than two seeds of both: not told from chance", None)
+    mean, deviation, half = mean_difference(differences)
+    verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
+    if abs(mean) <= half:
+        verdict = "not told apart"
+    return _Verdict(
+        f"{text}; {verdict}: {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) over "
+        f"{len(differences)} pairs of seeds, standard deviation {deviation:.4f}",
+        verdict,
+    )
+
+
+def seed_differences(first, second, skill):
+    """Returns the skill of the second Cell less that of the first, of each seed that both have."""
+    one, other = (_skill_by_seed(cell, skill) for cell in (first, second))
+    return [other[seed] - one[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def _skill_by_seed(cell, skill):
+    # A seed that was run twice is one sample of chance, not two.
+    found = {}
+    for run in cell.runs:
+        found.setdefault(run.row["seed"], []).append(skill.of(run.row))
+    return {seed: statistics.fmean(scores) for seed, scores in found.items()}
+
+
+def mean_difference(differences):
+    """Returns (mean, standard deviation, half the 95 % interval of the mean) of two or more.
+
+    Source: Student's t with one degree of freedom less than there are differences.
+    """
+    count = len(differences)
+    deviation = statistics.stdev(differences)
+    t = T_975[min(count - 1, len(T_975)) - 1]
+    return statistics.fmean(differences), deviation, t * deviation / math.sqrt(count)
 
 
 def _seed_range(first, second, skill):

@@ -115,7 +115,8 @@ def locked(folder):
             f"`--sweep-dir` must be a folder that can be written. Received: {folder} ({error})."
         ) from None
     with file:
-        free = _take(file) and not _is_trained_in(folder)
+        # A run holds a lock of its own: started by hand, or ranks that outlive their launcher.
+        free = _take(file) and not RunFolder(folder).is_running()
         yield file if free else None
 
 
@@ -129,15 +130,6 @@ def _take(file):
             f"`--sweep-dir` must be on a file system with locks. Received: {file.name} ({error})."
         ) from None
     return True
-
-
-def _is_trained_in(folder):
-    """Whether a run holds its own lock: started by hand, or ranks that outlive their launcher."""
-    try:
-        with open(RunFolder(folder).lock_file, "r+") as file:
-            return not _take(file)
-    except FileNotFoundError:
-        return False
 
 
 def rank_0_of(folder):

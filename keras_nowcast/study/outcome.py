@@ -34,7 +34,8 @@ _RANK = re.compile(r"rank \d+ on \S+ ")  # how the watchdog's reason begins
 _NUMBERS = {
     "environment": (
         "python", "tensorflow", "keras", "horovod", "hosts", "cpu", "cores", "gpus", "git_commit",
-        "slurm_job_id",
+        "slurm_job_id", "slurm_array_job_id", "slurm_array_task_id", "slurm_nodes",
+        "slurm_restart_count",
     ),
     "model": (
         "parameters", "trainable_parameters", "forward_flops_per_sample",
@@ -43,11 +44,14 @@ _NUMBERS = {
     "training": (
         "epochs", "windows_per_epoch", "steps", "skipped_steps", "seconds", "seconds_per_epoch",
         "samples_per_second", "final_loss_scale", "loss", "val_loss",
-        "achieved_flops_per_second", "setup_seconds", "skipped_events", "lost_seconds",
+        "achieved_flops_per_second", "setup_seconds", "starts", "skipped_events",
+        "skipped_event_reasons", "lost_seconds",
     ),
     "energy": (
-        "joules", "mean_watts", "idle_watts", "joules_per_epoch", "joules_per_sample", "coverage",
-        "crosscheck_joules", "uncertainty_percent", "lost_joules", "lost_coverage",
+        "joules", "mean_watts", "idle_watts", "joules_per_epoch", "joules_per_sample",
+        "joules_above_idle", "coverage", "coverage_per_epoch", "crosscheck_joules",
+        "uncertainty_percent", "repeatability_percent", "lost_joules",
+        "lost_coverage",
     ),
     "memory": ("peak_rss_bytes", "peak_gpu_bytes"),
 }  # fmt: skip
@@ -159,8 +163,12 @@ def _empty_record(run, placed):
         record[part] = {}
         for name in names:
             record[part] |= {name: None, f"{name}_reason": why}
-    record["environment"]["world_size"] = placed.cell.processes
-    record["energy"] |= {"source": "none", "devices": [], "windows": []}
+    environment = {"world_size": placed.cell.processes}
+    with contextlib.suppress(InputError):  # the process may have died as it wrote the file
+        environment |= run.read_environment() or {}
+    _fill(record["environment"], **environment)
+    record["energy"] |= {"source": "none", "source_reason": why}
+    record["energy"] |= {"devices": [], "windows": [], "power_limits": []}
     _fill(record["training"], windows_per_epoch=placed.windows[0], epochs=len(run.read_epochs()))
     if placed.refusal is None:
         _fill(record["model"], **placed.model_record())

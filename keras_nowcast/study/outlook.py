@@ -2,9 +2,11 @@
 
 import statistics
 
+from keras_nowcast.data.pipeline import steps_per_epoch
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder, read_runs
-from keras_nowcast.study.planner import predict, total
+from keras_nowcast.study import outcome
+from keras_nowcast.study.planner import FEWEST_CELLS, fit_rates, predict, step_terms, total
 
 MIB = 2**20
 NOT_KNOWN = "not known yet"
@@ -41,45 +43,70 @@ def predictions(cells, folders):
 def seconds_left(waiting, finished, folder, overhead_s=0.0):
     """Estimates how long cells that wait will take, from those that are finished.
 
-    The planner's prediction where it has one for each of them. Before that, each takes the median
-    set-up of the finished, and its counted FLOPs at their median rate in the same precision (in
-    any, where there is none).
+    Each takes the median set-up of the finished, and for each layer of a step, and each FLOP with
+    channels filled up to blocks, what fits those of its precision, or all where they are few. By
+    FLOPs alone a sweep that begins with small networks would seem to last many times too long: they
+    compute at a fraction of the rate of large ones.
 
     Args:
-      waiting, finished: PlacedCells.
+      waiting, finished: PlacedCells; of one that was interrupted, the epochs that are left count.
       folder: Path of the sweep's folder.
       overhead_s: what each takes beside its set-up, training and validation.
 
     Returns:
-      Seconds; None while nothing is finished.
+      Seconds; None while nothing is finished to tell it.
     """
-    if not finished:
+    if not waiting:
+        return 0.0
+    measured = [(cell, *measured_seconds(folder / cell.name)) for cell in finished]
+    if not any(seconds for _, _, seconds in measured):
         return None
-    forecasts = predictions(waiting, [folder])
-    if all(each.wall_seconds is not None for each in forecasts):
-        return sum(each.wall_seconds.value + overhead_s for each in forecasts)
-    setups, rates = [], {}
-    for cell in finished:
-        setup, seconds = measured_seconds(folder / cell.name)
-        setups.append(setup)
-        if seconds:
-            rates.setdefault(cell.policy, []).append(cell.training_flops / seconds)
-    any_rate = [rate for some in rates.values() for rate in some]
-    if not any_rate:
-        return None
+    setup_s = statistics.median(setup for _, setup, _ in measured)
+    rates = {}
+    for policy in {cell.policy for cell in waiting}:
+        mine = [each for each in measured if each[0].policy == policy and each[2]]
+        if len(mine) < FEWEST_CELLS:
+            mine = [each for each in measured if each[2]]
+        rates[policy] = fit_rates(
+            [_work(cell) for cell, _, _ in mine], [seconds for _, _, seconds in mine]
+        )
     return sum(
-        overhead_s
-        + statistics.median(setups)
-        + cell.training_flops / statistics.median(rates.get(cell.policy, any_rate))
+        overhead_s + setup_s + _share_left(cell, folder) * float(rates[cell.policy] @ _work(cell))
         for cell in waiting
     )
 
 
+def _work(cell):
+    """Returns what all steps of a cell do: layers started and filled FLOPs, of all processes."""
+    processes, windows = cell.cell.processes, cell.windows[0]
+    steps = steps_per_epoch(windows, processes, cell.cell.value("batch_per_replica"))
+    computed, _, layers, _ = step_terms(cell.cost, cell.policy, windows / steps / processes)
+    times = cell.cell.value("epochs") * steps * processes
+    return times * layers, times * computed
+
+
+def _share_left(cell, folder):
+    """Returns the share of its epochs that a cell has still to train."""
+    if outcome.state(folder / cell.name)[0] != outcome.INTERRUPTED:
+        return 1.0  # what failed starts anew
+    done = len(RunFolder(folder / cell.name).read_epochs())
+    return max(0.0, 1 - done / cell.cell.value("epochs"))
+
+
 def measured_seconds(folder):
-    """Returns a finished run's seconds of set-up and of its epochs with validation."""
+    """Returns a finished run's seconds of set-up, of one start, and of its epochs with validation.
+
+    What its first validation took longer than the others is set-up too: it compiles.
+    """
     run = RunFolder(folder)
-    epochs = sum(row["seconds"] + (row["val_seconds"] or 0) for row in run.read_epochs())
-    return run.read_record()["training"]["setup_seconds"], epochs
+    training, rows = run.read_record()["training"], run.read_epochs()
+    validation = [row["val_seconds"] or 0 for row in rows]
+    compiling = 0.0
+    if len(rows) > 1:
+        compiling = max(0.0, validation[0] - statistics.median(validation[1:]))
+    setup = training["setup_seconds"] / len(training.get("starts") or [1])
+    epochs = sum(row["seconds"] for row in rows) + sum(validation)
+    return setup + compiling, epochs - compiling
 
 
 # ---- the table ------------------------------------------------------------------------------

@@ -247,6 +247,9 @@ class Planner:
       cells: the Cells the laws are fitted to.
       machine: dict of what tells it apart; None without runs.
       left_out: how many cells of other machines there are.
+      energy_source: the kind of sensor whose joules are predicted, that of most runs; None where
+        none measured any.
+      energy_left_out: how many runs were measured by other kinds.
     """
 
     def __init__(self, runs):
@@ -256,12 +259,26 @@ class Planner:
         self.machine = chosen and dict(chosen)
         self.cells = [cell for cell in everything if _machine(cell) == chosen]
         self.left_out = len(everything) - len(self.cells)
+        # Joules of two kinds of sensor follow no one law. Of as many, an estimate gives way.
+        sources = Counter(
+            run.row["energy_source"]
+            for cell in self.cells
+            for run in cell.runs
+            if run.row["joules_per_sample"] is not None
+        )
+        self.energy_source = max(
+            sources, key=lambda each: (sources[each], each != "estimate"), default=None
+        )
+        self.energy_left_out = sources.total() - sources[self.energy_source]
         self._points = {name: self._known(name) for name in QUANTITIES}
         self.errors = {name: leave_one_out(points) for name, points in self._points.items()}
         self._laws = {name: Laws(points) for name, points in self._points.items()}
 
     def _known(self, quantity):
-        return [point for cell in self.cells if (point := _point(cell, quantity)) is not None]
+        cells = self.cells
+        if quantity == "joules":
+            cells = _measured_by(cells, self.energy_source)
+        return [point for cell in cells if (point := _point(cell, quantity)) is not None]
 
     def forecast(self, config, processes, windows=None):
         """Returns the Forecast of a cell; arguments as in `predict`."""
@@ -316,6 +333,14 @@ class Planner:
             )
         return f"a precision needs more than {FEWEST_CELLS} completed cells for it"
 
+    @property
+    def energy_note(self):
+        """Says which runs' joules are left out, in a sentence; empty where none are."""
+        if not self.energy_left_out:
+            return ""
+        runs = f"{self.energy_left_out} run{'s' * (self.energy_left_out > 1)}"
+        return f"Energy is as {self.energy_source} tells it; {runs} of other sensors left out."
+
     def candidates(self, depths=None, filters=None, precisions=None, processes=None, **fields):
         """Returns (RunConfig, processes) of every combination, all else as in the largest cell.
 
@@ -334,7 +359,8 @@ class Planner:
             processes or [base["world_size"]],
         )
         known = {each.name for each in dataclasses.fields(RunConfig)} & set(base)
-        free = {"center_filters": None, "start_from": None}
+        # The schedule costs nothing, and that of an earlier version's run may be refused today.
+        free = {"center_filters": None, "start_from": None, "schedule": "constant"}
         config = RunConfig(**{name: base[name] for name in known} | free)
         config = dataclasses.replace(config, **fields)
         return [
@@ -428,6 +454,15 @@ def _new_point(setting, cost, windows, quantity):
         terms = (1, *(times * term for term in terms), len(cost.layers))
         return Point(precision, processes, terms, times * cost.allreduce_bytes(), 1)
     return Point(precision, processes, terms, cost.allreduce_bytes(), times)
+
+
+def _measured_by(cells, source):
+    """Returns the cells with those of their runs alone whose energy is by one kind of sensor."""
+    mine = [
+        table.Cell(cell.setting, [r for r in cell.runs if r.row["energy_source"] == source])
+        for cell in cells
+    ]
+    return [cell for cell in mine if cell.runs]
 
 
 def _measured(cell, quantity):
@@ -568,7 +603,7 @@ class Reached:
     Attributes:
       run: the Run.
       epoch: the number of epochs it took.
-      seconds: of training.
+      seconds: of training, as `table.whole_epochs` counts them.
       joules: likewise; None where not measured.
     """
 
@@ -581,8 +616,8 @@ class Reached:
 def reaching(runs, skill, level):
     """Returns what it cost each completed Run to reach a skill, cheapest first.
 
-    By joules where all that reached it measured them, else by seconds. Skill is not predicted for
-    what was not run: nothing that is counted tells it.
+    By what `cost_of_reaching` says. Skill is not predicted for what was not run: nothing that is
+    counted tells it.
 
     Args:
       runs: list of Run.
@@ -591,15 +626,29 @@ def reaching(runs, skill, level):
     """
     found = [each for run in runs if run.is_completed
              if (each := _reached(run, skill, level)) is not None]  # fmt: skip
-    by_joules = all(each.joules is not None for each in found)
-    return sorted(found, key=lambda each: each.joules if by_joules else each.seconds)
+    cost, _ = cost_of_reaching(found)
+    return sorted(found, key=lambda each: getattr(each, cost))
+
+
+def cost_of_reaching(found):
+    """Returns what Reached runs are compared by, and why that is not energy.
+
+    Returns:
+      ("joules", None) where all measured them by one kind of sensor, else ("seconds", the reason).
+    """
+    if any(each.joules is None for each in found):
+        return "seconds", "not every one of them measured its energy"
+    sources = sorted({each.run.row["energy_source"] for each in found})
+    if len(sources) > 1:
+        return "seconds", f"their energy is by different sensors, {' and '.join(sources)}"
+    return "joules", None
 
 
 def _reached(run, skill, level):
     seconds, joules = 0.0, 0.0
-    for row in run.epochs:
-        seconds += row["seconds"]
-        joules = None if joules is None or row["joules"] is None else joules + row["joules"]
+    for row, of_epoch, its_joules in table.whole_epochs(run):
+        seconds += of_epoch
+        joules = None if joules is None or its_joules is None else joules + its_joules
         value = skill.of(row)
         if value is not None and (value >= level if skill.higher_is_better else value <= level):
             return Reached(run, row["epoch"] + 1, seconds, joules)

@@ -16,7 +16,7 @@ from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
 from keras_nowcast.study import outcome
 from keras_nowcast.study.launch import Launcher, attend, locked
-from keras_nowcast.study.outlook import duration, measured_seconds, seconds_left
+from keras_nowcast.study.outlook import NOT_KNOWN, duration, measured_seconds, seconds_left
 
 CONSOLE = "console.log"
 SCORES = "scores.csv"
@@ -250,7 +250,9 @@ class Sweep:
             shown_at = now
             epochs = len(RunFolder(folder).read_epochs())
             parts = [f"epoch {epochs}/{cell.cell.value('epochs')}", duration(now - since)]
-            if left is not None and left > now - since:  # later it has turned out too short
+            if left is None:
+                parts.append(f"time left {NOT_KNOWN}")
+            elif left > now - since:  # later it has turned out too short
                 parts.append(f"about {duration(left - (now - since))} left of all")
             self._overwrite(f"{self._place(cell)}  {'  '.join(parts)}")
 
@@ -280,7 +282,9 @@ class Sweep:
         elif reason:
             parts.append(reason)
         left = self._left()
-        if left:
+        if left is None:
+            parts.append(f"time left {NOT_KNOWN}")
+        elif left:
             parts.append(f"about {duration(left)} left")
         self._overwrite("")
         self._say(f"{self._place(cell)}  {'  '.join(parts)}")

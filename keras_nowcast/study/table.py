@@ -18,6 +18,10 @@ from keras_nowcast.model.sizes import default_center_filters
 from keras_nowcast.records import MAY_CHANGE_ON_RESUME
 
 THRESHOLDS = (16, 74, 133)  # codes whose CSI every run validates
+RUNNING = "running"  # the status of a run that a job works on
+# Of an epoch's time, for its joules to count: with less they are too few by more than what runs
+# on one machine differ by.
+ENOUGH_COVERAGE = 0.99
 
 _COPIED = (
     ("config", ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
@@ -49,8 +53,10 @@ class Run:
       row: dict of what table.csv has; None where nothing was measured.
       config: dict of its configuration.
       setting: dict of everything that decides its result but the seed, the machine included.
-      epochs: rows of its epochs.csv.
+      epochs: rows of its epochs.csv; `joules` None also where they are of less than
+        ENOUGH_COVERAGE of the epoch.
       devices: how many devices measured its energy; their power is in its trace.
+      roofs: what its first process could do at most, of its record; None where it was not measured.
       changed_processes: whether it went on with another number of processes than before.
     """
 
@@ -60,6 +66,7 @@ class Run:
     setting: dict
     epochs: list
     devices: int
+    roofs: dict | None
     changed_processes: bool
 
     @property
@@ -183,6 +190,27 @@ def _skill_of(rows, kinds):
     return None
 
 
+def whole_epochs(run):
+    """Yields (row, seconds, joules) of each epoch of a Run, for all of its windows.
+
+    What epochs.csv has lacks the first step of each start, which compiles. Its windows are added
+    at the run's own rate, its compiling is not. Where events were skipped, nothing tells how many
+    windows that step had, and it stays left out.
+
+    Yields:
+      The row of epochs.csv; seconds of training; joules, None where not measured.
+    """
+    rate, each_joules = run.row["samples_per_second"], run.row["joules_per_sample"]
+    for row in run.epochs:
+        seconds, joules, samples = row["seconds"], row["joules"], row.get("samples")
+        if rate and samples is not None and not run.row["skipped_events"]:
+            left_out = max(0, run.row["windows_per_epoch"] - samples)
+            seconds += left_out / rate
+            if joules is not None and each_joules is not None:
+                joules += left_out * each_joules
+        yield row, seconds, joules
+
+
 def increase_percent(first, second):
     """Returns by how many percent `second` is more than `first`; None where either is unknown."""
     if first is None or second is None or first == 0:
@@ -199,8 +227,11 @@ def increases(first, second, skill):
 
     Returns:
       A dict of percent: parameters, time and energy of a sample; skill, and the `skill_difference`
-      itself. None where either row has no value.
+      itself. None where either row has no value, and for energy by two kinds of sensor.
     """
+    joules = [row["joules_per_sample"] for row in (first, second)]
+    if first["energy_source"] != second["energy_source"]:
+        joules = [None, None]
     seconds = [
         row["samples_per_second"] and 1 / row["samples_per_second"] for row in (first, second)
     ]
@@ -210,7 +241,7 @@ def increases(first, second, skill):
             first["trainable_parameters"], second["trainable_parameters"]
         ),
         "time": increase_percent(*seconds),
-        "energy": increase_percent(first["joules_per_sample"], second["joules_per_sample"]),
+        "energy": increase_percent(*joules),
         "skill": increase_percent(*scores),
         "skill_difference": None if None in scores else scores[1] - scores[0],
     }
@@ -244,16 +275,18 @@ def _key(setting, free=()):
 
 
 def _run(folder, record):
-    epochs = folder.read_epochs()
     parts = {
         name: record.get(name) or {}
         for name in ("config", "environment", "model", "training", "energy", "memory")
     }
+    epochs = _epochs(folder, parts["energy"].get("coverage"))
     row = {
         "run": str(folder.path),
         "status": record["status"],
         "reason": record.get("status_reason"),
     }
+    if folder.is_running():
+        row |= {"status": RUNNING, "reason": "a job goes on with it now; its record is older"}
     for part, names in _COPIED:
         for name in names:
             column = f"energy_{name}" if (part, name) in _RENAMED else name
@@ -272,10 +305,25 @@ def _run(folder, record):
     starts = parts["training"].get("starts") or ()
     row["starts"] = len(starts) or None
     changed = len({each["world_size"] for each in starts}) > 1
-    return Run(folder, row, parts["config"], _setting(row, parts), epochs, devices, changed)
+    setting = _setting(row, parts)
+    roofs = record.get("roofs")  # runs of an earlier version have none
+    return Run(folder, row, parts["config"], setting, epochs, devices, roofs, changed)
 
 
 _RENAMED = {("energy", "source"), ("energy", "joules")}
+
+
+def _epochs(folder, coverage):
+    """Returns the rows of epochs.csv, without joules that are of too small a part of an epoch.
+
+    Earlier versions did not record the coverage of each epoch: there it is that of the run.
+    """
+    rows = folder.read_epochs()
+    for row in rows:
+        covered = row.get("joules_coverage", coverage)
+        if covered is not None and covered < ENOUGH_COVERAGE:
+            row["joules"] = None
+    return rows
 
 
 def center_filters(config):

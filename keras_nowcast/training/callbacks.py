@@ -57,10 +57,15 @@ class Progress:
     zero_unix_s: float | None = None
     energy: list = field(default_factory=list)
 
-    def set_joules(self, joules_per_epoch):
-        """Puts the energy of each finished epoch, None where not measured, into its row."""
-        for row, joules in zip(self.rows, joules_per_epoch, strict=True):
-            row["joules"] = joules
+    def set_energy(self, energy):
+        """Puts joules and coverage of each finished epoch, None where not measured, into its row.
+
+        Args:
+          energy: what `merge_energy` returned of them.
+        """
+        both = zip(energy["joules_per_epoch"], energy["coverage_per_epoch"], strict=True)
+        for row, (joules, coverage) in zip(self.rows, both, strict=True):
+            row["joules"], row["joules_coverage"] = joules, coverage
 
     def as_dict(self):
         """Returns it as plain JSON-able values."""
@@ -157,9 +162,11 @@ class EpochRecorder(keras.callbacks.Callback):
             "joules_estimated": int(self._energy.source.kind == "estimate"),
             "samples": sums.samples,
             **self._validation_scores(),
+            "joules_coverage": None,
         }
         self._progress.rows.append(row)
-        self._progress.set_joules(self._energy.joules_per_epoch(len(self._progress.rows)))
+        seconds = [each["seconds"] for each in self._progress.rows]
+        self._progress.set_energy(self._energy.of_epochs(seconds))
         logs.clear()
         logs.update(row)
         self._progress.epoch, self._progress.step, self._progress.sums = epoch + 1, 0, Sums()
@@ -194,6 +201,10 @@ class EpochRecorder(keras.callbacks.Callback):
         sums.skipped_steps = (
             self._seen_skipped + self._progress.step - self._first_step - applied
         )
+
+    def leave_out(self, seconds):
+        """Leaves seconds before the first step out of the set-up."""
+        self._started += seconds
 
     def settle(self):
         """Ends the training part of the epoch under way and brings the sums up to this step.

@@ -140,6 +140,9 @@ def start(deterministic=False):
         )
     if deterministic:
         os.environ["HOROVOD_FUSION_THRESHOLD"] = "0"
+    # Horovod waits for the other ranks in a thread of its own, up to once a millisecond. Open MPI
+    # waits without pause unless told that others want the core, and here the step does.
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     hvd = _whole_horovod()
     hvd.init()
     if hvd.size() != launched[1]:

@@ -109,13 +109,19 @@ class EnergyRecorder:
         """Measures the body of a `with` as a stretch called `name`."""
         return self._monitor.window(name, self._progress.epoch)
 
-    def joules_per_epoch(self, epochs):
-        """Returns what all devices used to train each of the first epochs, over all starts so far.
+    def of_epochs(self, epoch_seconds):
+        """Returns what all devices used to train the epochs finished so far, over all starts.
 
         As the record counts them, whose figures replace them in epochs.csv: what slow sensors show
         after the end of an epoch, or a counter that fails in a later one, may change them still.
+
+        Args:
+          epoch_seconds: how long each took.
+
+        Returns:
+          A dict with `joules_per_epoch` and `coverage_per_epoch`.
         """
-        return merge_energy(self._all_results(), epochs=epochs)["joules_per_epoch"]
+        return merge_energy(self._all_results(), epoch_seconds=epoch_seconds)
 
     @property
     def watts(self):
@@ -126,19 +132,19 @@ class EnergyRecorder:
         """Returns what each rank measured since this start, JSON-able; a checkpoint keeps it."""
         return self._world.gather(self._monitor.results())
 
-    def record(self, samples, seconds, epochs):
+    def record(self, samples, seconds, epoch_seconds):
         """Returns the `energy` part of record.json, over all starts of the run.
 
         Args:
           samples: windows trained in the timed part of the run.
           seconds: length of that part.
-          epochs: how many are finished.
+          epoch_seconds: that of each finished epoch.
         """
         self._world.on_first(lambda: join_traces(self._folder.path))
-        return {
-            **merge_energy(self._all_results(), samples=samples, seconds=seconds, epochs=epochs),
-            "power_limits": self._limits,
-        }
+        merged = merge_energy(
+            self._all_results(), samples=samples, seconds=seconds, epoch_seconds=epoch_seconds
+        )
+        return {**merged, "power_limits": self._limits}
 
     def _all_results(self):
         return _joined([*self._progress.energy, *self.results()])

@@ -18,6 +18,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
 
 TOUCH_EVERY_S = 2.0
+LOOK_S = 0.1  # far longer than a look at the lock takes
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -49,7 +50,7 @@ class RunLock:
             return
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             holder = _read(file)
             os.close(file)
@@ -173,6 +174,18 @@ def _union(intervals):
         else:
             union.append([begin, end])
     return union
+
+
+def _lock(file):
+    """Locks a file, or raises BlockingIOError where a job holds it.
+
+    Who only looks whether a job does (`RunFolder.is_running`) holds it for an instant.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(LOOK_S)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read(file):

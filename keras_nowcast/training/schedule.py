@@ -4,6 +4,8 @@ import math
 
 import keras
 
+from keras_nowcast.errors import InputError
+
 FIRST_ORIGIN = (0, 0.0, 1.0)  # of a run that starts: no step, no epoch, the rate of one process
 
 
@@ -28,9 +30,12 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
       steps_per_epoch: steps that they need for an epoch.
       warmup_epochs: epochs over which the rate rises; 0 starts at the full rate.
       decay_epochs: the epoch at which it has fallen to 0 as a cosine that begins after the first
-        warm-up; None lets it stay.
+        warm-up, later than the end of that; None lets it stay.
       origin: (step, epoch, multiple) where this number of processes took over: optimizer steps
         made, epochs trained with their fraction, and the multiple of `learning_rate` reached.
+
+    Raises:
+      InputError: the decay would end before it begins.
     """
 
     def __init__(
@@ -42,6 +47,11 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
         decay_epochs=None,
         origin=FIRST_ORIGIN,
     ):
+        if decay_epochs is not None and decay_epochs <= warmup_epochs:
+            raise InputError(
+                f"`decay_epochs` must be above `warmup_epochs`, {warmup_epochs:g}. Received: "
+                f"{decay_epochs:g}."
+            )
         self.learning_rate = learning_rate
         self.world_size = world_size
         self.steps_per_epoch = steps_per_epoch
@@ -62,7 +72,7 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         step = keras.ops.cast(step, "float32")
         rate = self.learning_rate * self.multiple(step)
-        if self.decay_epochs is not None and self.decay_epochs > self.warmup_epochs:
+        if self.decay_epochs is not None:
             first_step, first_epoch, _ = self.origin
             epoch = first_epoch + (step - first_step) / self.steps_per_epoch
             share = (epoch - self.warmup_epochs) / (self.decay_epochs - self.warmup_epochs)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.util
 import threading
 import time
@@ -25,8 +26,9 @@ from keras_nowcast.training.watchdog import Watchdog
 
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
 ENERGY_OF_ALL_RANKS = (
-    "joules", "mean_watts", "idle_watts", "joules_per_sample", "coverage", "crosscheck_joules",
-    "uncertainty_percent", "lost_joules", "lost_coverage",
+    "joules", "mean_watts", "idle_watts", "joules_per_sample", "joules_above_idle", "coverage",
+    "crosscheck_joules", "uncertainty_percent", "repeatability_percent", "lost_joules",
+    "lost_coverage",
 )  # fmt: skip
 
 
@@ -221,7 +223,7 @@ class Run:
         self.recorder = callbacks.EpochRecorder(
             world, self.progress, metrics, self.training, started, self.energy
         )
-        self.stopper = None
+        self.stopper = self.roofs = None
         self._record_taken = threading.Lock()  # by who writes record.json, once a start
         say(environment.in_short(self.environment))
         say(
@@ -270,6 +272,8 @@ class Run:
             signals = stack.enter_context(Signals(second_interrupt_is_now=True))
             self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
             stack.enter_context(self.energy)
+            if self.config.layer_times:
+                self._time_layers()
             self.stopper = callbacks.StopTogether(
                 self.flags, signals, self.save, self.progress, self.bad_events
             )
@@ -286,6 +290,42 @@ class Run:
             except tf.errors.OpError as error:
                 # TensorFlow wraps what a data generator raises; the plain error says more.
                 raise self.training.error or self.validation.error or error from None
+
+    def _time_layers(self):
+        """Times each layer, and the roofs, on rank 0 while the others wait.
+
+        All that it takes is in no figure of training or set-up: its energy is a window of its own,
+        and the peak of memory begins anew after it.
+        """
+        from keras_nowcast.training import layer_times
+
+        policy, batch = self.config.precision, self.config.batch_per_replica
+        since = time.monotonic()
+
+        def timed(name, function, *arguments):
+            # All ranks show that they live, layer by layer: a deep network takes its time.
+            self.watchdog.alive(f"timing {name}")
+            return self.world.on_first(functools.partial(function, *arguments))
+
+        with self.energy.window("layer times"):
+            counted = cost.count_unet(*_network_sizes(self.config))
+            rows = [
+                timed(part.name, layer_times.layer_row, part, self.model, policy, batch)
+                for part in layer_times.parts_of(counted, policy, batch)
+            ]
+            self.roofs = timed("the roofs", layer_times.measure_roofs, policy)
+            self.world.on_first(lambda: self.folder.write_layers(rows))
+            self.world.on_first(environment.forget_peak_memory)
+        seconds = time.monotonic() - since
+        self.recorder.leave_out(seconds)
+        self.roofs["measuring_seconds"] = seconds
+        self.watchdog.alive("its set-up")
+        step_s = sum(row["seconds_median"] for row in rows)
+        self.say(
+            f"timed the layers in {seconds:.0f} s, which count nowhere: {step_s:.3g} s a step by "
+            f"their sum; roofs: {_in_giga(self.roofs['compute_flops_per_second'])} GFLOP/s, "
+            f"{self.roofs['memory_bytes_per_second'] / 1e9:.3g} GB/s"
+        )
 
     def _fit_until(self, hooks, epochs):
         progress = self.progress
@@ -534,9 +574,9 @@ class Run:
         training = self._training_record(callbacks.loss_scale(self.model.optimizer))
         training["lost_seconds"] = self.world.broadcast(training["lost_seconds"])
         energy = self.energy.record(
-            self._timed_samples(), training["seconds"], len(training["seconds_per_epoch"])
+            self._timed_samples(), training["seconds"], training["seconds_per_epoch"]
         )
-        self.progress.set_joules(energy["joules_per_epoch"])
+        self.progress.set_energy(energy)
 
         def write():
             if self.progress.rows:
@@ -551,12 +591,14 @@ class Run:
         From the watchdog's thread, while this rank may wait in a collective or in a step for ever:
         no other rank and no device is asked.
         """
+        self.lock.touch()  # up to now it worked, in vain
         last = self.progress.rows[-1] if self.progress.rows else {"loss_scale": None}
         unknown = "not gathered from the ranks: one of them ended the job"
         energy = {
             "source": "none",
             **_nulls(ENERGY_OF_ALL_RANKS, unknown),
             "joules_per_epoch": [row["joules"] for row in self.progress.rows],
+            "coverage_per_epoch": [row["joules_coverage"] for row in self.progress.rows],
             "devices": [],
             "windows": [],
         }
@@ -570,19 +612,22 @@ class Run:
 
         A rank that is lost after the training was done does not make it a failure.
         """
-        if self._record_taken.acquire(blocking=False):
-            self.folder.write_record(
-                {
-                    "status": status,
-                    "status_reason": reason,
-                    "config": dataclasses.asdict(self.config),
-                    "environment": self.environment,
-                    "model": self.cost,
-                    "training": training,
-                    "energy": energy,
-                    "memory": memory,
-                }
-            )
+        if not self._record_taken.acquire(blocking=False):
+            return
+        record = {
+            "status": status,
+            "status_reason": reason,
+            "config": dataclasses.asdict(self.config),
+            "environment": self.environment,
+            "model": self.cost,
+            "training": training,
+            "energy": energy,
+            "memory": memory,
+            "roofs": self.roofs,
+        }
+        if self.roofs is None:
+            record["roofs_reason"] = "--layer-times was not given"
+        self.folder.write_record(record)
 
     def _lost_energy(self):
         """Returns what was used for work that a kill lost; it is in no other figure."""
@@ -672,6 +717,10 @@ class Run:
 def _nulls(names, reason):
     """Returns the names as a record has what was not measured."""
     return dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
+
+
+def _in_giga(by_dtype):
+    return ", ".join(f"{dtype} {value / 1e9:.3g}" for dtype, value in by_dtype.items())
 
 
 def _network_sizes(config):

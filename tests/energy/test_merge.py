@@ -52,6 +52,7 @@ def test_sum_over_distinct_devices_of_all_hosts():
     )
     assert record["joules"] == 1000 + 2000 + 3000 + 5000 + 500 + 700
     assert record["joules_per_epoch"] == [4500.0, 7700.0]
+    assert record["coverage_per_epoch"] == [1.0, 1.0]
     assert record["joules_per_sample"] == 20.0
     assert record["mean_watts"] == pytest.approx(12200 / 30)
     assert record["coverage"] == 1.0
@@ -85,11 +86,35 @@ def test_a_start_without_a_meter_lowers_coverage():
     """Half of the time and of the samples has no joules; a sample still costs what it costs."""
     nothing = result("n1", source="none")
     measured = result("n1", device("GPU-a", window(1, part(1000.0, 10.0), start_s=10.0)))
-    record = merge_energy([nothing, measured], samples=200, seconds=20.0, epochs=2)
+    record = merge_energy(
+        [nothing, measured], samples=200, seconds=20.0, epoch_seconds=[10.0, 10.0]
+    )
     assert record["coverage"] == pytest.approx(0.5)
     assert record["coverage_reason"]
     assert record["joules_per_sample"] == pytest.approx(10.0)
     assert record["joules_per_epoch"] == [None, 1000.0]
+    assert record["coverage_per_epoch"] == [None, 1.0]
+
+
+def test_the_coverage_of_each_epoch_is_its_own():
+    """A gap in the second epoch; a device not read in the third; half of the fourth in no window.
+
+    Of an epoch's two stretches, before and after a checkpoint, both count.
+    """
+    first = [
+        window(0, part(400.0, 4.0)),
+        window(0, part(600.0, 6.0), start_s=5.0),
+        window(1, part(600.0, 6.0), start_s=11.0, end_s=21.0),
+        window(2, part(1000.0, 10.0), start_s=21.0),
+        window(3, part(500.0, 5.0), start_s=36.0),
+    ]
+    second = [{**each, "counter": part(each["counter"]["joules"], each["end_s"] - each["start_s"])}
+              for each in first]  # fmt: skip
+    second[3] = window(2, part(0.0, 0.0), start_s=21.0, end_s=31.0)
+    results = [result("n1", device("GPU-a", *first)), result("n1", device("GPU-b", *second))]
+    record = merge_energy(results, epoch_seconds=[10.0] * 4)
+    assert record["joules_per_epoch"] == [2000.0, 1200.0, 1000.0, 1000.0]
+    assert record["coverage_per_epoch"] == pytest.approx([1.0, 0.8, 0.5, 0.5])
 
 
 def test_packages_once_a_host():

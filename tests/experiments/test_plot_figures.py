@@ -72,7 +72,9 @@ def test_the_plan_names_the_cheapest_that_reached_a_skill(study):
     done = script("plan.py", study, "--reach", 0.15)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[1].split() == "d3-f4: 4 s of training, 40 J, epoch 1".split()
+    assert lines[0].endswith("as measured, the cheapest first by energy:")
+    assert lines[1].split() == "d3-f4: 4 s of training, 40 J by nvml_counter, epoch 1".split()
+    assert "The first step of each start, which compiles, counts as one of the others" in lines[5]
     done = script("plan.py", study, "--reach", 0.9)
     assert "no measured run reached" in done.stdout and "the best was 0.2000" in done.stdout
 
@@ -101,6 +103,12 @@ def test_two_runs_are_compared_as_the_paper_does(study):
         "  trainable parameters: +1,489 %", "  time: +60.00 %",
         "  energy: +300 % (by nvml_counter)",
     ]  # fmt: skip
+    study_runs.write_run(study / "other", filters=8, joules=5.0, source="rapl")
+    done = script("compare.py", study / "d4-f4", study / "other")
+    assert done.stdout.splitlines()[3] == (
+        "  energy: not measured here (joules by different sensors, nvml_counter and rapl, do not "
+        "compare)"
+    )
     done = script("compare.py", study, study / "d4-f16")
     assert done.returncode == 2 and "must be a run folder each" in done.stderr
 

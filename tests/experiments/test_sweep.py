@@ -121,6 +121,7 @@ def test_what_fails_is_kept_and_retried_only_on_request(sweep, tmp_path):
     flags = ["--epochs", "1", "--depth", "1", "6", "--center-filters", "4", "400000"]
     status, printed = sweep(*flags, "--timeout-minutes", "0.01")
     assert status == 0, printed
+    assert "time left not known yet" in printed and "about" not in printed
     by_center = {record(each)["config"]["center_filters"]: each for each in tmp_path.glob("d1-*")}
     small, large = by_center[4], by_center[400000]
     for each in (small, large):

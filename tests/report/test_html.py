@@ -1,5 +1,6 @@
 """report.html: whole, self-contained, and nothing from a file is taken for markup."""
 
+import fcntl
 import re
 from html.parser import HTMLParser
 
@@ -44,7 +45,7 @@ def page(folder, **more):
     runs = table.read(records.read_runs([folder]))
     given = {
         "claims_made": claims.claims(runs), "figures": {}, "not_drawn": {},
-        "planned": planner.Planner(runs), "unrecorded": [], "command": "make it", **more,
+        "planned": planner.Planner(runs), "unrecorded": {}, "command": "make it", **more,
     }  # fmt: skip
     return html.page(runs, **given)
 
@@ -65,7 +66,8 @@ def test_it_parses_and_has_every_part(study):
                          losses=(0.5,), filters=64)  # fmt: skip
     text = page(
         study, figures={"roofline": '<svg id="roofline-1"></svg>'},
-        not_drawn={"scaling": "no two runs differ"}, unrecorded=[study / "gone"],
+        not_drawn={"scaling": "no two runs differ"},
+        unrecorded={study / "gone": None, study / "dead": False, study / "alive": True},
     )  # fmt: skip
     found = Page(text)
     assert len(found.ids) == len(set(found.ids))
@@ -75,7 +77,8 @@ def test_it_parses_and_has_every_part(study):
     assert rows == 1 + 7
     for words in (
         "6 of 7 runs are completed", "EPYC", "2.21.0", "out of memory: killed",
-        "no two runs differ", "gone left no record", "leave one out", "+63.22 % energy",
+        "no two runs differ", "gone left no record", "dead was killed: it left no record",
+        "alive is running", "leave one out", "+63.22 % energy",
         "make it", "experiments/train.py", "median",
     ):  # fmt: skip
         assert words in found.text, words
@@ -98,7 +101,7 @@ def test_what_comes_from_files_is_text(tmp_path):
         tmp_path / "<b>a", data=evil, status="failed", reason=evil, losses=(0.5,)
     )
     study_runs.write_run(tmp_path / "b&c", data=evil)
-    text = page(tmp_path, not_drawn={"scaling": evil}, unrecorded=[evil], command=evil)
+    text = page(tmp_path, not_drawn={"scaling": evil}, unrecorded={evil: None}, command=evil)
     assert evil not in text and "<b>a" not in text and "b&c" not in text
     assert len(re.findall("<script>", text)) == 1
     assert evil in Page(text).text
@@ -115,6 +118,43 @@ def test_an_estimate_is_called_one_everywhere(tmp_path):
     assert "160 (estimate)" in text
     # Of the planner's six sizes, and of the claims.
     assert text.count("(an ESTIMATE, not measured)") >= 8
+
+
+def test_what_was_skipped_or_lost_is_shown(tmp_path):
+    study_runs.write_run(tmp_path / "a", skipped_events=0, lost_seconds=0.0)
+    assert "spent in vain" not in page(tmp_path)
+    study_runs.write_run(
+        tmp_path / "b", seed=1, joules=10.0, skipped_events=2, skipped_steps=7, lost_seconds=31.25,
+        lost_joules=1234.5,
+    )  # fmt: skip
+    study_runs.write_run(tmp_path / "c", seed=2, skipped_events=0, lost_seconds=4.0)
+    text = Page(page(tmp_path)).text
+    assert "lost J b 2 7 31.2 1,234 c 0 0 4.0 not measured here" in text
+    assert "it is in no other time or energy here, and comes on top" in text
+
+
+def test_a_run_that_goes_on_now_is_called_running(tmp_path):
+    study_runs.write_run(tmp_path / "a", status="interrupted", reason="interrupted in epoch 2")
+    study_runs.write_run(tmp_path / "b", status="interrupted", reason="interrupted in epoch 3")
+    with open(records.RunFolder(tmp_path / "a").lock_file, "w") as job:
+        fcntl.flock(job, fcntl.LOCK_EX)
+        text = Page(page(tmp_path)).text
+    assert "a running a job goes on with it now; its record is older" in text
+    assert "b interrupted interrupted in epoch 3" in text
+
+
+def test_joules_of_two_sensors_are_not_compared(tmp_path):
+    for number, source in enumerate(("rapl", "nvml_counter", "rapl", "rapl", "rapl")):
+        study_runs.write_run(tmp_path / str(number), filters=4 + number, joules=9.0, source=source)
+    text = page(tmp_path)
+    assert text.count('data-source="rapl"') == 8 and text.count('data-source="nvml_counter"') == 2
+    assert "Energy is as rapl tells it; 1 run of other sensors left out." in Page(text).text
+
+
+def test_energy_of_parts_of_epochs_is_named(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=9.0, coverages=(0.5,) * 4)
+    text = Page(page(tmp_path)).text
+    assert "Energy of an epoch of 1 run: no epoch's was read for 99% of its time" in text
 
 
 def test_without_energy_it_says_so(tmp_path):

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import statistics
 
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.records import EPOCH_COLUMNS, SCHEMA
+from keras_nowcast.training import layer_times
 
 WHY_NO_ENERGY = "NVML: no driver answers"
 CONFIG = {
@@ -22,17 +24,26 @@ WINDOWS = 40
 def write_run(
     folder, *, seconds=2.0, joules=None, source="nvml_counter", losses=(0.9, 0.6, 0.5, 0.45),
     csi=(0.3, 0.2, 0.1), world_size=1, status="completed", reason=None, gpus=(), cores=2,
-    peak_rss_bytes=800 * 2**20, peak_gpu_bytes=None, test_csi=None, **config,
+    peak_rss_bytes=800 * 2**20, peak_gpu_bytes=None, test_csi=None, coverages=None,
+    skipped_events=1, skipped_steps=0, lost_seconds=2.5, lost_joules=None, first_samples=WINDOWS,
+    roofs=None, **config,
 ):  # fmt: skip
     """Writes a run whose every epoch took `seconds` and, unless None, `joules`.
 
     Args:
       folder: Path, made.
+      joules: may be a tuple of those of each epoch, "" where unknown.
       losses: validation loss of each epoch; the loss is the same.
       csi: of the validation at 16, 74, 133, in every epoch.
+      coverages: of the joules of each epoch; None as in folders of earlier versions.
+      first_samples: windows of the first epoch whose time was taken.
+      roofs: None, or the record's; each layer then takes a hundredth of a second.
       test_csi: None, or the CSI in scores.csv at 16, 74, 133.
       config: fields of the configuration that differ from CONFIG.
     """
+    of_epochs = joules if isinstance(joules, tuple) else (joules,) * len(losses)
+    if joules is not None:
+        joules = statistics.fmean(each for each in of_epochs if each != "")
     config = {**CONFIG, "epochs": len(losses), "run_dir": str(folder), **config}
     sizes = (config["depth"], config["filters"], config["center_filters"])
     cost = count_unet(config["grid"], 13, 12, *sizes)
@@ -45,8 +56,11 @@ def write_run(
             "git_commit": "abc", "slurm_job_id": None,
         },
         "model": cost.record(config["precision"], config["batch_per_replica"]),
-        "training": _training(config, cost, seconds, losses),
-        "energy": _energy(joules, seconds, source, len(losses)),
+        "training": _training(config, cost, seconds, losses) | {
+            "skipped_events": skipped_events, "skipped_steps": skipped_steps,
+            "lost_seconds": lost_seconds,
+        },
+        "energy": _energy(joules, seconds, source, len(losses)) | {"lost_joules": lost_joules},
         "memory": {"peak_rss_bytes": peak_rss_bytes, "peak_gpu_bytes": peak_gpu_bytes},
     }  # fmt: skip
     folder.mkdir(parents=True)
@@ -57,14 +71,21 @@ def write_run(
             **dict.fromkeys(EPOCH_COLUMNS), "epoch": epoch, "loss": loss, "val_loss": loss,
             "learning_rate": 1e-3, "skipped_steps": 0, "seconds": seconds,
             "val_seconds": seconds / 10, "samples_per_second": WINDOWS / seconds,
-            "joules": joules, "samples": WINDOWS, "val_mae": 20.0,
+            "joules": of_epochs[epoch],
+            "samples": WINDOWS if epoch else first_samples, "val_mae": 20.0,
             **{f"val_csi_{t}": value for t, value in zip((16, 74, 133), csi, strict=True)},
         }
         for epoch, loss in enumerate(losses)
     ]  # fmt: skip
+    for row, coverage in zip(rows, coverages or (), strict=False):
+        row["joules_coverage"] = coverage
     _write_csv(folder / "epochs.csv", rows)
     if joules is not None:
         _write_power(folder / "power.csv", joules / seconds)
+    if roofs is not None:
+        record["roofs"] = roofs
+        (folder / "record.json").write_text(json.dumps(record))
+        _write_csv(folder / "layers.csv", _layers(config, cost))
     if test_csi:
         scores = [
             {"method": method, "threshold": t, "lead_minutes": lead, "csi": value, "mae": 10.0,
@@ -75,17 +96,29 @@ def write_run(
         _write_csv(folder / "scores.csv", scores)
 
 
+def _layers(config, cost):
+    parts = layer_times.parts_of(cost, config["precision"], config["batch_per_replica"])
+    return [
+        {
+            "name": part.name, "kind": part.kind, "flops": part.flops, "bytes": part.bytes,
+            "intensity": part.flops / part.bytes, "seconds_median": 0.01, "seconds_low": 0.008,
+            "seconds_high": 0.02, "repetitions": 5, "flops_per_second": part.flops / 0.01,
+        }
+        for part in parts
+    ]  # fmt: skip
+
+
 def _training(config, cost, seconds, losses):
     rate = WINDOWS / seconds
     return {
         "epochs": len(losses), "windows_per_epoch": WINDOWS, "steps": len(losses) * 10,
-        "skipped_steps": 0, "seconds": seconds * len(losses),
+        "seconds": seconds * len(losses),
         "seconds_per_epoch": [seconds] * len(losses), "samples_per_second": rate,
         "final_loss_scale": None, "loss": losses[-1], "val_loss": losses[-1],
         "achieved_flops_per_second": rate * cost.training_flops(
             config["precision"], config["batch_per_replica"]
         ),
-        "setup_seconds": 10.0, "skipped_events": 1, "lost_seconds": 2.5,
+        "setup_seconds": 10.0,
     }  # fmt: skip
 
 

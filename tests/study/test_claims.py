@@ -37,13 +37,16 @@ def test_mixed_precision(tmp_path):
     # 2 x 3 s against 3 x 1.5 s, at the level 0.7 of the slower-converging one.
     assert row["time to quality"] == "1.33 (1.33 to 1.33, 2 times)"
     assert row["energy"] == "0.60 (0.60 to 0.60, 2 times)"
-    # Medians 0.2017 and 0.2, seeds 0.2 to 0.2033.
-    assert row["skill"].endswith("equal within the spread of the seeds, 0.0033")
-    assert "equal within the spread of the seeds in 1 of the 1 cell" in claim.answer
+    # Differences 0 and -0.00333 of two seeds: 12.706 x 0.002357 / sqrt(2) beside their mean.
+    assert row["skill"] == (
+        "0.2017, 0.2000; not told apart: -0.0017 (-0.0228 to +0.0195) over 2 pairs of seeds, "
+        "standard deviation 0.0024"
+    )
+    assert "not told apart in 1 of the 1 cell with several seeds" in claim.answer
     assert "throughput 2.00 times float32's" in claim.answer
 
 
-def test_a_skill_beyond_the_spread_of_the_seeds_is_worse(tmp_path):
+def test_a_skill_beyond_chance_is_worse(tmp_path):
     for seed in (0, 1):
         study_runs.write_run(tmp_path / f"a{seed}", seed=seed, csi=(0.3, 0.3, 0.3))
         study_runs.write_run(
@@ -51,15 +54,36 @@ def test_a_skill_beyond_the_spread_of_the_seeds_is_worse(tmp_path):
             csi=(0.2, 0.2, 0.2 + seed / 100),
         )  # fmt: skip
     claim = answers(tmp_path)[0]
-    assert "worse by more than the spread of the seeds" in claim.rows[0]["skill"]
-    assert "in 0 of the 1 cell" in claim.answer
+    assert "worse: -0.0983 (-0.1195 to -0.0772)" in claim.rows[0]["skill"]
+    assert "worse in 1 of the 1 cell" in claim.answer
     assert "energy not measured here (NVML: no driver answers)" in claim.answer
 
 
-def test_one_seed_tells_nothing_of_equality(tmp_path):
-    study_runs.write_run(tmp_path / "a")
-    study_runs.write_run(tmp_path / "b", precision="mixed_bfloat16")
-    assert "whether the skill is equal is not measured here" in answers(tmp_path)[0].answer
+def test_a_difference_smaller_than_the_seeds_spread_is_told_where_every_seed_has_it(tmp_path):
+    """Scores 0.1 to 0.3 by the seed, and 0.01 worse in each: pairs tell what medians do not."""
+    for seed, (score, less) in enumerate(((0.1, 0.009), (0.2, 0.010), (0.3, 0.011))):
+        study_runs.write_run(tmp_path / f"a{seed}", seed=seed, csi=(score,) * 3)
+        study_runs.write_run(
+            tmp_path / f"b{seed}", seed=seed, precision="mixed_bfloat16", csi=(score - less,) * 3
+        )
+    claim = answers(tmp_path)[0]
+    # 4.303 x 0.001 / sqrt(3) = 0.00248
+    assert claim.rows[0]["skill"] == (
+        "0.2000, 0.1900; worse: -0.0100 (-0.0125 to -0.0075) over 3 pairs of seeds, standard "
+        "deviation 0.0010"
+    )
+    assert "worse in 1 of the 1 cell with several seeds" in claim.answer
+
+
+@pytest.mark.parametrize("seeds", [((0,), (0,)), ((0, 1), (1, 2)), ((0, 0), (0, 0))])
+def test_one_seed_of_both_tells_nothing_of_chance(tmp_path, seeds):
+    for name, precision, mine in zip("ab", ("float32", "mixed_bfloat16"), seeds, strict=True):
+        for number, seed in enumerate(mine):
+            study_runs.write_run(tmp_path / f"{name}{number}", seed=seed, precision=precision)
+    claim = answers(tmp_path)[0]
+    assert claim.rows[0]["skill"].endswith("fewer than two seeds of both: not told from chance")
+    assert "whether the skill is equal is not measured here" in claim.answer
+    assert "a difference in one cannot be told from chance" in claim.answer
 
 
 def test_runs_that_differ_in_more_are_no_pair(tmp_path):
@@ -163,11 +187,26 @@ def test_gpus_of_their_own_share_nothing(tmp_path):
     assert not any("share" in note for note in claim.notes)
 
 
-def test_time_to_a_level_no_run_reached():
-    epochs = [{"seconds": 2.0, "val_loss": 0.5}, {"seconds": 2.0, "val_loss": 0.4}]
-    assert claims.seconds_to(epochs, 0.45) == 4.0
-    assert claims.seconds_to(epochs, 0.3) is None
-    assert claims.seconds_to([{"seconds": 2.0, "val_loss": None}], 0.3) is None
+def test_time_to_a_level(tmp_path):
+    study_runs.write_run(tmp_path / "a", losses=(0.5, 0.4))
+    study_runs.write_run(tmp_path / "b", losses=("", ""))
+    one, unscored = table.read(records.read_runs([tmp_path]))
+    assert claims.seconds_to(one, 0.45) == 4.0
+    assert claims.seconds_to(one, 0.3) is None
+    assert claims.seconds_to(unscored, 0.3) is None
+
+
+@pytest.mark.parametrize(("skipped_events", "seconds"), [(0, 4.2), (1, 4.0)])
+def test_the_first_step_counts_as_one_of_the_others(tmp_path, skipped_events, seconds):
+    """4 of 40 windows compiled: at 20 windows a second 0.2 s, and 10 J a window."""
+    study_runs.write_run(
+        tmp_path / "a", seconds=2.0, joules=400.0, losses=(0.5, 0.4), first_samples=36,
+        skipped_events=skipped_events,
+    )  # fmt: skip
+    (run,) = table.read(records.read_runs([tmp_path]))
+    assert claims.seconds_to(run, 0.4) == pytest.approx(seconds)
+    joules = [each for _, _, each in table.whole_epochs(run)]
+    assert joules == [440.0 if skipped_events == 0 else 400.0, 400.0]
 
 
 def test_spread():

@@ -85,8 +85,8 @@ def test_what_matters_is_in_the_name(placed, settings):
     "settings",
     [
         {"power_source": "none"}, {"power_interval_s": 1.0}, {"tensorboard": True},
-        {"watts_per_core": 3.0}, {"grid": 32}, {"center_filters": 128}, {"warmup_epochs": 1},
-        {"train_before": "2019-06-01"},
+        {"layer_times": True}, {"watts_per_core": 3.0}, {"grid": 32}, {"center_filters": 128},
+        {"warmup_epochs": 1}, {"train_before": "2019-06-01"},
     ],
 )  # fmt: skip
 def test_what_does_not_matter_is_not(placed, settings):

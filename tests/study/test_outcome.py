@@ -5,6 +5,7 @@ import json
 import pytest
 
 from keras_nowcast import records
+from keras_nowcast.energy.merge import merge_energy
 from keras_nowcast.study import outcome, table
 from keras_nowcast.study.grid import Cell, PlacedCell
 from keras_nowcast.study.launch import Ended
@@ -82,6 +83,30 @@ def test_states(tmp_path, files, state):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert outcome.state(tmp_path)[0] == state
+
+
+def test_what_its_process_knew_of_the_machine_is_kept(tmp_path):
+    """A crash joins with sacct by the job that environment.json names."""
+    known = {"world_size": 2, "cpu": "EPYC", "horovod": None, "slurm_job_id": "71",
+             "slurm_array_task_id": "3", "slurm_nodes": "n[1-2]"}  # fmt: skip
+    (tmp_path / "environment.json").write_text(json.dumps(known))
+    placed = PlacedCell(Cell({"depth": 3, "grid": 32}, 2), "a-name", (24, 6), None)
+    outcome.write_failure(tmp_path, placed, "crash: signal 11")
+    environment = json.loads((tmp_path / "record.json").read_text())["environment"]
+    assert {name: environment[name] for name in known} == known
+    assert "slurm_nodes_reason" not in environment
+    assert environment["slurm_restart_count"] is None
+    assert environment["slurm_restart_count_reason"]
+
+
+def test_a_failure_has_every_key_of_a_record(tmp_path):
+    outcome.write_failure(
+        tmp_path, PlacedCell(Cell({"depth": 3, "grid": 32}), "a", (24, 6), None), "crash: x"
+    )
+    record = json.loads((tmp_path / "record.json").read_text())
+    training = record["training"].keys()
+    assert training >= {"starts", "skipped_event_reasons", "lost_seconds", "setup_seconds"}
+    assert record["energy"].keys() >= merge_energy([]).keys()
 
 
 @pytest.mark.parametrize("refusal", [None, "`--grid` must be a multiple of 64"])

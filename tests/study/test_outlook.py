@@ -5,25 +5,31 @@ import json
 
 import pytest
 
-from keras_nowcast.study import outlook
+from keras_nowcast.model.cost import count_unet
 from keras_nowcast.study.grid import Cell, PlacedCell
-from keras_nowcast.study.outlook import duration, outlook_table, seconds_left
-from keras_nowcast.study.planner import Forecast
+from keras_nowcast.study.outlook import duration, measured_seconds, outlook_table, seconds_left
+from keras_nowcast.study.planner import step_terms
 
 
-def cell(name, refusal=None, **settings):
+def cell(name, refusal=None, processes=1, **settings):
     settings = {"depth": 2, "grid": 32, "precision": "float32", **settings}
-    return PlacedCell(Cell(settings), name, (24, 6), refusal)
+    return PlacedCell(Cell(settings, processes), name, (24, 6), refusal)
 
 
-def finished(folder, one, setup, seconds):
-    """Writes what `seconds_left` reads of a completed run."""
+def finished(folder, one, setup, seconds, validation=(1,), **training):
+    """Writes what `seconds_left` reads of a completed run: `seconds`, validation among them."""
     path = folder / one.name
     path.mkdir(parents=True)
-    record = {"status": "completed", "training": {"setup_seconds": setup}}
+    record = {"status": "completed", "training": {"setup_seconds": setup, **training}}
     (path / "record.json").write_text(json.dumps(record))
+    training_s = (seconds - sum(validation)) / len(validation)
+    write_epochs(path, [training_s] * len(validation), validation)
+
+
+def write_epochs(path, seconds, validation):
     with open(path / "epochs.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("seconds", "val_seconds"), (seconds - 1, 1)])
+        rows = zip(seconds, validation, strict=True)
+        csv.writer(file).writerows([("seconds", "val_seconds"), *rows])
 
 
 @pytest.mark.parametrize(
@@ -33,13 +39,7 @@ def test_durations(seconds, words):
     assert duration(seconds) == words
 
 
-@pytest.fixture
-def without_planner(monkeypatch):
-    """A planner needs several cells; before that there is the rate of those that finished."""
-    monkeypatch.setattr(outlook, "predictions", lambda cells, _: [Forecast({}, 1)] * len(cells))
-
-
-def test_what_is_left_follows_set_up_and_counted_work(tmp_path, without_planner):
+def test_what_is_left_follows_set_up_and_counted_work(tmp_path):
     done, same, longer = cell("a"), cell("b", seed=1), cell("c", epochs=30)
     assert seconds_left([same], [], tmp_path) is None
     finished(tmp_path, done, setup=8.0, seconds=20.0)
@@ -47,14 +47,58 @@ def test_what_is_left_follows_set_up_and_counted_work(tmp_path, without_planner)
     assert seconds_left([same, longer], [done], tmp_path) == pytest.approx(2 * 8 + 20 + 3 * 20)
     assert seconds_left([same], [done], tmp_path, overhead_s=5.0) == pytest.approx(5 + 8 + 20)
     assert seconds_left([], [done], tmp_path) == 0
+    assert seconds_left([], [], tmp_path) == 0
 
 
-def test_each_precision_has_its_own_rate(tmp_path, without_planner):
-    full, half = cell("a"), cell("b", precision="mixed_bfloat16")
-    finished(tmp_path, full, setup=8.0, seconds=20.0)
-    finished(tmp_path, half, setup=8.0, seconds=10.0)
-    waiting = cell("c", precision="mixed_bfloat16", seed=1)
-    assert seconds_left([waiting], [full, half], tmp_path) == pytest.approx(8 + 10)
+def test_one_small_network_does_not_tell_the_rate_of_large_ones(tmp_path):
+    """16 times the filters are 200 times the FLOPs, and as many layers."""
+    small, large = cell("a", filters=4), cell("b", filters=64)
+    finished(tmp_path, small, setup=8.0, seconds=20.0)
+    assert large.training_flops > 200 * small.training_flops
+    assert seconds_left([large], [small], tmp_path) == pytest.approx(8 + 20)
+
+
+def test_three_cells_tell_the_time_of_a_layer_and_of_a_flop(tmp_path):
+    """The times that follow a law are found again, in each precision its own."""
+
+    def seconds_of(one, slower):
+        cost = count_unet(32, 13, 12, one.cell.value("depth"), one.cell.value("filters"))
+        computed, _, layers, _ = step_terms(cost, one.policy, 4)
+        return 10 * 6 * (slower * 1e-10 * computed + 1e-3 * layers)  # 10 epochs of 6 steps
+
+    done = []
+    for precision, slower in (("float32", 3.0), ("mixed_bfloat16", 1.0)):
+        for number, (depth, filters) in enumerate(((1, 16), (2, 16), (2, 32))):
+            one = cell(f"{precision}{number}", depth=depth, filters=filters, precision=precision)
+            finished(tmp_path, one, setup=8.0, seconds=seconds_of(one, slower))
+            done.append(one)
+    for precision, slower in (("float32", 3.0), ("mixed_bfloat16", 1.0)):
+        new = cell("new", depth=3, filters=64, precision=precision)
+        expected = 8 + seconds_of(new, slower)
+        assert seconds_left([new], done, tmp_path) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_work_of_two_processes_is_that_of_both(tmp_path):
+    """24 windows in batches of 4: 6 steps of one process, 3 of two."""
+    done, both = cell("a"), cell("b", processes=2)
+    finished(tmp_path, done, setup=8.0, seconds=20.0)
+    assert seconds_left([both], [done], tmp_path) == pytest.approx(8 + 20)
+
+
+def test_of_an_interrupted_cell_the_epochs_that_are_left_count(tmp_path):
+    done, half = cell("a"), cell("b", seed=1)
+    finished(tmp_path, done, setup=8.0, seconds=20.0)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text("{}")
+    write_epochs(tmp_path / "b", [2.0] * 4, [0.1] * 4)
+    assert seconds_left([half], [done], tmp_path) == pytest.approx(8 + 0.6 * 20)
+
+
+def test_what_compiles_is_set_up(tmp_path):
+    """The first validation took 2 s longer than the others; set-up is of two starts."""
+    one = cell("a")
+    finished(tmp_path, one, 16.0, 22.0, validation=(3, 1, 1), starts=[{}, {}])
+    assert measured_seconds(tmp_path / "a") == pytest.approx((8 + 2, 20))
 
 
 def test_the_table_predicts_nothing_from_nothing(tmp_path):

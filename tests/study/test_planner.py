@@ -150,6 +150,51 @@ def test_joules_of_an_estimate_stay_one(tmp_path):
     assert "(an ESTIMATE, not measured)" in planner.text_row(found)["energy"]
 
 
+def test_joules_are_of_one_kind_of_sensor(tmp_path):
+    """An estimate of ten times the joules, and one cell of both: the sensor of most runs counts."""
+    write_study(tmp_path)
+    for width in (4, 8, 16, 32):
+        study_runs.write_run(
+            tmp_path / f"estimate{width}", filters=width, source="estimate", seed=1,
+            joules=10 * WATTS * seconds_of(4, width, "float32"),
+            seconds=seconds_of(4, width, "float32"),
+        )  # fmt: skip
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    assert (planned.energy_source, planned.energy_left_out) == ("nvml_counter", 4)
+    assert planned.energy_note == (
+        "Energy is as nvml_counter tells it; 4 runs of other sensors left out."
+    )
+    found = planned.forecast(config(depth=5, filters=16), 1)
+    assert found.joules.value == pytest.approx(WATTS * 4 * seconds_of(5, 16, "float32"), rel=1e-6)
+    assert not found.is_estimate
+
+
+def test_where_all_have_one_sensor_none_is_left_out(tmp_path):
+    write_study(tmp_path)
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    assert planned.energy_left_out == 0 and planned.energy_note == ""
+    assert planner.Planner([]).energy_source is None
+
+
+def test_joules_of_two_sensors_are_not_compared(tmp_path):
+    study_runs.write_run(tmp_path / "a", seconds=2.0, joules=50.0)
+    study_runs.write_run(tmp_path / "b", filters=8, seconds=3.0, joules=20.0)
+    runs = table.read(records.read_runs([tmp_path]))
+    skill = table.validation_skill(runs)
+    found = planner.reaching(runs, skill, 0.1)
+    assert [each.run.name for each in found] == ["b", "a"]
+    assert planner.cost_of_reaching(found) == ("joules", None)
+    study_runs.write_run(tmp_path / "c", filters=4, seconds=4.0, joules=10.0, source="rapl")
+    found = planner.reaching(table.read(records.read_runs([tmp_path])), skill, 0.1)
+    assert [each.run.name for each in found] == ["a", "b", "c"]
+    assert planner.cost_of_reaching(found) == (
+        "seconds", "their energy is by different sensors, nvml_counter and rapl",
+    )  # fmt: skip
+    study_runs.write_run(tmp_path / "d", filters=2)
+    found = planner.reaching(table.read(records.read_runs([tmp_path])), skill, 0.1)
+    assert "not every one" in planner.cost_of_reaching(found)[1]
+
+
 def test_other_machines_have_no_say(tmp_path):
     write_study(tmp_path)
     for width in (4, 8, 16):
@@ -242,6 +287,16 @@ def test_the_cheapest_that_reached_a_skill(tmp_path):
     ]  # fmt: skip
     assert [each.run.name for each in planner.reaching(runs, skill, 0.35)] == ["large"]
     assert planner.reaching(runs, skill, 0.5) == []
+
+
+def test_an_earlier_run_may_have_what_is_refused_today(tmp_path):
+    """A cosine of no more epochs than the warm-up, which costs what any schedule does."""
+    write_study(tmp_path)
+    study_runs.write_run(
+        tmp_path / "largest", depth=5, filters=32, schedule="cosine", warmup_epochs=9.0
+    )
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    assert planned.next_sizes()
 
 
 def test_candidates(tmp_path):

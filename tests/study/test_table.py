@@ -33,6 +33,33 @@ def test_a_row_has_what_the_run_measured(tmp_path):
     assert row["counted_state_bytes"] == 4 * (4148556 + 2 * 4143628)
 
 
+@pytest.mark.parametrize(
+    ("coverages", "joules", "median"),
+    [
+        ((1.0, 1.0, 0.995, 0.4), (100.0, 200.0, 300.0, 50.0), 250.0),
+        ((1.0, 0.98, 0.5, 0.4), (100.0, 200.0, 300.0, 50.0), None),
+        ((1.0, 1.0, 1.0, ""), (100.0, 200.0, 300.0, ""), 250.0),
+        (None, (100.0, 200.0, 300.0, 50.0), 200.0),  # of an earlier version
+    ],
+)
+def test_joules_of_a_part_of_an_epoch_are_not_those_of_an_epoch(
+    tmp_path, coverages, joules, median
+):
+    study_runs.write_run(tmp_path / "a", joules=joules, coverages=coverages)
+    (run,) = read(tmp_path)
+    assert run.row["joules_per_epoch"] == median
+    assert run.epochs[3]["joules"] == (50.0 if coverages is None else None)
+
+
+def test_without_coverage_of_each_epoch_that_of_the_run_counts(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=100.0)
+    record = json.loads((tmp_path / "a" / "record.json").read_text())
+    record["energy"]["coverage"] = 0.9
+    (tmp_path / "a" / "record.json").write_text(json.dumps(record))
+    (run,) = read(tmp_path)
+    assert run.row["joules_per_epoch"] is None and run.row["energy_joules"] == 400.0
+
+
 def test_what_was_not_measured_is_empty_and_says_why(tmp_path):
     study_runs.write_run(tmp_path / "a")
     runs = read(tmp_path)
@@ -136,6 +163,8 @@ def test_increases_as_the_paper_states_them(tmp_path):
     )
     assert found["skill"] == pytest.approx(100)
     assert found["skill_difference"] == pytest.approx(0.2)
+    other = {**second, "energy_source": "rapl"}
+    assert table.increases(first, other, None)["energy"] is None
     without = table.increases({**first, "joules_per_sample": None}, second, None)
     assert without["energy"] is None and without["skill"] is None
 

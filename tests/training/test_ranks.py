@@ -42,6 +42,18 @@ def test_two_ranks_under_horovodrun(small_sevir, tmp_path):
     assert (tmp_path / "model.keras").exists()
 
 
+def test_one_rank_times_the_layers_and_the_other_waits(small_sevir, tmp_path):
+    flags = ("--epochs", "1", "--depth", "1", "--layer-times")
+    done = run([*GLOO, *training(small_sevir, tmp_path, *flags)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("timed the layers") == 1
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["training"]["setup_seconds"] > 0
+    assert record["roofs"]["compute_flops_per_second"]["float32"] > 0
+    lines = (tmp_path / "layers.csv").read_text().splitlines()
+    assert len(lines) == 1 + 20  # a head, 19 layers of depth 1, the optimizer
+
+
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
 def test_two_ranks_under_mpirun(small_sevir, tmp_path):
     done = run([*MPI, *training(small_sevir, tmp_path, "--epochs", "1")])

@@ -1,9 +1,11 @@
 """One job a run folder, and how much a killed one lost."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 
@@ -42,6 +44,27 @@ def test_a_second_job_is_refused_and_a_killed_one_lets_go(tmp_path, holder):
     lock.take()
     lock.begin()
     lock.release()
+
+
+def test_others_see_whether_a_job_runs(tmp_path, holder):
+    run = RunFolder(tmp_path)
+    assert run.is_running() is True
+    holder.kill()
+    holder.wait()
+    assert run.is_running() is False
+    assert RunFolder(tmp_path / "absent").is_running() is False
+
+
+def test_a_look_at_the_lock_keeps_no_job_out(tmp_path):
+    (tmp_path / "running.json").touch()
+    with open(tmp_path / "running.json") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        timer = threading.Timer(0.02, fcntl.flock, (look, fcntl.LOCK_UN))
+        timer.start()
+        lock = RunLock(tmp_path)
+        lock.take()
+        lock.release()
+        timer.join()
 
 
 def test_what_a_killed_job_lost(tmp_path, holder):
@@ -179,5 +202,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runlock.fcntl, "flock", refuse)
     said = []
+    (tmp_path / "running.json").touch()
+    assert RunFolder(tmp_path).is_running() is None
     RunLock(tmp_path, said.append).take()
     assert "cannot be locked here (No locks available)" in said[0]

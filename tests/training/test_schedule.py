@@ -2,6 +2,7 @@
 
 import pytest
 
+from keras_nowcast.errors import InputError
 from keras_nowcast.training.schedule import ScaledWarmup
 
 
@@ -17,6 +18,11 @@ def test_it_rises_to_the_rate_of_all_and_stays():
 def test_after_the_warm_up_it_falls_as_a_cosine_to_the_last_epoch():
     schedule = ScaledWarmup(0.1, 4, 10, 1.0, decay_epochs=5)
     assert [0.1, 0.4, 0.2, 0.0, 0.0] == rates(schedule, (0, 10, 30, 50, 60))
+
+
+def test_a_decay_that_ends_before_it_begins_is_refused():
+    with pytest.raises(InputError, match="`decay_epochs` must be above `warmup_epochs`, 2. Rec"):
+        ScaledWarmup(0.1, 4, 10, 2.0, decay_epochs=2)
 
 
 def test_more_processes_warm_up_again_from_what_was_reached():

@@ -1,0 +1,281 @@
+"""How long each layer of a network takes by itself, and what the machine does at most: its roofs.
+
+A layer is timed as a training step has it: forward and backward, in the step's precision and batch,
+on its device, with its threads. It is repeated inside one graph, since starting a graph from Python
+takes as long as a small layer; and the clock is read once a number that depends on the last results
+is there, which waits for a GPU too.
+
+What a step has and this has not: the operands of a layer that is repeated may still be in the
+caches, and nothing else runs beside it.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from keras_nowcast.data import sevir
+
+LAYER_S = 0.1  # for the repetitions of a layer
+LEAST_REPETITIONS = 3  # also of a layer that takes longer than that
+CALL_S = 0.01  # of a repetition at least: as often as it takes, starting it does not count then
+MATMUL_SIDES = (512, 1024, 2048, 4096, 8192)
+MATMUL_S = 0.05  # a product that takes so long is large enough
+STREAM_BYTES = 2**28  # of an array: two are far more than the caches hold
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is timed as one: a layer, or a normalization with the activation TensorFlow fuses to it.
+
+    Attributes:
+      name: of the first layer.
+      kind: of its layers, as in model/cost.py; or optimizer, which updates all weights.
+      layers: their names in the network.
+      passes_gradient: whether the gradient by its input is needed.
+      flops: of a training step of the whole batch, forward and backward, by count.
+      bytes: moved in it, by count.
+    """
+
+    name: str
+    kind: str
+    layers: tuple
+    passes_gradient: bool
+    flops: float
+    bytes: float
+
+
+def parts_of(cost, policy, batch_per_replica):
+    """Returns the Parts of a step, in order: together they have all its counted FLOPs and bytes.
+
+    Args:
+      cost: the network's Cost.
+      policy: the precision.
+    """
+    groups = []
+    for layer in cost.layers:
+        if layer.kind == "activation":
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    parts = [
+        Part(
+            name=group[0].name,
+            kind=" + ".join(layer.kind for layer in group),
+            layers=tuple(layer.name for layer in group),
+            passes_gradient=group[0].passes_gradient,
+            flops=batch_per_replica * sum(layer.training_flops for layer in group),
+            bytes=batch_per_replica * sum(
+                layer.training_bytes_moved(policy, batch_per_replica) for layer in group
+            ),
+        )
+        for group in groups
+    ]  # fmt: skip
+    flops, moved = cost.optimizer_flops(policy), cost.optimizer_bytes_moved
+    return [*parts, Part("optimizer", "optimizer", (), False, flops, moved)]
+
+
+def layer_row(part, model, policy, batch_per_replica):
+    """Times a Part of a network in this process.
+
+    Args:
+      part: the Part.
+      model: the network, which stays as it is.
+      policy: the precision it was built in.
+
+    Returns:
+      A row of layers.csv.
+    """
+    if part.kind == "optimizer":
+        step = _optimizer_step(model, policy)
+    elif part.kind == "loss":
+        step = _loss_step(model.output, batch_per_replica)
+    else:
+        step = _layers_step(part, model, batch_per_replica)
+    seconds = seconds_of(step)
+    median_s = statistics.median(seconds)
+    return {
+        "name": part.name,
+        "kind": part.kind,
+        "flops": part.flops,
+        "bytes": part.bytes,
+        "intensity": part.flops / part.bytes,
+        "seconds_median": median_s,
+        "seconds_low": min(seconds),
+        "seconds_high": max(seconds),
+        "repetitions": len(seconds),
+        "flops_per_second": part.flops / median_s,
+    }
+
+
+def measure_roofs(policy):
+    """Returns what this process can do at most: the `roofs` part of record.json.
+
+    A dict {compute_flops_per_second {dtype: FLOP/s}, of float32 and of what the policy computes in;
+    memory_bytes_per_second; method, in words}.
+    """
+    import keras
+
+    dtypes = {keras.DTypePolicy(policy).compute_dtype, "float32"}
+    return {
+        "compute_flops_per_second": {dtype: compute_roof(dtype) for dtype in sorted(dtypes)},
+        "memory_bytes_per_second": memory_roof(),
+        "method": (
+            "each the fastest of several: square matrices multiplied, of the side that is fastest; "
+            f"a += b in float32, {STREAM_BYTES // 2**20} MiB each, two read and one written"
+        ),
+    }
+
+
+def compute_roof(dtype):
+    """Returns the FLOP/s of the fastest of several products of square matrices, of growing side.
+
+    float32 is what TensorFlow makes of it: on newer GPUs TF32, as in the layers.
+    """
+    import tensorflow as tf
+
+    best = 0.0
+    for side in MATMUL_SIDES:
+        a = tf.cast(tf.random.stateless_normal((side, side), (0, 0)), dtype)
+        fastest_s = min(seconds_of(lambda a=a: [tf.matmul(a, a)]))
+        best = max(best, 2 * side**3 / fastest_s)
+        if fastest_s >= MATMUL_S:
+            break
+    return best
+
+
+def memory_roof():
+    """Returns the bytes moved a second by the fastest of several additions to a large array."""
+    import tensorflow as tf
+
+    # Added in place: a new array for the sum would be made by the system page by page.
+    a = tf.Variable(tf.ones(STREAM_BYTES // FLOAT32_BYTES))
+    b = tf.ones(STREAM_BYTES // FLOAT32_BYTES)
+
+    def add():
+        a.assign_add(b)
+        return [a]
+
+    return 3 * STREAM_BYTES / min(seconds_of(add))
+
+
+def seconds_of(step):
+    """Times a computation.
+
+    Args:
+      step: function of no arguments that TensorFlow traces; returns its results, a list of tensors.
+
+    Returns:
+      Seconds that it took, at least LEAST_REPETITIONS numbers, each the mean over a CALL_S.
+    """
+    import tensorflow as tf
+
+    @tf.function
+    def repeat(times):
+        def once(done, _):
+            # A number that needs every result, so that none is left out or still under way.
+            firsts = [tf.cast(tf.reshape(each, [-1])[0], tf.float32) for each in step()]
+            return done + 1, tf.add_n(firsts)
+
+        return tf.while_loop(
+            lambda done, _: done < times, once, (0, 0.0), parallel_iterations=1
+        )[1]
+
+    def clock(times):
+        start = time.perf_counter()
+        repeat(tf.constant(times)).numpy()
+        return time.perf_counter() - start
+
+    clock(1)  # traces it
+    times = 1
+    while clock(times) < CALL_S:
+        times *= 2
+    until = time.perf_counter() + LAYER_S
+    seconds = []
+    while len(seconds) < LEAST_REPETITIONS or time.perf_counter() < until:
+        seconds.append(clock(times) / times)
+    return seconds
+
+
+def _layers_step(part, model, batch):
+    """Returns the step of layers one after the other, on input made up."""
+    import tensorflow as tf
+
+    originals = [model.get_layer(name) for name in part.layers]
+    # Copies, with weights of their own: a normalization moves its averages with every pass.
+    layers = [type(layer).from_config(layer.get_config()) for layer in originals]
+
+    def forward(x):
+        for layer in layers:
+            x = layer(x, training=True)
+        return x
+
+    x = tf.nest.map_structure(lambda each: _random(each, batch), originals[0].input)
+    by_output = _random(forward(x), batch)  # and thereby the weights are there
+    weights = [weight for layer in layers for weight in layer.trainable_weights]
+
+    def step():
+        inputs = [tf.identity(each) for each in tf.nest.flatten(x)]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = forward(inputs if len(inputs) > 1 else inputs[0])
+        sources = weights + (inputs if part.passes_gradient else [])
+        gradients = tape.gradient(outputs, sources, output_gradients=by_output)
+        if part.kind == "concatenation":
+            # The encoder's output also goes down to the next level, and the gradients add up.
+            gradients[1] += tf.identity(x[1])
+        return [outputs, *gradients]
+
+    return step
+
+
+def _loss_step(output, batch):
+    import tensorflow as tf
+
+    from keras_nowcast.model.loss import MaskedMeanSquaredError
+
+    loss = MaskedMeanSquaredError(sevir.VIL_MEAN, sevir.VIL_SCALE, sevir.MISSING)
+    vil_norm = _random(output, batch)
+    vil = tf.cast(tf.clip_by_value(100 * vil_norm, 0, sevir.MISSING), tf.uint8)
+
+    def step():
+        forecast = tf.identity(vil_norm)
+        with tf.GradientTape() as tape:
+            tape.watch(forecast)
+            value = loss(vil, forecast)
+        return [value, tape.gradient(value, forecast)]
+
+    return step
+
+
+def _optimizer_step(model, policy):
+    """Returns the step of an optimizer of its own on weights like the network's."""
+    import keras
+    import tensorflow as tf
+
+    from keras_nowcast.model.precision import build_optimizer
+
+    optimizer = build_optimizer(1e-3, policy)
+    gradients = [
+        tf.random.stateless_normal(each.shape, (0, 0)) for each in model.trainable_variables
+    ]
+    weights = [keras.Variable(each, dtype="float32") for each in gradients]
+    optimizer.build(weights)
+
+    def step():
+        optimizer.apply([tf.identity(each) for each in gradients], weights)
+        return [each.value for each in weights]
+
+    return step
+
+
+def _random(like, batch):
+    """Returns numbers in the shape and dtype of a layer's input or output, (batch, ...)."""
+    import tensorflow as tf
+
+    shape = (batch, *like.shape[1:])
+    # Stateless, so that the run's own random numbers stay what they are without this.
+    if like.dtype == "uint8":
+        codes = tf.random.stateless_uniform(shape, (0, 0), 0, sevir.MISSING, tf.int32)
+        return tf.cast(codes, tf.uint8)
+    return tf.cast(tf.random.stateless_normal(shape, (0, 0)), like.dtype)
