@@ -106,14 +106,17 @@ class RunFolder:
     def open(self, config):
         """Makes the folder and writes config.json: from now on it holds a run.
 
+        config.json is there whole or not at all, so that a start that was killed here leaves a
+        folder to start in, or one to go on in.
+
         Raises:
           InputError: the folder cannot be written.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if not config.resume:
-                open(self.path / "config.json", "x").close()  # of two at once, one gets it
-            write_json(self.path / "config.json", dataclasses.asdict(config))
+            write_json(
+                self.path / "config.json", dataclasses.asdict(config), new=not config.resume
+            )
         except FileExistsError:
             raise InputError(
                 f"`--run-dir` must not hold a run already. Received: {self.path}, which another "
@@ -212,14 +215,23 @@ class RunFolder:
         A row that a crash cut short is left out.
         """
         traces = {}
+        for device, time_s, watt in self.power_readings():
+            seconds, watts = traces.setdefault(device, ([], []))
+            seconds.append(time_s)
+            watts.append(watt)
+        return traces
+
+    def power_readings(self):
+        """Yields the rows of power.csv, however long it is, as read_power has them.
+
+        Yields:
+          ((host, device), seconds, watts), of each device in order of time.
+        """
         with open(self.power_file, newline="") as file:
             for row in csv.DictReader(file):
-                if None in row or row["temperature_c"] is None:
-                    continue
-                seconds, watts = traces.setdefault((row["host"], row["device"]), ([], []))
-                seconds.append(float(row["time_s"]))
-                watts.append(float(row["watts"] or "nan"))
-        return traces
+                if None not in row and row["temperature_c"] is not None:
+                    watts = float(row["watts"] or "nan")
+                    yield (row["host"], row["device"]), float(row["time_s"]), watts
 
 
 def read_runs(folders):

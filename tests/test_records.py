@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -70,6 +73,58 @@ def test_resume_as_another_run(tmp_path):
     with pytest.raises(InputError, match="`--filters` must stay .* 8. Received: 16"):
         opened(tmp_path, filters=16, resume=True)
     opened(tmp_path, filters=8, epochs=99, resume=True)
+
+
+OPEN_AND_DIE = """
+import os, signal, sys
+from keras_nowcast.config import RunConfig
+from keras_nowcast.records import RunFolder
+
+config, left = RunConfig(run_dir=sys.argv[1]), int(sys.argv[2])
+
+def die(event, arguments):
+    global left
+    if event in ("open", "os.mkdir", "os.link", "os.rename", "os.remove"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die)
+RunFolder(config.run_dir).open(config)
+os._exit(0)
+"""
+
+
+def test_killed_at_any_moment_a_folder_holds_a_whole_run_or_none(tmp_path):
+    """Before each operation on files, until there is none left to be killed at."""
+    went_on = []
+    for moment in range(50):
+        path = tmp_path / str(moment)
+        done = subprocess.run([sys.executable, "-c", OPEN_AND_DIE, str(path), str(moment)])
+        started = (path / "config.json").exists()  # what slurm/train.sbatch asks
+        opened(path, resume=started)
+        assert records.RunFolder(path).stored_config()["run_dir"] == str(path)
+        went_on.append(started)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert not went_on[0] and went_on[-2:] == [True, True]
+
+
+def test_of_two_that_open_a_folder_one_gets_it(tmp_path):
+    config = RunConfig(run_dir=str(tmp_path))
+    records.RunFolder(tmp_path).open(config)
+    with pytest.raises(InputError, match="which another process has just taken"):
+        records.RunFolder(tmp_path).open(dataclasses.replace(config, depth=1))
+    assert records.RunFolder(tmp_path).stored_config()["depth"] == 4
+
+
+def test_a_new_file_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    test_of_two_that_open_a_folder_one_gets_it(tmp_path)
 
 
 def test_folder_that_cannot_be_written(tmp_path):

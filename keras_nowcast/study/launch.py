@@ -8,9 +8,11 @@ dies: nothing goes on training unnoticed.
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,9 +65,11 @@ class Launcher:
         return [sys.executable, str(self.scripts / "evaluate.py"), str(folder)]
 
     def stop_signal(self, processes):
-        """Returns the signal that ends a training with a checkpoint.
+        """Returns the signal to the launcher that ends a training with a checkpoint.
 
-        OpenMPI's mpirun kills its ranks at the others and hands SIGUSR1 on.
+        OpenMPI's mpirun kills its ranks at the others and hands SIGUSR1 on; horovodrun hands
+        SIGTERM on and kills its ranks five seconds later, in the middle of a slow step. So it is
+        sent only where rank 0 cannot be told (`rank_0_of`).
         """
         through_mpi = self.name == "mpirun" and processes > 1
         return signal.SIGUSR1 if through_mpi else signal.SIGTERM
@@ -128,6 +132,30 @@ def _take(file):
     return True
 
 
+def rank_0_of(folder):
+    """Returns the id of the process that trains in a folder as rank 0; None if not known here.
+
+    Known is who has running.json open on this host: a former run's id may be another's by now.
+    """
+    lock_file = RunFolder(folder).lock_file
+    try:
+        holder = json.loads(lock_file.read_text())
+        opened = _open_files(holder["pid"])
+    except (OSError, ValueError, KeyError):  # no run yet, or it has ended
+        return None
+    is_it = holder["host"] == socket.gethostname() and str(lock_file.resolve()) in opened
+    return holder["pid"] if is_it else None
+
+
+def _open_files(process):
+    """Returns the paths of the files that a process has open."""
+    paths = []
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            paths.append(os.readlink(link))
+    return paths
+
+
 # ---- from its start to its end ----------------------------------------------------------------
 
 
@@ -155,9 +183,9 @@ def attend(command, log, lock, stop_signal, signals, timeout_s=None, tick=lambda
 
     Args:
       command: list of words.
-      log: Path of the file that its output is appended to.
+      log: Path of the file that its output is appended to, in the cell's folder.
       lock: the open file from `locked`; the process inherits it.
-      stop_signal: what makes it stop in order.
+      stop_signal: what makes it stop in order, unless rank 0 in the cell's folder can be told.
       signals: the Signals of the sweep. At the first the process is asked to stop, at the second
         it is killed.
       timeout_s: it is asked to stop after this time; None for never.
@@ -180,7 +208,7 @@ def attend(command, log, lock, stop_signal, signals, timeout_s=None, tick=lambda
             if stopped_at is None and (signals.received or late):
                 timed_out = not signals.received
                 stopped_at = time.monotonic()
-                process.send_signal(stop_signal)
+                _ask_to_stop(process, stop_signal, log.parent)
             elif signals.received > 1 or (stopped_at and time.monotonic() - stopped_at > GRACE_S):
                 _kill(process)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -210,6 +238,19 @@ def _start(command, console, lock, stop_signal):
         pass_fds=[lock.fileno()],
         preexec_fn=stop_with_the_sweep,
     )
+
+
+def _ask_to_stop(process, stop_signal, folder):
+    """Tells rank 0, which tells the others after the same step; else the process that was started.
+
+    A rank that is not known yet has trained nothing that could be lost.
+    """
+    rank_0 = rank_0_of(folder)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if rank_0 is not None:
+            os.kill(rank_0, signal.SIGUSR1)
+            return
+    process.send_signal(stop_signal)
 
 
 def _kill(process):

@@ -1,7 +1,9 @@
 """What became of a cell, read from its folder and from how its process ended.
 
-A cell that fails is a result: its folder holds a record.json with the status failed and the reason,
-whether its process wrote one or died without.
+A cell that fails is a result: its folder holds a record.json with the status failed and the
+reason, whether its process wrote one or died without. When a rank ends the job, rank 0 writes one
+that names the rank; the sweep that attends then writes the kind of failure into it. If no sweep was
+left to do so, the cell was cut short together with its sweep.
 """
 
 import contextlib
@@ -27,6 +29,7 @@ _RANK_KILLED = re.compile(r"Exit code: -9\b|exited on signal 9\b")
 _ERROR = re.compile(r"(?:^|>:?\s*)error: (.+)", re.MULTILINE)
 # The last line of a run that cannot go on; the watchdog's names the rank.
 _FAILED_LINE = re.compile(r"(?:^|>:?\s*)failed: (.+)", re.MULTILINE)
+_RANK = re.compile(r"rank \d+ on \S+ ")  # how the watchdog's reason begins
 
 _NUMBERS = {
     "environment": (
@@ -48,6 +51,7 @@ _NUMBERS = {
         "joules", "mean_watts", "idle_watts", "joules_per_epoch", "joules_per_sample",
         "joules_above_idle", "coverage", "coverage_per_epoch", "crosscheck_joules",
         "uncertainty_percent", "repeatability_percent", "lost_joules",
+        "lost_coverage",
     ),
     "memory": ("peak_rss_bytes", "peak_gpu_bytes"),
 }  # fmt: skip
@@ -56,16 +60,25 @@ _NUMBERS = {
 def state(folder):
     """Returns the state of the cell in a folder that nobody runs now, and why, or None.
 
-    A run without a record, or whose record says interrupted, was cut short and can go on.
+    A run without a record, or whose record says interrupted, was cut short and can go on; likewise
+    one that a rank ended when no sweep attended it.
     """
     run = RunFolder(folder)
     record = run.read_record()
     if record is not None:
-        return record["status"], record.get("status_reason")
+        status = INTERRUPTED if ended_by_a_rank(record) else record["status"]
+        return status, record.get("status_reason")
     started = folder / "config.json"
     if started.exists() and started.stat().st_size:
         return INTERRUPTED, "its process ended without a record"
     return NEW, None
+
+
+def ended_by_a_rank(record):
+    """Returns whether a record, None without one, is as rank 0 leaves it when a rank is lost."""
+    if record is None or record["status"] != FAILED:
+        return False
+    return _RANK.match(record.get("status_reason") or "") is not None
 
 
 def version_of_record(folder):
@@ -87,7 +100,7 @@ def oom_kills():
 
 
 def reason_of_failure(ended, timeout_s, oom_kills_before, oom_kills_after):
-    """Returns why a process that wrote no record failed: its kind, a colon, what is known.
+    """Returns why a process failed that did not tell: its kind, a colon, what is known.
 
     Args:
       ended: the Ended of launch.attend.
@@ -96,15 +109,11 @@ def reason_of_failure(ended, timeout_s, oom_kills_before, oom_kills_after):
     """
     if ended.timed_out:
         return f"{TIMEOUT}: stopped after {timeout_s / 60:g} minutes"
+    told = _FAILED_LINE.search(ended.printed)
     if ended.status in (-9, 137) or _RANK_KILLED.search(ended.printed):
-        if oom_kills_before is None or oom_kills_after is None:
-            return (
-                "killed: by SIGKILL, as the kernel does when memory runs out; this system does not "
-                "tell whether it did"
-            )
-        if oom_kills_after > oom_kills_before:
-            return "out of memory: killed (SIGKILL) while the kernel ended processes to free memory"
-        return "killed: by SIGKILL from outside; the kernel ended no process to free memory"
+        rank = told and _RANK.match(told[1])
+        who = f"; {rank[0].strip()}" if rank else ""
+        return _reason_of_kill(oom_kills_before, oom_kills_after) + who
     lines = ended.printed.splitlines()
     for line in lines:
         if _NO_MEMORY.search(line):
@@ -112,12 +121,22 @@ def reason_of_failure(ended, timeout_s, oom_kills_before, oom_kills_after):
     error = _ERROR.search(ended.printed)
     if error:
         return f"refused: {error[1].strip()}"
-    told = _FAILED_LINE.search(ended.printed)
     if told:
         return f"crash: {told[1].strip()[:300]}"
     how = f"signal {-ended.status}" if ended.status < 0 else f"exit status {ended.status}"
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     return f"crash: {how}; {last[:300]}"
+
+
+def _reason_of_kill(oom_kills_before, oom_kills_after):
+    if oom_kills_before is None or oom_kills_after is None:
+        return (
+            "killed: by SIGKILL, as the kernel does when memory runs out; this system does not "
+            "tell whether it did"
+        )
+    if oom_kills_after > oom_kills_before:
+        return "out of memory: killed (SIGKILL) while the kernel ended processes to free memory"
+    return "killed: by SIGKILL from outside; the kernel ended no process to free memory"
 
 
 def write_failure(folder, placed, reason, printed="", measured=False):

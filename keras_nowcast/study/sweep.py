@@ -194,7 +194,8 @@ class Sweep:
                 self._overheads_s.append(ended.seconds - sum(measured_seconds(folder)))
             return ended
         # Stopped by this sweep, or by someone who signalled the cell itself: it can go on.
-        if ended.stopped or (told and not ended.timed_out):
+        of_a_rank = outcome.ended_by_a_rank(RunFolder(folder).read_record())
+        if ended.stopped or (told and not ended.timed_out and not of_a_rank):
             return ended
         reason = outcome.reason_of_failure(
             ended, self.options.timeout_s, kills, outcome.oom_kills()
@@ -209,6 +210,8 @@ class Sweep:
         """
         state, reason = outcome.state(folder)
         if state == outcome.INTERRUPTED:
+            if outcome.ended_by_a_rank(RunFolder(folder).read_record()):
+                (folder / "record.json").unlink()  # of the start before
             return True
         if state == outcome.FAILED and (reason or "").startswith(outcome.TIMEOUT):
             (folder / "record.json").unlink()  # if this sweep dies too, the cell was interrupted

@@ -9,11 +9,10 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 import time
-
-import numpy as np
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
@@ -27,8 +26,8 @@ class RunLock:
     """The lock on a run folder; rank 0 alone has one.
 
     Attributes:
-      lost: [from, to] in unix time of work that was done, lost with a process that was killed, and
-        done again.
+      lost: [from, to] in unix time of work that was done, that no checkpoint in use holds, and that
+        was done again; they do not overlap.
       zero_unix_s: what the power trace of the job before this one counts from, None if unknown.
     """
 
@@ -72,23 +71,29 @@ class RunLock:
         self.zero_unix_s = self._former.get("zero_unix_s")
 
     def begin(self, saved_unix_s=None, zero_unix_s=None):
-        """Writes who runs from now on, and finds what a job before this one lost.
+        """Writes who runs from now on, and finds what the jobs before this one lost.
+
+        That is all they did after the checkpoint was saved: the last job's when it was killed; when
+        a newer checkpoint is damaged, also what that one had held, of whichever job.
 
         Args:
           saved_unix_s: when the checkpoint was saved that the run goes on from, None without one.
           zero_unix_s: what the power trace counts from.
         """
-        former, self.lost = self._former, list(self._former.get("lost", []))
-        if former and not former.get("ended"):
-            since = max(saved_unix_s or 0.0, former["since_unix_s"])
-            if self._last_alive > since:
-                self.lost.append([since, self._last_alive])
+        former = self._former
+        starts = list(former.get("starts", []))
+        if former:
+            until = former.get("saved_unix_s") or self._last_alive
+            starts.append([former["since_unix_s"], until])
+        undone = [[max(since, saved_unix_s or 0.0), until] for since, until in starts]
+        self.lost = _union([*former.get("lost", []), *undone])
         self._holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job": os.environ.get("SLURM_JOB_ID"),
             "since_unix_s": time.time(),
             "zero_unix_s": zero_unix_s,
+            "starts": starts,
             "lost": self.lost,
         }
         self._write(self._holder)
@@ -100,9 +105,9 @@ class RunLock:
             with contextlib.suppress(OSError):  # it is a sign, nothing depends on it
                 os.utime(self._file, (time.time(), time.time()))
 
-    def end(self):
-        """Notes that nothing is lost: all that was done is saved."""
-        self._write({**self._holder, "ended": True})
+    def end(self, saved_unix_s):
+        """Notes that nothing is lost: all that was done was saved at that time."""
+        self._write({**self._holder, "saved_unix_s": saved_unix_s})
 
     def release(self):
         """Lets go of the lock."""
@@ -111,31 +116,64 @@ class RunLock:
             os.close(file)
 
     def _write(self, content):
-        # In place: a file renamed here would be another one, without the lock.
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, (json.dumps(content) + "\n").encode(), 0)
+        # In place: a file renamed here would be another one, without the lock. At once and over all
+        # that was there, so that it can be read at any moment.
+        text = json.dumps(content).encode()
+        os.pwrite(self._file, text.ljust(os.fstat(self._file).st_size - 1) + b"\n", 0)
 
 
-def lost_joules(traces, intervals, zero_unix_s):
-    """Returns the energy of `RunLock.lost`, between its first and last readings of power.
+def lost_energy(readings, intervals, zero_unix_s, longest_gap_s):
+    """Returns the energy of `RunLock.lost`, in memory that does not grow with the trace.
+
+    Between two valid readings power is linear; where they are too far apart it was not measured.
 
     Args:
-      traces: as RunFolder.read_power returns them.
-      intervals: [from, to] each, unix time.
-      zero_unix_s: unix time that the traces count from.
+      readings: as RunFolder.power_readings yields them.
+      intervals: [from, to] each, unix time; they do not overlap.
+      zero_unix_s: unix time that the readings count from.
+      longest_gap_s: between two readings.
 
     Returns:
-      Joules of all devices; None where no power was read.
+      (joules, coverage): of all devices, of the time that was measured alone; and which share that
+      is of the intervals, over the devices that have readings in them. (None, 0.0) where nothing
+      was measured.
     """
-    parts = []
-    for seconds, watts in traces.values():
-        time_s, watts = np.add(seconds, zero_unix_s), np.array(watts)
-        for begin, end in intervals:
-            inside = (begin <= time_s) & (time_s <= end) & np.isfinite(watts)
-            if np.count_nonzero(inside) > 1:
-                power = watts[inside]
-                parts.append(np.sum(np.diff(time_s[inside]) * (power[1:] + power[:-1]) / 2))
-    return float(sum(parts)) if parts else None
+    joules = covered_s = 0.0
+    last = {}
+    devices = [set() for _ in intervals]
+    for device, time_s, watts in readings:
+        now = zero_unix_s + time_s
+        before, before_w = last.get(device, (-math.inf, 0.0))
+        for (begin, end), known in zip(intervals, devices, strict=True):
+            if begin <= now <= end:
+                known.add(device)
+            since, until = max(begin, before), min(end, now)
+            if since < until and now - before <= longest_gap_s and math.isfinite(watts):
+                slope = (watts - before_w) / (now - before)
+                middle_w = before_w + slope * ((since + until) / 2 - before)
+                joules += middle_w * (until - since)
+                covered_s += until - since
+        if math.isfinite(watts):
+            last[device] = now, watts
+    whole_s = sum(
+        (end - begin) * max(1, len(known))
+        for (begin, end), known in zip(intervals, devices, strict=True)
+    )
+    return (joules, min(covered_s / whole_s, 1.0)) if covered_s else (None, 0.0)
+
+
+def _union(intervals):
+    """Returns the intervals, by time, with those that overlap made one and the empty ones left out.
+
+    So no second counts twice.
+    """
+    union = []
+    for begin, end in sorted(each for each in intervals if each[0] < each[1]):
+        if union and begin <= union[-1][1]:
+            union[-1][1] = max(union[-1][1], end)
+        else:
+            union.append([begin, end])
+    return union
 
 
 def _lock(file):

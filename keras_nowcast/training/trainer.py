@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import functools
 import importlib.util
+import threading
 import time
 from pathlib import Path
 
@@ -20,10 +21,15 @@ from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
-from keras_nowcast.training.runlock import RunLock, lost_joules
+from keras_nowcast.training.runlock import RunLock, lost_energy
 from keras_nowcast.training.watchdog import Watchdog
 
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
+ENERGY_OF_ALL_RANKS = (
+    "joules", "mean_watts", "idle_watts", "joules_per_sample", "joules_above_idle", "coverage",
+    "crosscheck_joules", "uncertainty_percent", "repeatability_percent", "lost_joules",
+    "lost_coverage",
+)  # fmt: skip
 
 
 def train(config, started):
@@ -218,6 +224,7 @@ class Run:
             world, self.progress, metrics, self.training, started, self.energy
         )
         self.stopper = self.roofs = None
+        self._record_taken = threading.Lock()  # by who writes record.json, once a start
         say(environment.in_short(self.environment))
         say(
             f"UNet of depth {config.depth} with {config.filters} filters: "
@@ -234,6 +241,7 @@ class Run:
         for each in (self.folder.path, self.folder.checkpoints):
             remove_unfinished(each)
         self.watchdog.on_tick = self.lock.touch
+        self.watchdog.on_failure = self._write_failure
         self.folder.write_environment(self.environment)
         self.say(f"run folder: {self.folder.path}")
 
@@ -260,8 +268,9 @@ class Run:
 
         with contextlib.ExitStack() as stack:
             self.energy.limit_power(self.config.power_limit_w, stack, self.say)
-            self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
+            # Before the folder names this process to whoever wants to stop the run.
             signals = stack.enter_context(Signals(second_interrupt_is_now=True))
+            self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
             stack.enter_context(self.energy)
             if self.config.layer_times:
                 self._time_layers()
@@ -422,7 +431,7 @@ class Run:
         values["layout"] = self._layout()
         step = float(self.model.optimizer.iterations)
         values["schedule"] = {"step": step, "multiple": float(self.schedule.multiple(step))}
-        values["saved_unix_s"] = time.time()
+        self.saved_unix_s = values["saved_unix_s"] = time.time()
         self.world.on_first(
             lambda: checkpoint.write_checkpoint(self.folder.checkpoints, values, arrays)
         )
@@ -534,7 +543,7 @@ class Run:
 
     def end(self):
         """Notes that this start ended with all that it did saved."""
-        self.world.on_first(self.lock.end)
+        self.world.on_first(lambda: self.lock.end(self.saved_unix_s))
 
     def first_failure(self):
         """Returns where a loss was first not finite, in words, or None if none was."""
@@ -559,12 +568,52 @@ class Run:
 
     def write_record(self, status, reason=None):
         """Writes record.json, and epochs.csv with the joules of the record."""
+        from keras_nowcast.training import callbacks
+
         memory = self._memory_record()
-        training = self._training_record()
+        training = self._training_record(callbacks.loss_scale(self.model.optimizer))
+        training["lost_seconds"] = self.world.broadcast(training["lost_seconds"])
         energy = self.energy.record(
             self._timed_samples(), training["seconds"], training["seconds_per_epoch"]
         )
         self.progress.set_energy(energy)
+
+        def write():
+            if self.progress.rows:
+                self.folder.write_epochs(self.progress.rows)
+            self._write_once(status, reason, training, energy | self._lost_energy(), memory)
+
+        self.world.on_first(write)
+
+    def _write_failure(self, reason):
+        """Writes the record of a job that a rank ends, as far as rank 0 knows it by itself.
+
+        From the watchdog's thread, while this rank may wait in a collective or in a step for ever:
+        no other rank and no device is asked.
+        """
+        self.lock.touch()  # up to now it worked, in vain
+        last = self.progress.rows[-1] if self.progress.rows else {"loss_scale": None}
+        unknown = "not gathered from the ranks: one of them ended the job"
+        energy = {
+            "source": "none",
+            **_nulls(ENERGY_OF_ALL_RANKS, unknown),
+            "joules_per_epoch": [row["joules"] for row in self.progress.rows],
+            "coverage_per_epoch": [row["joules_coverage"] for row in self.progress.rows],
+            "devices": [],
+            "windows": [],
+        }
+        memory = _nulls(("peak_rss_bytes", "peak_gpu_bytes"), unknown)
+        with contextlib.suppress(OSError):  # a full disk, say: the reason is told anyhow
+            training = self._training_record(last["loss_scale"])
+            self._write_once("failed", reason, training, energy, memory)
+
+    def _write_once(self, status, reason, training, energy, memory):
+        """Writes record.json, if this start has not done so yet.
+
+        A rank that is lost after the training was done does not make it a failure.
+        """
+        if not self._record_taken.acquire(blocking=False):
+            return
         record = {
             "status": status,
             "status_reason": reason,
@@ -578,41 +627,42 @@ class Run:
         }
         if self.roofs is None:
             record["roofs_reason"] = "--layer-times was not given"
-
-        def write():
-            if self.progress.rows:
-                self.folder.write_epochs(self.progress.rows)
-            record["energy"] |= self._lost_energy()
-            self.folder.write_record(record)
-
-        self.world.on_first(write)
+        self.folder.write_record(record)
 
     def _lost_energy(self):
         """Returns what was used for work that a kill lost; it is in no other figure."""
         if not self.lock.lost:
-            return {"lost_joules": 0.0}
-        traces = self.folder.read_power()
-        joules = lost_joules(traces, self.lock.lost, self.progress.zero_unix_s)
-        if joules is None:
             return {
-                "lost_joules": None,
-                "lost_joules_reason": "no power was read between the checkpoint and the kill",
+                "lost_joules": 0.0,
+                "lost_coverage": None,
+                "lost_coverage_reason": "nothing was lost",
             }
-        return {"lost_joules": joules}
+        joules, coverage = lost_energy(
+            self.folder.power_readings(),
+            self.lock.lost,
+            self.progress.zero_unix_s,
+            longest_gap_s=max(1.0, 5 * self.config.power_interval_s),  # as while it is measured
+        )
+        record = {"lost_joules": joules, "lost_coverage": coverage}
+        if joules is None:
+            record["lost_joules_reason"] = "no power was read between the checkpoint and the kill"
+        elif coverage < 0.995:
+            record["lost_joules_reason"] = (
+                f"of {coverage:.1%} of the lost time alone: the trace has no readings of the rest"
+            )
+        return record
 
     def _timed_samples(self):
         progress = self.progress
         return sum(row["samples"] for row in progress.rows) + progress.sums.samples
 
-    def _training_record(self):
+    def _training_record(self, scale):
+        """Returns the `training` part of the record; `scale` is the loss scale, None without."""
         rows, sums = self.progress.rows, self.progress.sums
         seconds = sum(row["seconds"] for row in rows) + sums.seconds
         samples = self._timed_samples()
         rate = samples / seconds if samples and seconds else None
         last = rows[-1] if rows else {"loss": None, "val_loss": None}
-        from keras_nowcast.training import callbacks
-
-        scale = callbacks.loss_scale(self.model.optimizer)
         flops = self.cost["training_flops_per_sample"]
         record = {
             "epochs": len(rows),
@@ -630,10 +680,13 @@ class Run:
             "starts": self.progress.starts,
             "skipped_events": len(self.progress.bad_events),
             "skipped_event_reasons": list(self.progress.bad_events.values()),
-            "lost_seconds": self.world.broadcast(sum(end - begin for begin, end in self.lock.lost)),
+            "lost_seconds": sum(end - begin for begin, end in self.lock.lost),
         }
         if scale is None:
-            record["final_loss_scale_reason"] = "only mixed_float16 scales the loss"
+            scaled = self.config.precision == "mixed_float16"
+            record["final_loss_scale_reason"] = (
+                "no epoch was finished" if scaled else "only mixed_float16 scales the loss"
+            )
         for name in ("loss", "val_loss"):
             if record[name] is None:
                 record[f"{name}_reason"] = "no epoch was finished with valid pixels"
@@ -659,6 +712,11 @@ class Run:
             if record[name] is None:
                 record[f"{name}_reason"] = reason
         return record
+
+
+def _nulls(names, reason):
+    """Returns the names as a record has what was not measured."""
+    return dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
 
 
 def _in_giga(by_dtype):

@@ -23,6 +23,7 @@ _TICK_S = 0.5
 _FIRST_STEP_S = 900.0  # beyond the limit: the first step loads, builds and compiles
 _CONNECT_S = 10.0
 _CAUSE_S = 3.0  # a broken collective is told so much later than what may have caused it
+_RECORD_S = 1.0  # mpirun kills a second after it tells to end
 
 
 class Watchdog:
@@ -34,13 +35,23 @@ class Watchdog:
       waiting: function that returns (seconds, words) since when this rank waits for which input,
         or None.
       on_tick: called on rank 0 with every look, from the thread; quick, and raises nothing.
+      on_failure: called on rank 0 with the reason before it ends the job, from a thread that is
+        waited for a second at most; it must not need another rank.
     """
 
-    def __init__(self, world, stall_seconds, waiting=lambda: None, on_tick=lambda: None):
+    def __init__(
+        self,
+        world,
+        stall_seconds,
+        waiting=lambda: None,
+        on_tick=lambda: None,
+        on_failure=lambda reason: None,
+    ):
         self._world = world
         self._stall_s = stall_seconds
         self.waiting = waiting
         self.on_tick = on_tick
+        self.on_failure = on_failure
         self._tick_s = min(_TICK_S, stall_seconds / 10)
         self._steps = 0
         self._doing = "its set-up"
@@ -204,13 +215,22 @@ class Watchdog:
 
     def _end(self, line, status):
         """Ends this process, rank 0, and with it the others."""
+        if line is not None:
+            print(f"failed: {line}", file=sys.stderr, flush=True)
+            if status != EXIT_STOPPED:
+                # Before the others end: a launcher that sees one end soon kills this one too.
+                self._leave_word(line)
         for rank in self._ranks.values():
             if rank.lines is not None:
                 rank.lines.send({"end": status})
-        if line is not None:
-            print(f"failed: {line}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(status)
+
+    def _leave_word(self, line):
+        """Calls `on_failure`, in a thread because the disk may be what the job waits for."""
+        leave = threading.Thread(target=self.on_failure, args=(line,), daemon=True)
+        leave.start()
+        leave.join(_RECORD_S)
 
     def _tell(self, me, silence):
         """What the other ranks do each tick."""

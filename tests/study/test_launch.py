@@ -1,6 +1,8 @@
 """Commands, locks and real processes: how they are started, stopped and killed."""
 
 import fcntl
+import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -114,6 +116,61 @@ def test_a_signal_is_handed_on(tmp_path):
 
         ended = attended(tmp_path, PATIENT, signals=signals, tick=when_ready)
     assert (ended.status, ended.stopped) == (75, True)
+
+
+SLOW_STEP = """
+import os, sys, time
+from keras_nowcast.process import Signals
+from keras_nowcast.training.runlock import RunLock
+
+run_dir = sys.argv[sys.argv.index("--run-dir") + 1]
+saved = os.path.join(run_dir, "saved")
+with Signals() as signals:
+    if os.environ["HOROVOD_RANK"] == "0":
+        lock = RunLock(run_dir)
+        lock.take()
+        lock.begin()
+        print("ready", flush=True)
+        while not signals.received:
+            time.sleep(0.05)
+        time.sleep(7)  # the step under way
+        open(saved, "w").close()
+    while not os.path.exists(saved):
+        time.sleep(0.05)
+sys.exit(75)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="there is no horovodrun")
+def test_a_step_longer_than_horovodrun_waits_is_saved(tmp_path):
+    (tmp_path / "train.py").write_text(SLOW_STEP)
+    folder = tmp_path / "cell"
+    launcher = Launcher("horovodrun", tmp_path)
+    with locked(folder) as lock, Signals() as signals:
+
+        def when_ready():
+            if "ready\n" in (folder / "console.log").read_text() and not signals.received:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        ended = attend(
+            launcher.training(RunConfig(run_dir=str(folder)), 2), folder / "console.log", lock,
+            launcher.stop_signal(2), signals, tick=when_ready,
+        )  # fmt: skip
+    assert ended.stopped and (folder / "saved").exists(), ended.printed
+
+
+def test_rank_0_is_who_holds_the_lock_here_and_nobody_else(tmp_path):
+    assert launch.rank_0_of(tmp_path) is None
+    lock_file = RunFolder(tmp_path).lock_file
+    me = {"pid": os.getpid(), "host": launch.socket.gethostname()}
+    lock_file.write_text(json.dumps(me))
+    assert launch.rank_0_of(tmp_path) is None  # of a run that ended; its id is another's by now
+    with open(lock_file):
+        assert launch.rank_0_of(tmp_path) == os.getpid()
+        lock_file.write_text(json.dumps({**me, "host": "another"}))
+        assert launch.rank_0_of(tmp_path) is None
+        lock_file.write_text("{")
+        assert launch.rank_0_of(tmp_path) is None
 
 
 def test_a_second_signal_kills(tmp_path):

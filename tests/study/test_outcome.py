@@ -25,6 +25,12 @@ def ended(status=1, printed="", timed_out=False):
         (ended(1, "Process name: 1\nExit code: -9\n"), (0, 1), "out of memory: killed"),
         (ended(137, "rank 1 exited on signal 9 (Killed)"), (0, 1), "out of memory: killed"),
         (
+            ended(1, "failed: rank 1 on n2 ended without a word: killed, or\nExit code: -9\n"),
+            (0, 0),
+            "killed: by SIGKILL from outside; the kernel ended no process to free memory; "
+            "rank 1 on n2",
+        ),
+        (
             ended(1, "x\ntensorflow.ResourceExhaustedError: OOM when allocating tensor\ny"),
             (0, 0),
             "out of memory: tensorflow.ResourceExhaustedError: OOM when allocating tensor",
@@ -65,6 +71,12 @@ def test_the_kernel_counts_what_it_kills(tmp_path, monkeypatch):
         ({"config.json": "{}"}, "interrupted"),
         ({"config.json": "{}", "record.json": '{"status": "completed"}'}, "completed"),
         ({"record.json": '{"status": "failed", "status_reason": "x"}'}, "failed"),
+        ({"record.json": '{"status": "failed", "status_reason": null}'}, "failed"),
+        # A rank was lost and the sweep with it: nobody has said that the cell failed.
+        (
+            {"record.json": '{"status": "failed", "status_reason": "rank 1 on n2 ended without"}'},
+            "interrupted",
+        ),
     ],
 )
 def test_states(tmp_path, files, state):

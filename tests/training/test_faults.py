@@ -22,6 +22,7 @@ from launch import HORUN, ROOT, run  # noqa: E402
 from keras_nowcast.config import RunConfig  # noqa: E402
 from keras_nowcast.data import sevir  # noqa: E402
 from keras_nowcast.errors import InputError, TrainingFailed  # noqa: E402
+from keras_nowcast.model.unet import read_unet  # noqa: E402
 from keras_nowcast.records import RunFolder  # noqa: E402
 from keras_nowcast.training import callbacks, checkpoint  # noqa: E402
 from keras_nowcast.training.runlock import RunLock  # noqa: E402
@@ -87,10 +88,23 @@ def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line
     assert done.returncode != 0
     told = [each for each in done.stderr.splitlines() if "failed: " in each]
     assert len(told) == 1 and re.search(f"failed: {line}.*the last checkpoint is kept", told[0])
-    assert not RunFolder(tmp_path / "run").read_record()
+    record = RunFolder(tmp_path / "run").read_record()
+    assert record["status"] == "failed" and re.match(line, record["status_reason"])
+    for part in ("model", "training", "energy", "memory"):
+        for name, value in record[part].items():
+            if value is None and not name.endswith("_reason"):
+                assert record[part][f"{name}_reason"], (part, name)
     if step > 6:  # an epoch was done
         progress, _, damaged = checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint")
         assert (progress["epoch"], damaged) == (1, [])
+        assert record["training"]["epochs"] == 1
+    if what == "killed" and launcher is GLOO:  # and it goes on, here on one process
+        again = train_here(
+            small_sevir, tmp_path / "run", epochs=2, batch_per_replica=2, resume=True
+        )
+        training = again.read_record()["training"]
+        assert (again.read_record()["status"], training["epochs"]) == ("completed", 2)
+        assert training["lost_seconds"] > 0
 
 
 def test_a_single_process_that_waits_for_its_input(small_sevir, tmp_path):
@@ -156,12 +170,9 @@ def test_two_jobs_in_one_folder(small_sevir, tmp_path):
     first = RunLock(tmp_path)
     first.take()
     before = {each: each.read_bytes() for each in tmp_path.rglob("*.*") if each.is_file()}
-    done = run(
-        [sys.executable, ROOT / "experiments" / "train.py", "--resume", "--run-dir", tmp_path,
-         "--epochs", 3]
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "error: `--run-dir` must not be in use by another job" in done.stderr
+    # flock parts open files, not processes; tests/training/test_runlock.py has two processes.
+    with pytest.raises(InputError, match="`--run-dir` must not be in use by another job"):
+        train_here(small_sevir, tmp_path, epochs=3, resume=True)
     assert before == {each: each.read_bytes() for each in before}
     first.release()
     assert train_here(small_sevir, tmp_path, epochs=2, resume=True).read_record()["status"] == (
@@ -250,21 +261,18 @@ class Spiteful:
         return Path.touch, (self.path,)
 
 
-def test_a_checkpoint_runs_no_code(small_sevir, tmp_path):
+def test_a_checkpoint_runs_no_code(small_sevir, tmp_path, capsys):
     train_here(small_sevir, tmp_path / "run", epochs=1)
     hit = tmp_path / "hit"
     newest = tmp_path / "run" / "checkpoint" / "state-00001-00000001.npz"
     progress = np.array([Spiteful(hit)], dtype=object)
     np.savez(newest, progress=progress, **{"replicated/0": progress})
-    done = run(
-        [sys.executable, ROOT / "experiments" / "train.py", "--resume", "--run-dir",
-         tmp_path / "run", "--epochs", 2]
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    record = train_here(small_sevir, tmp_path / "run", epochs=2, resume=True).read_record()
     assert "checkpoint state-00001-00000001.npz is damaged; going on from the one before it" in (
-        done.stdout
+        capsys.readouterr().out
     )
     assert not hit.exists()
+    assert record["training"]["lost_seconds"] == 0  # that checkpoint had held nothing
 
 
 def hostile_models(hit):
@@ -295,10 +303,18 @@ def write_hostile(kind, path, hit):
 
 
 @pytest.mark.parametrize("kind", ["lambda", "module", "builtin"])
-def test_a_model_runs_no_code(small_sevir, tmp_path, kind):
+def test_a_model_runs_no_code(tmp_path, kind):
+    hit = tmp_path / "hit"
+    write_hostile(kind, tmp_path / "model.keras", hit)
+    with pytest.raises(InputError, match="model.keras"):
+        read_unet(tmp_path / "model.keras")
+    assert not hit.exists()
+
+
+def test_a_model_that_holds_code_is_one_line_to_a_script(small_sevir, tmp_path):
     run_dir, hit = tmp_path / "run", tmp_path / "hit"
     train_here(small_sevir, run_dir, epochs=1)
-    write_hostile(kind, run_dir / "model.keras", hit)
+    write_hostile("lambda", run_dir / "model.keras", hit)
     command = [sys.executable, ROOT / "experiments" / "evaluate.py", run_dir]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
     assert not hit.exists()

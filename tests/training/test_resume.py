@@ -1,9 +1,15 @@
-"""A run goes on on another number of processes: from 2 to 1 and to 4, and from 1 to 2."""
+"""A run goes on on another number of processes: from 2 to 1 and to 4, and from 1 to 2.
+
+What runs on one process does so in this one, which has TensorFlow already.
+"""
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,58 +18,70 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from launch import HORUN, ROOT, run  # noqa: E402
 
+from keras_nowcast.config import parse_config  # noqa: E402
 from keras_nowcast.data.pipeline import windows_in_steps  # noqa: E402
-from keras_nowcast.training import checkpoint  # noqa: E402
+from keras_nowcast.errors import Interrupted  # noqa: E402
+from keras_nowcast.training import callbacks, checkpoint  # noqa: E402
+from keras_nowcast.training.trainer import train  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
-)
+pytestmark = [
+    pytest.mark.usefixtures("float32_after"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
+    ),
+]
 TRAIN = ROOT / "experiments" / "train.py"
 FAULT = ROOT / "tests" / "training" / "ranks_fault.py"
 
 
 def launch(ranks, *words):
-    command = [sys.executable, *words]
-    if ranks > 1:
-        command = [HORUN, "-np", ranks, "--gloo", *command]
+    command = [HORUN, "-np", ranks, "--gloo", sys.executable, *words]
     return run(command, env={"TF_NUM_INTRAOP_THREADS": "1"})
 
 
-def interrupted(root, run_dir, ranks, step):
-    """Trains 24 windows an epoch in batches of 2 a rank, and stops after so many steps."""
-    done = launch(
-        ranks, FAULT, "signal", 0, step, "--data", root, "--run-dir", run_dir, "--depth", 1,
-        "--filters", 2, "--batch-per-replica", 2, "--precision", "float32", "--epochs", 3,
-    )  # fmt: skip
-    assert "run again with --resume" in done.stderr, done.stderr
-    return done
+def train_here(*words):
+    config = parse_config("", ROOT / "experiments" / "presets", list(map(str, words)))
+    train(config, time.monotonic())
+
+
+def flags(root, run_dir):
+    """24 windows an epoch in batches of 2 a rank."""
+    return ("--data", root, "--run-dir", run_dir, "--depth", 1, "--filters", 2,
+            "--batch-per-replica", 2, "--precision", "float32", "--epochs", 3)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def on_two(small_sevir, tmp_path_factory):
     """A run on two ranks, stopped in its second epoch."""
     run_dir = tmp_path_factory.mktemp("two") / "run"
-    interrupted(small_sevir, run_dir, 2, 8)
+    done = launch(2, FAULT, "signal", 0, 8, *flags(small_sevir, run_dir))
+    assert "run again with --resume" in done.stderr, done.stderr
     return run_dir
 
 
-def resumed(run_dir, ranks):
-    done = launch(ranks, TRAIN, "--resume", "--run-dir", run_dir)
-    assert done.returncode == 0, done.stdout + done.stderr
+def resumed(run_dir, ranks, capsys):
+    words = "--resume", "--run-dir", run_dir
+    if ranks == 1:
+        train_here(*words)
+        printed = capsys.readouterr().out
+    else:
+        done = launch(ranks, TRAIN, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed = done.stdout
     record = json.loads((run_dir / "record.json").read_text())
     rows = [line.split(",") for line in (run_dir / "epochs.csv").read_text().splitlines()]
-    return done.stdout, record, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    return printed, record, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
-@pytest.mark.parametrize("ranks, steps", [(1, 4 * 2), (4, 2)])
-def test_from_two_processes(on_two, tmp_path, ranks, steps):
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_from_two_processes(on_two, tmp_path, ranks, capsys):
     """Of epoch 2's 24 windows two ranks had seen 4 a step: what is left is seen once."""
     run_dir = Path(shutil.copytree(on_two, tmp_path / "run"))
     before, _, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
     stopped_at = before["step"]
     assert (before["epoch"], before["layout"]["world_size"]) == (1, 2)
     left = 24 - 4 * stopped_at
-    printed, record, rows = resumed(run_dir, ranks)
+    printed, record, rows = resumed(run_dir, ranks, capsys)
     assert f"goes on with {ranks}: {left} windows of epoch 2 are left" in printed
     of_rest, of_epoch = -(-left // (2 * ranks)), 24 // (2 * ranks)
     training = record["training"]
@@ -82,12 +100,21 @@ def test_from_two_processes(on_two, tmp_path, ranks, steps):
     assert arrays["statistics/0"].shape[0] == ranks
 
 
-def test_from_one_process_to_two(small_sevir, tmp_path):
+def test_from_one_process_to_two(small_sevir, tmp_path, monkeypatch, capsys):
     run_dir = tmp_path / "run"
-    interrupted(small_sevir, run_dir, 1, 15)
+    original = callbacks.EpochRecorder.on_train_batch_end
+
+    def signal_after_step_15(self, batch, logs=None):
+        original(self, batch, logs)
+        if self._progress.steps == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(callbacks.EpochRecorder, "on_train_batch_end", signal_after_step_15)
+    with pytest.raises(Interrupted):
+        train_here(*flags(small_sevir, run_dir))
     before, arrays, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
     assert (before["epoch"], before["step"]) == (1, 3)
-    printed, record, rows = resumed(run_dir, 2)
+    printed, record, rows = resumed(run_dir, 2, capsys)
     assert "goes on with 2: 18 windows of epoch 2 are left" in printed
     assert record["training"]["steps"] == 15 + 5 + 6
     assert float(rows[2]["learning_rate"]) == pytest.approx(2e-3, rel=0.1)

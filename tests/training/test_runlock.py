@@ -1,17 +1,19 @@
 """One job a run folder, and how much a killed one lost."""
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
-from keras_nowcast.training.runlock import RunLock, lost_joules
+from keras_nowcast.training.runlock import RunLock, lost_energy
 
 HOLD = (
     "import sys, time\n"
@@ -77,27 +79,117 @@ def test_what_a_killed_job_lost(tmp_path, holder):
     lock.release()  # killed again, without a sign of life after its checkpoint: nothing is added
     again = RunLock(tmp_path)
     again.take()
-    again.begin(saved_unix_s=time.time() + 10)
+    again.begin(saved_unix_s=died + 10)
     assert again.lost == lock.lost
-    again.end()
+    again.end(died + 20)
     again.release()
     last = RunLock(tmp_path)  # that one ended with everything saved
     last.take()
-    last.begin()
+    last.begin(saved_unix_s=died + 20)
     assert last.lost == lock.lost
     last.release()
 
 
-def test_joules_of_what_was_lost():
-    """200 W and 100 W for 5 s, of which one reading failed; another device was not read then."""
-    seconds = [float(each) for each in range(20)]
-    traces = {
-        ("a", "GPU-0"): (seconds, [200.0] * 20),
-        ("a", "GPU-1"): (seconds, [100.0] * 7 + [float("nan")] + [100.0] * 12),
-        ("b", "GPU-2"): ([0.0, 19.0], [50.0, 50.0]),
-    }
-    assert lost_joules(traces, [[1005.0, 1010.0]], 1000.0) == pytest.approx(1500)
-    assert lost_joules(traces, [[2005.0, 2010.0]], 1000.0) is None
+def start(folder, saved, since, until=None):
+    """A job that goes on from the checkpoint saved at `saved`; returns the lock it leaves.
+
+    It begins at `since` and is killed at `until`, or goes on when that is None.
+    """
+    lock = RunLock(folder)
+    lock.take()
+    lock.begin(saved)
+    content = json.loads((folder / "running.json").read_text()) | {"since_unix_s": since}
+    (folder / "running.json").write_text(json.dumps(content))
+    if until is not None:
+        os.utime(folder / "running.json", (until, until))
+    lock.release()
+    return lock
+
+
+def test_what_a_damaged_checkpoint_had_held_is_lost_too(tmp_path):
+    """Saved at 20 and 30; ended in good order; the newer one is damaged."""
+    first = RunLock(tmp_path)
+    first.take()
+    first.begin()
+    content = json.loads((tmp_path / "running.json").read_text())
+    first._holder = content | {"since_unix_s": 10.0}
+    first.end(30.0)
+    first.release()
+    assert start(tmp_path, 20.0, 40.0, 50.0).lost == [[20.0, 30.0]]
+
+
+def test_each_second_is_lost_once_whichever_checkpoint_is_used(tmp_path):
+    """Saved at 20 and 30, killed at 35; again before it saved; then the one of 30 is damaged."""
+    start(tmp_path, None, 10.0, 35.0)
+    assert start(tmp_path, 30.0, 40.0, 50.0).lost == [[30.0, 35.0]]
+    assert start(tmp_path, 20.0, 60.0, 65.0).lost == [[20.0, 35.0], [40.0, 50.0]]
+    assert start(tmp_path, 20.0, 70.0).lost == [[20.0, 35.0], [40.0, 50.0], [60.0, 65.0]]
+
+
+def test_who_runs_can_be_read_at_any_moment(tmp_path, monkeypatch):
+    """What is written is shorter than what was there; it is done in one call."""
+    (tmp_path / "running.json").write_text(json.dumps({"since_unix_s": 1.0, "of old": "x" * 999}))
+    lock = RunLock(tmp_path)
+    lock.take()
+    seen = []
+
+    def look(call):
+        def call_and_look(*arguments):
+            call(*arguments)
+            seen.append(json.loads((tmp_path / "running.json").read_text()))
+
+        return call_and_look
+
+    for name in ("pwrite", "ftruncate"):
+        monkeypatch.setattr(os, name, look(getattr(os, name)))
+    lock.begin()
+    assert seen[-1]["pid"] == os.getpid() and "of old" not in seen[-1]
+    lock.release()
+
+
+def readings(*traces):
+    """Readings a second apart: watts of each device from second 0 on."""
+    for second, watts in enumerate(zip(*traces, strict=True)):
+        for number, each in enumerate(watts):
+            yield ("a", f"GPU-{number}"), float(second), each
+
+
+def test_energy_of_what_was_lost():
+    """200 W, and 100 W rising by 10 W a second, for 5.5 s."""
+    traces = [200.0] * 20, [100.0 + 10 * second for second in range(20)]
+    joules, coverage = lost_energy(readings(*traces), [[1004.5, 1010.0]], 1000.0, 1.0)
+    assert joules == pytest.approx(200 * 5.5 + (100 + 10 * 7.25) * 5.5)
+    assert coverage == pytest.approx(1.0)
+
+
+def test_what_was_not_read_is_not_made_up():
+    """A reading of one device failed: two of its ten seconds are unknown."""
+    traces = [200.0] * 20, [100.0] * 7 + [float("nan")] + [100.0] * 12
+    joules, coverage = lost_energy(readings(*traces), [[1002.0, 1012.0]], 1000.0, 1.0)
+    assert joules == pytest.approx(2000 + 800) and coverage == pytest.approx(18 / 20)
+    # Nothing was read in a second stretch, as long.
+    intervals = [[1002.0, 1012.0], [2005.0, 2015.0]]
+    joules, coverage = lost_energy(readings([200.0] * 20), intervals, 1000.0, 1.0)
+    assert joules == pytest.approx(2000) and coverage == pytest.approx(0.5)
+    assert lost_energy(readings([200.0] * 20), [[2005.0, 2010.0]], 1000.0, 1.0) == (None, 0.0)
+
+
+def test_a_long_trace_takes_no_more_memory(tmp_path):
+    folder = RunFolder(tmp_path)
+    peaks = []
+    for rows in (100, 20_000):
+        with open(folder.power_file, "w") as file:
+            file.write("time_s,host,device,watts,utilization_percent,memory_mib,sm_mhz,"
+                       "temperature_c,throttle_reasons\n")  # fmt: skip
+            for row in range(rows):
+                file.write(f"{row / 10:.3f},a,GPU-0,100.000,,,,60,\n")
+        tracemalloc.start()
+        intervals = [[0.0, rows / 10 - 0.1]]
+        joules, _ = lost_energy(folder.power_readings(), intervals, 0.0, 1.0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert joules == pytest.approx(10 * (rows - 1))
+    assert peaks[1] < peaks[0] + 50_000
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):

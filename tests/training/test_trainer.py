@@ -181,6 +181,20 @@ def test_interrupted_and_resumed_equals_undisturbed(
     assert resumed.read_record()["training"]["steps"] == 24
 
 
+def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(small_sevir, tmp_path):
+    folder = run(small_sevir, tmp_path, epochs=2)
+    saved = []
+    for each in sorted(folder.checkpoints.glob("*.npz")):
+        with np.load(each) as archive:
+            saved.append(json.loads(str(archive["progress"]))["saved_unix_s"])
+    each.write_bytes(each.read_bytes()[:-100])
+    record = run(small_sevir, tmp_path, epochs=2, resume=True).read_record()
+    assert record["training"]["lost_seconds"] == pytest.approx(saved[1] - saved[0])
+    assert record["energy"]["lost_joules"] is None
+    assert record["energy"]["lost_joules_reason"].startswith("no power was read")
+    assert record["energy"]["lost_coverage"] == 0
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(small_sevir, tmp_path):
     with pytest.raises(TrainingFailed, match=r"not finite in epoch 0, step \d+, on rank 0"):
         run(small_sevir, tmp_path, learning_rate=1e30)

@@ -145,3 +145,33 @@ def test_a_failure_of_one_ends_both_with_its_reason(ended, capsys):
     printed = capsys.readouterr().err
     assert printed.startswith("failed: rank 1 on ") and "ran out of memory (8 GiB)" in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("disk_hangs", [False, True])
+def test_the_reason_is_handed_on_and_not_waited_for(ended, disk_hangs):
+    told = []
+
+    def write(reason):
+        told.append((reason, list(ended)))
+        if disk_hangs:
+            time.sleep(60)
+
+    def first():
+        with watchdog.Watchdog(ThreadWorld(0, 2), 30.0, on_failure=write) as dog:
+            while not ended:
+                dog.alive("training", step=True)
+                time.sleep(0.05)
+
+    def second():
+        try:
+            with watchdog.Watchdog(ThreadWorld(1, 2), 30.0):
+                raise MemoryError("8 GiB")
+        except MemoryError:
+            pass
+
+    begin = time.monotonic()
+    run_ranks(first, second)
+    assert ended == [1, 1] and time.monotonic() - begin < 10
+    ((reason, ended_before),) = told
+    assert reason.startswith("rank 1 on ") and "8 GiB" in reason and ended_before == []
