@@ -98,9 +98,10 @@ class RunLock:
         }
         self._write(self._holder)
 
-    def touch(self):
-        """Gives a sign of life, at most every two seconds."""
-        if self._file is not None and time.monotonic() - self._touched > TOUCH_EVERY_S:
+    def touch(self, last=False):
+        """Gives a sign of life; unless it is to be the last, at most every two seconds."""
+        is_due = last or time.monotonic() - self._touched > TOUCH_EVERY_S
+        if self._file is not None and is_due:
             self._touched = time.monotonic()
             with contextlib.suppress(OSError):  # it is a sign, nothing depends on it
                 os.utime(self._file, (time.time(), time.time()))

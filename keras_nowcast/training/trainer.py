@@ -591,7 +591,7 @@ class Run:
         From the watchdog's thread, while this rank may wait in a collective or in a step for ever:
         no other rank and no device is asked.
         """
-        self.lock.touch()  # up to now it worked, in vain
+        self.lock.touch(last=True)  # up to now it worked, in vain
         last = self.progress.rows[-1] if self.progress.rows else {"loss_scale": None}
         unknown = "not gathered from the ranks: one of them ended the job"
         energy = {
