@@ -16,8 +16,9 @@ from keras_nowcast.errors import InputError
 GPU = "GPU-00000000-0000-0000-0000-000000000001"
 
 WORK = """
-import sys, time
+import signal, sys, time
 from keras_nowcast.energy.power_limit import power_limit
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job with & ignores it
 ending = sys.argv[2]
 with power_limit(180.0, [sys.argv[1]]) as limits:
     print(limits, flush=True)
