@@ -43,9 +43,10 @@ def main():
         placed, folder, Options(launcher, timeout_s, arguments.retry, arguments.evaluate)
     )
     if arguments.dry_run:
+        from keras_nowcast.study.outcome import state_now
         from keras_nowcast.study.outlook import outlook_table
 
-        states = [sweep.state(cell) for cell in placed]
+        states = [state_now(folder / cell.name) for cell in placed]
         print(outlook_table(placed, states, [folder, *arguments.measured]))
     elif through_slurm:
         submit(sweep, arguments)

@@ -272,7 +272,11 @@ class WindowPipeline:
             lambda: self.batches(first_epoch, first_step, seen),
             output_signature=(signature(sevir.FRAMES_IN), signature(sevir.FRAMES_OUT)),
         )
-        return dataset.prefetch(2)
+        options = tf.data.Options()
+        # Nothing here is for TensorFlow to tune; and to end an iterator it waits for its tuner,
+        # which sleeps twice as long each time: at a validation, up to as long as the last epoch.
+        options.autotune.enabled = False
+        return dataset.prefetch(2).with_options(options)
 
     def batches(self, first_epoch=0, first_step=0, seen=()):
         """Yields the batches of `dataset` as NumPy arrays."""

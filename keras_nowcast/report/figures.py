@@ -369,9 +369,9 @@ def _line_with_bars(axes, places, spreads, **look):
 def roofline(runs):
     """Draws achieved FLOP/s against counted arithmetic intensity, beneath the measured roofs.
 
-    Of whole training steps of all runs; and, in each precision, of the layers of the largest
-    network whose run timed them (`--layer-times`), with the roofs that run measured. Without such
-    a run no roof is drawn.
+    Of whole training steps of all runs, but of those whose number of processes changed; and, in
+    each precision, of the layers of the largest network whose run timed them (`--layer-times`),
+    with the roofs that run measured. Without such a run no roof is drawn.
 
     Returns:
       A Figure; GFLOP/s of a process, bars span the repetitions; a panel a precision where layers
@@ -379,8 +379,8 @@ def roofline(runs):
     """
     drawn = [
         run for run in runs
-        if run.is_completed and run.row["achieved_flops_per_second"]
-    ]  # fmt: skip
+        if run.is_completed and run.row["achieved_flops_per_second"] and not run.changed_processes
+    ]
     if not drawn:
         raise NotDrawn("no completed run has a timed step")
     timed = _largest_with_layers(drawn)

@@ -6,15 +6,14 @@ that names the rank; the sweep that attends then writes the kind of failure into
 left to do so, the cell was cut short together with its sweep.
 """
 
-import contextlib
 import re
 from pathlib import Path
 
-from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
 from keras_nowcast.study.grid import DEFAULTS
 
 NEW, COMPLETED, INTERRUPTED, FAILED = "new", "completed", "interrupted", "failed"
+RUNNING = "running"
 TIMEOUT = "timeout"
 VMSTAT = Path("/proc/vmstat")
 
@@ -68,10 +67,14 @@ def state(folder):
     if record is not None:
         status = INTERRUPTED if ended_by_a_rank(record) else record["status"]
         return status, record.get("status_reason")
-    started = folder / "config.json"
-    if started.exists() and started.stat().st_size:
+    if (folder / "config.json").exists():
         return INTERRUPTED, "its process ended without a record"
     return NEW, None
+
+
+def state_now(folder):
+    """Returns the state of the cell in a folder that somebody may run now, in a word."""
+    return RUNNING if RunFolder(folder).is_running() else state(folder)[0]
 
 
 def ended_by_a_rank(record):
@@ -163,9 +166,7 @@ def _empty_record(run, placed):
         record[part] = {}
         for name in names:
             record[part] |= {name: None, f"{name}_reason": why}
-    environment = {"world_size": placed.cell.processes}
-    with contextlib.suppress(InputError):  # the process may have died as it wrote the file
-        environment |= run.read_environment() or {}
+    environment = {"world_size": placed.cell.processes} | (run.read_environment() or {})
     _fill(record["environment"], **environment)
     record["energy"] |= {"source": "none", "source_reason": why}
     record["energy"] |= {"devices": [], "windows": [], "power_limits": []}
@@ -183,8 +184,5 @@ def _fill(part, **values):
 
 def _config(run, placed):
     """Returns the fields of the config as the run stored them, else as the sweep gives them."""
-    stored = None
-    with contextlib.suppress(InputError):  # the process may have died as it made the file
-        stored = run.stored_config()
     asked = {name: placed.cell.value(name) for name in DEFAULTS}
-    return stored or {**asked, "run_dir": str(run.path)}
+    return run.stored_config() or {**asked, "run_dir": str(run.path)}

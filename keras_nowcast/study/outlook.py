@@ -139,7 +139,7 @@ def outlook_table(cells, states, folders):
     waiting = [
         forecasts[cell.name]
         for cell, state in zip(cells, states, strict=True)
-        if not cell.refusal and state in ("new", "interrupted")
+        if not cell.refusal and state in (outcome.NEW, outcome.INTERRUPTED, outcome.RUNNING)
     ]
     return "\n".join([_aligned(rows), *_totals(waiting), *_reasons(waiting)])
 
@@ -164,11 +164,11 @@ def _interval(interval, shown):
 
 
 def _totals(waiting):
-    """Returns a line on what is to be run; predictions that are missing are counted."""
+    """Returns a line on what is not done; predictions that are missing are counted."""
     if not waiting:
         return ["nothing is left to run"]
     whole, without = total(waiting, "wall_seconds")
-    line = f"{len(waiting)} to run"
+    line = f"{len(waiting)} left to run"
     if whole is not None:
         predicted = len(waiting) - without
         line += f"; predicted {_interval(whole, duration)} for {predicted} of them"

@@ -298,6 +298,8 @@ def _run(folder, record):
     row["energy_reason"] = None if row["energy_joules"] is not None else (
         parts["energy"].get("joules_reason") or "the run left no record of its energy"
     )
+    if (parts["energy"].get("lost_coverage") or 1) < ENOUGH_COVERAGE:
+        row["lost_joules"] = None
     row |= _counted(parts["config"])
     row |= _of_epochs(epochs, row)
     row |= _test_scores(folder)

@@ -1,6 +1,7 @@
 """The machine and software a run had: what environment.json says."""
 
 import contextlib
+import gc
 import os
 import platform
 import socket
@@ -104,6 +105,7 @@ def forget_peak_memory():
     """
     import tensorflow as tf
 
+    gc.collect()  # graphs hold tensors, and each other
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if tf.config.get_visible_devices("GPU"):

@@ -224,7 +224,8 @@ class Run:
             world, self.progress, metrics, self.training, started, self.energy
         )
         self.stopper = self.roofs = None
-        self._record_taken = threading.Lock()  # by who writes record.json, once a start
+        self._recording = threading.Lock()  # record.json is written once a start
+        self._is_recorded = False
         say(environment.in_short(self.environment))
         say(
             f"UNet of depth {config.depth} with {config.filters} filters: "
@@ -284,7 +285,7 @@ class Run:
                 elif self.progress.step or self.progress.seen:
                     self._fit_until(hooks, self.progress.epoch + 1)
                 self._fit_until(hooks, self.config.epochs)
-            except TrainingFailed:
+            except (TrainingFailed, UnreadableEvents):
                 self.recorder.settle()  # all ranks are after the same step
                 raise
             except tf.errors.OpError as error:
@@ -294,7 +295,7 @@ class Run:
     def _time_layers(self):
         """Times each layer, and the roofs, on rank 0 while the others wait.
 
-        All that it takes is in no figure of training or set-up: its energy is a window of its own,
+        What it takes is in no figure of training or set-up: its energy is a window of its own,
         and the peak of memory begins anew after it.
         """
         from keras_nowcast.training import layer_times
@@ -322,8 +323,8 @@ class Run:
         self.watchdog.alive("its set-up")
         step_s = sum(row["seconds_median"] for row in rows)
         self.say(
-            f"timed the layers in {seconds:.0f} s, which count nowhere: {step_s:.3g} s a step by "
-            f"their sum; roofs: {_in_giga(self.roofs['compute_flops_per_second'])} GFLOP/s, "
+            f"timed the layers in {seconds:.0f} s, apart from all training: {step_s:.3g} s a step "
+            f"by their sum; roofs: {_in_giga(self.roofs['compute_flops_per_second'])} GFLOP/s, "
             f"{self.roofs['memory_bytes_per_second'] / 1e9:.3g} GB/s"
         )
 
@@ -570,11 +571,11 @@ class Run:
         """Writes record.json, and epochs.csv with the joules of the record."""
         from keras_nowcast.training import callbacks
 
-        memory = self._memory_record()
-        training = self._training_record(callbacks.loss_scale(self.model.optimizer))
+        memory, sums = self._memory_record(), self.progress.sums
+        training = self._training_record(callbacks.loss_scale(self.model.optimizer), sums)
         training["lost_seconds"] = self.world.broadcast(training["lost_seconds"])
         energy = self.energy.record(
-            self._timed_samples(), training["seconds"], training["seconds_per_epoch"]
+            self._timed_samples(sums), training["seconds"], training["seconds_per_epoch"]
         )
         self.progress.set_energy(energy)
 
@@ -591,20 +592,26 @@ class Run:
         From the watchdog's thread, while this rank may wait in a collective or in a step for ever:
         no other rank and no device is asked.
         """
+        from keras_nowcast.training import callbacks
+
         self.lock.touch(last=True)  # up to now it worked, in vain
-        last = self.progress.rows[-1] if self.progress.rows else {"loss_scale": None}
+        rows = self.progress.rows
         unknown = "not gathered from the ranks: one of them ended the job"
         energy = {
-            "source": "none",
+            "source": self.energy.source.kind,
+            "source_reason": self.energy.source.reason,
             **_nulls(ENERGY_OF_ALL_RANKS, unknown),
-            "joules_per_epoch": [row["joules"] for row in self.progress.rows],
-            "coverage_per_epoch": [row["joules_coverage"] for row in self.progress.rows],
+            "joules_per_epoch": [row["joules"] for row in rows],
+            "coverage_per_epoch": [row.get("joules_coverage") for row in rows],
             "devices": [],
             "windows": [],
+            "power_limits": [],
         }
         memory = _nulls(("peak_rss_bytes", "peak_gpu_bytes"), unknown)
+        # Of finished epochs alone: the time of the one under way is added as it is interrupted.
+        scale = rows[-1]["loss_scale"] if rows else None
+        training = self._training_record(scale, callbacks.Sums())
         with contextlib.suppress(OSError):  # a full disk, say: the reason is told anyhow
-            training = self._training_record(last["loss_scale"])
             self._write_once("failed", reason, training, energy, memory)
 
     def _write_once(self, status, reason, training, energy, memory):
@@ -612,8 +619,6 @@ class Run:
 
         A rank that is lost after the training was done does not make it a failure.
         """
-        if not self._record_taken.acquire(blocking=False):
-            return
         record = {
             "status": status,
             "status_reason": reason,
@@ -626,8 +631,12 @@ class Run:
             "roofs": self.roofs,
         }
         if self.roofs is None:
-            record["roofs_reason"] = "--layer-times was not given"
-        self.folder.write_record(record)
+            timed = self.config.layer_times
+            record["roofs_reason"] = f"--layer-times was {'interrupted' if timed else 'not given'}"
+        with self._recording:
+            if not self._is_recorded:
+                self.folder.write_record(record)
+                self._is_recorded = True
 
     def _lost_energy(self):
         """Returns what was used for work that a kill lost; it is in no other figure."""
@@ -652,15 +661,19 @@ class Run:
             )
         return record
 
-    def _timed_samples(self):
-        progress = self.progress
-        return sum(row["samples"] for row in progress.rows) + progress.sums.samples
+    def _timed_samples(self, sums):
+        return sum(row["samples"] for row in self.progress.rows) + sums.samples
 
-    def _training_record(self, scale):
-        """Returns the `training` part of the record; `scale` is the loss scale, None without."""
-        rows, sums = self.progress.rows, self.progress.sums
+    def _training_record(self, scale, sums):
+        """Returns the `training` part of the record.
+
+        Args:
+          scale: the loss scale, None without.
+          sums: the Sums of the epoch that is not finished.
+        """
+        rows = self.progress.rows
         seconds = sum(row["seconds"] for row in rows) + sums.seconds
-        samples = self._timed_samples()
+        samples = self._timed_samples(sums)
         rate = samples / seconds if samples and seconds else None
         last = rows[-1] if rows else {"loss": None, "val_loss": None}
         flops = self.cost["training_flops_per_sample"]

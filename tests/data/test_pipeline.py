@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_nowcast.data import pipeline, sevir, synthetic
+from keras_nowcast.data.augment import augmented
 from keras_nowcast.data.pipeline import WindowPipeline, epoch_plan
 from keras_nowcast.errors import InputError
 
@@ -340,6 +341,14 @@ def test_a_validation_dataset_can_be_iterated_again(data):
     pipe = _build(events, shuffle=False)
     dataset = pipe.dataset()
     assert sum(1 for _ in dataset) == sum(1 for _ in dataset) == pipe.steps
+
+
+def test_to_end_an_iterator_waits_for_no_tuner(data):
+    """TensorFlow's tuner sleeps up to as long as it has been there, and is waited for."""
+    events, _ = data
+    dataset = _build(events, shuffle=False).dataset()
+    for each in (dataset, augmented(dataset, seed=0)):
+        assert each.options().autotune.enabled is False
 
 
 def test_an_error_comes_through_the_dataset(data):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from keras_nowcast.training.runlock import RunLock
+
 ROOT = Path(__file__).parents[2]
 SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
 TINY = ["--depth", "1", "--filters", "2", "--precision", "float32", "--power-source", "none",
@@ -148,6 +150,24 @@ def test_a_dry_run_trains_nothing(sweep, tmp_path):
     assert status == 0 and not (tmp_path / "absent").exists()
     lines = [line for line in printed.splitlines() if line.startswith("d1-f")]
     assert len(lines) == 2 and all("not known yet" in line for line in lines)
+
+
+def test_a_dry_run_tells_what_another_job_trains(sweep, tmp_path):
+    lines = sweep("--filters", "2", "4", "--dry-run")[1].splitlines()
+    cell = tmp_path / next(line.split()[0] for line in lines if line.startswith("d1-f2"))
+    lock = RunLock(cell)
+    cell.mkdir()
+    (cell / "config.json").write_text("{}")
+    lock.take()
+    lock.begin()
+    try:
+        lines = sweep("--filters", "2", "4", "--dry-run")[1].splitlines()
+    finally:
+        lock.release()
+    assert [line.split()[1] for line in lines if line.startswith("d1-f")] == ["running", "new"]
+    assert any(line.startswith("2 left to run") for line in lines)
+    lines = sweep("--filters", "2", "--dry-run")[1].splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("d1-f")] == ["interrupted"]
 
 
 @pytest.mark.parametrize(

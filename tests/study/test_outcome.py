@@ -67,7 +67,6 @@ def test_the_kernel_counts_what_it_kills(tmp_path, monkeypatch):
     ("files", "state"),
     [
         ({}, "new"),
-        ({"config.json": ""}, "new"),  # it died as it made the file
         ({"config.json": "{}"}, "interrupted"),
         ({"config.json": "{}", "record.json": '{"status": "completed"}'}, "completed"),
         ({"record.json": '{"status": "failed", "status_reason": "x"}'}, "failed"),

@@ -107,4 +107,4 @@ def test_the_table_predicts_nothing_from_nothing(tmp_path):
     assert lines[0].split()[:3] == ["cell", "state", "parameters"]
     assert "258,188" in lines[1] and lines[1].count("not known yet") == 3
     assert lines[2].split(maxsplit=1) == ["does-not", "unfittable: `--grid` must be a multiple"]
-    assert lines[3].startswith("1 to run")
+    assert lines[3].startswith("1 left to run")

@@ -97,7 +97,9 @@ def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line
     if step > 6:  # an epoch was done
         progress, _, damaged = checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint")
         assert (progress["epoch"], damaged) == (1, [])
-        assert record["training"]["epochs"] == 1
+        training, (row,) = record["training"], RunFolder(tmp_path / "run").read_epochs()
+        assert (training["epochs"], training["seconds"]) == (1, row["seconds"])
+        assert training["samples_per_second"] == row["samples"] / row["seconds"]  # no step after it
     if what == "killed" and launcher is GLOO:  # and it goes on, here on one process
         again = train_here(
             small_sevir, tmp_path / "run", epochs=2, batch_per_replica=2, resume=True
