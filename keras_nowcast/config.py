@@ -116,7 +116,7 @@ class RunConfig:
                                 "mixed_float16, whose check sees an overflow")
     tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
     layer_times: bool = _flag(
-        False, "before training, time each layer by itself and what the machine does at most: the "
+        False, "after training, time each layer by itself and what the machine does at most: the "
         "roofline of plot_figures.py"
     )
 

@@ -202,10 +202,6 @@ class EpochRecorder(keras.callbacks.Callback):
             self._seen_skipped + self._progress.step - self._first_step - applied
         )
 
-    def leave_out(self, seconds):
-        """Leaves seconds before the first step out of the set-up."""
-        self._started += seconds
-
     def settle(self):
         """Ends the training part of the epoch under way and brings the sums up to this step.
 

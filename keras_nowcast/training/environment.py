@@ -1,7 +1,5 @@
 """The machine and software a run had: what environment.json says."""
 
-import contextlib
-import gc
 import os
 import platform
 import socket
@@ -96,20 +94,6 @@ def peak_rss_bytes():
         return None
     kib = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
     return kib and int(kib) * 1024
-
-
-def forget_peak_memory():
-    """Makes the peaks of memory, of this process and its GPU, begin anew with what it has now.
-
-    Where Linux does not let it (in some containers), the former peak of the process stays.
-    """
-    import tensorflow as tf
-
-    gc.collect()  # graphs hold tensors, and each other
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if tf.config.get_visible_devices("GPU"):
-        tf.config.experimental.reset_memory_stats("GPU:0")
 
 
 def _gpus(local_rank):

@@ -223,7 +223,7 @@ class Run:
         self.recorder = callbacks.EpochRecorder(
             world, self.progress, metrics, self.training, started, self.energy
         )
-        self.stopper = self.roofs = None
+        self.stopper = self.memory = self.roofs = None
         self._recording = threading.Lock()  # record.json is written once a start
         self._is_recorded = False
         say(environment.in_short(self.environment))
@@ -273,8 +273,6 @@ class Run:
             signals = stack.enter_context(Signals(second_interrupt_is_now=True))
             self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
             stack.enter_context(self.energy)
-            if self.config.layer_times:
-                self._time_layers()
             self.stopper = callbacks.StopTogether(
                 self.flags, signals, self.save, self.progress, self.bad_events
             )
@@ -285,6 +283,8 @@ class Run:
                 elif self.progress.step or self.progress.seen:
                     self._fit_until(hooks, self.progress.epoch + 1)
                 self._fit_until(hooks, self.config.epochs)
+                if self.config.layer_times:
+                    self._time_layers()
             except (TrainingFailed, UnreadableEvents):
                 self.recorder.settle()  # all ranks are after the same step
                 raise
@@ -295,12 +295,12 @@ class Run:
     def _time_layers(self):
         """Times each layer, and the roofs, on rank 0 while the others wait.
 
-        What it takes is in no figure of training or set-up: its energy is a window of its own,
-        and the peak of memory begins anew after it.
+        After training, whose peak of memory is read before; its energy is a window of its own.
         """
         from keras_nowcast.training import layer_times
 
         policy, batch = self.config.precision, self.config.batch_per_replica
+        self.memory = self._memory_record()
         since = time.monotonic()
 
         def timed(name, function, *arguments):
@@ -316,11 +316,8 @@ class Run:
             ]
             self.roofs = timed("the roofs", layer_times.measure_roofs, policy)
             self.world.on_first(lambda: self.folder.write_layers(rows))
-            self.world.on_first(environment.forget_peak_memory)
         seconds = time.monotonic() - since
-        self.recorder.leave_out(seconds)
         self.roofs["measuring_seconds"] = seconds
-        self.watchdog.alive("its set-up")
         step_s = sum(row["seconds_median"] for row in rows)
         self.say(
             f"timed the layers in {seconds:.0f} s, apart from all training: {step_s:.3g} s a step "
@@ -571,7 +568,7 @@ class Run:
         """Writes record.json, and epochs.csv with the joules of the record."""
         from keras_nowcast.training import callbacks
 
-        memory, sums = self._memory_record(), self.progress.sums
+        memory, sums = self.memory or self._memory_record(), self.progress.sums
         training = self._training_record(callbacks.loss_scale(self.model.optimizer), sums)
         training["lost_seconds"] = self.world.broadcast(training["lost_seconds"])
         energy = self.energy.record(

@@ -11,7 +11,7 @@ from keras_nowcast.data import sevir
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.records import LAYER_COLUMNS, RunFolder
 from keras_nowcast.training import layer_times
-from keras_nowcast.training.trainer import train
+from keras_nowcast.training.trainer import Run, train
 
 pytestmark = pytest.mark.usefixtures("float32_after")
 
@@ -235,6 +235,22 @@ def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch
     assert sum(w["end_s"] - w["start_s"] for w in of_epochs) == pytest.approx(
         training["seconds"], abs=0.1
     )
+
+
+def test_it_is_in_no_peak_of_memory(small_sevir, tmp_path, hurried, monkeypatch):
+    """The kernel knows only the highest peak of a process so far: it must be read before."""
+    order = []
+    for owner, name in ((Run, "_memory_record"), (layer_times, "layer_row")):
+        original = getattr(owner, name)
+
+        def noted(*arguments, original=original, name=name):
+            order.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, noted)
+    run(small_sevir, tmp_path / "run", layer_times=True)
+    assert order[0] == "_memory_record" and order.count("_memory_record") == 1
+    assert "layer_row" in order
 
 
 def test_a_run_that_goes_on_may_begin_to_time_its_layers(small_sevir, tmp_path, hurried):
