@@ -124,6 +124,14 @@ def test_ranks_that_end_in_good_order_say_nothing(ended, capsys):
     assert capsys.readouterr().err == ""
 
 
+def rank_1_out_of_memory():
+    try:
+        with watchdog.Watchdog(ThreadWorld(1, 2), 30.0):
+            raise MemoryError("8 GiB")
+    except MemoryError:
+        pass
+
+
 # What really ends the process closes the connections.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_failure_of_one_ends_both_with_its_reason(ended, capsys):
@@ -133,14 +141,7 @@ def test_a_failure_of_one_ends_both_with_its_reason(ended, capsys):
                 dog.alive("training", step=True)
                 time.sleep(0.05)
 
-    def second():
-        try:
-            with watchdog.Watchdog(ThreadWorld(1, 2), 30.0):
-                raise MemoryError("8 GiB")
-        except MemoryError:
-            pass
-
-    run_ranks(first, second)
+    run_ranks(first, rank_1_out_of_memory)
     assert ended == [1, 1]
     printed = capsys.readouterr().err
     assert printed.startswith("failed: rank 1 on ") and "ran out of memory (8 GiB)" in printed
@@ -163,15 +164,8 @@ def test_the_reason_is_handed_on_and_not_waited_for(ended, disk_hangs):
                 dog.alive("training", step=True)
                 time.sleep(0.05)
 
-    def second():
-        try:
-            with watchdog.Watchdog(ThreadWorld(1, 2), 30.0):
-                raise MemoryError("8 GiB")
-        except MemoryError:
-            pass
-
     begin = time.monotonic()
-    run_ranks(first, second)
+    run_ranks(first, rank_1_out_of_memory)
     assert ended == [1, 1] and time.monotonic() - begin < 10
     ((reason, ended_before),) = told
     assert reason.startswith("rank 1 on ") and "8 GiB" in reason and ended_before == []
