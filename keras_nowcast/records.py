@@ -173,11 +173,7 @@ class RunFolder:
         Columns beyond the contract's follow it in the order of the first row.
         """
         extra = [name for name in (rows[0] if rows else {}) if name not in EPOCH_COLUMNS]
-        with written_whole(self.path / "epochs.csv") as beside:
-            with open(beside, "w", newline="") as file:
-                writer = csv.DictWriter(file, [*EPOCH_COLUMNS, *extra], restval="")
-                writer.writeheader()
-                writer.writerows(rows)
+        _write_rows(self.path / "epochs.csv", [*EPOCH_COLUMNS, *extra], rows)
 
     def read_epochs(self):
         """Returns the rows of epochs.csv, numbers as int or float, empty cells as None."""
@@ -189,11 +185,7 @@ class RunFolder:
         FLOPs and bytes are counted, forward and backward, of the batch of one process; seconds are
         the median, least and most of the repetitions.
         """
-        with written_whole(self.path / "layers.csv") as beside:
-            with open(beside, "w", newline="") as file:
-                writer = csv.DictWriter(file, LAYER_COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
+        _write_rows(self.path / "layers.csv", LAYER_COLUMNS, rows)
 
     def read_layers(self):
         """Returns the rows of layers.csv, [] where the run did not time its layers."""
@@ -298,6 +290,14 @@ def _read_json(path):
         raise InputError(f"{path} must be a file that can be read. Received: {error}.") from None
     except ValueError as error:
         raise InputError(f"{path} must be JSON. Received: a file that is not ({error}).") from None
+
+
+def _write_rows(path, columns, rows):
+    """Writes dicts as a CSV file, whole; what a row has not is an empty cell."""
+    with written_whole(path) as beside, open(beside, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _read_rows(path, is_text):

@@ -3,6 +3,7 @@
 import math
 
 _ENOUGH = 0.99  # of the power's coverage: then the counter is the figure
+WHOLE_COVERAGE = 0.995  # below it a figure is told to be of a part of its time
 
 
 def merge_energy(results, *, samples=None, seconds=None, epoch_seconds=None, window="epoch"):
@@ -314,7 +315,7 @@ def _reasons(record, results):
         if record["source"] == "none" and record["devices"]:
             reasons["source_reason"] = f"{record['source_reason']}; but {why}"
         return reasons
-    if record["coverage"] is not None and record["coverage"] < 0.995:
+    if record["coverage"] is not None and record["coverage"] < WHOLE_COVERAGE:
         reasons["coverage_reason"] = why
     for name, reason in _WHY_MISSING.items():
         if record[name] is None:

@@ -26,6 +26,15 @@ _SLOW_STATE_S = 1.0  # between two looks at what moves slowly
 _KEPT_PROBLEMS = 50
 
 
+def longest_gap_s(interval_s):
+    """Returns the seconds between two readings of power beyond which it is not known between them.
+
+    Args:
+      interval_s: seconds from one reading to the next, as asked for.
+    """
+    return max(1.0, 5 * interval_s)
+
+
 class Mark:
     """A moment, and what each device's curves amounted to then, as soon as they reach it."""
 
@@ -67,7 +76,7 @@ class Track:
         if meter.counter_source:
             self.counter = CounterCurve(meter.counter_step_s)
         if meter.power_source:
-            self.power = PowerCurve(meter.power_window_s, longest_gap_s=max(1.0, 5 * interval_s))
+            self.power = PowerCurve(meter.power_window_s, longest_gap_s(interval_s))
         self.problems = {}
         self.state = Reading()
         self.watts = self.highest_w = None

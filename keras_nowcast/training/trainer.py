@@ -13,6 +13,8 @@ import numpy as np
 
 from keras_nowcast.data import sevir
 from keras_nowcast.data.augment import augmented
+from keras_nowcast.energy.merge import WHOLE_COVERAGE
+from keras_nowcast.energy.sampler import longest_gap_s
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.files import remove_unfinished
 from keras_nowcast.model import cost, precision
@@ -647,12 +649,12 @@ class Run:
             self.folder.power_readings(),
             self.lock.lost,
             self.progress.zero_unix_s,
-            longest_gap_s=max(1.0, 5 * self.config.power_interval_s),  # as while it is measured
+            longest_gap_s(self.config.power_interval_s),
         )
         record = {"lost_joules": joules, "lost_coverage": coverage}
         if joules is None:
             record["lost_joules_reason"] = "no power was read between the checkpoint and the kill"
-        elif coverage < 0.995:
+        elif coverage < WHOLE_COVERAGE:
             record["lost_joules_reason"] = (
                 f"of {coverage:.1%} of the lost time alone: the trace has no readings of the rest"
             )
