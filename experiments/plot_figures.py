@@ -45,6 +45,8 @@ def main():
         for line in claim.answer.splitlines():
             print(textwrap.fill(line, 100, **indent))
         print()
+    for line in dict.fromkeys(line for claim in answers for line in claim.missing):
+        print(line)
     for name, why in not_drawn.items():
         print(f"{name} is not drawn: {why}")
     print(

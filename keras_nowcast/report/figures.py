@@ -211,7 +211,7 @@ def mixed_speedup(runs):
             axes.axhline(1, color="0.4", linewidth=1)
             axes.set_title(title)
             _size_axis(axes)
-            axes.set_ylim(bottom=0)
+        panels[0].set_ylim(bottom=0)  # of both, once both are drawn
         panels[0].set_ylabel("times as fast as float32")
         _legend(figure, *panels[0].get_legend_handles_labels())
         return _signed(figure, _runs_of(pairs))
@@ -261,7 +261,11 @@ def skill_by_cost(runs):
             if len(fronts) < len(groups):
                 notes[0] += f": {len(fronts)} of {len(groups)} groups"
         if cost.name != "energy":
-            notes.append("time, since not every run measured energy by one kind of sensor")
+            any_energy = any(cell.values("joules_per_epoch") for cell in cells)
+            notes.append(
+                "time, since not every run measured energy by one kind of sensor"
+                if any_energy else "time, since no run measured energy"
+            )
         if cost.is_estimate:
             notes.append("hollow: energy is an ESTIMATE, not measured")
         axes.set_title("\n".join(notes), fontsize=9)
@@ -636,15 +640,45 @@ OF_ALL_RUNS = (
     training_curves, cost_by_size, mixed_speedup, skill_by_cost, scaling, roofline, memory_by_size,
     power_traces,
 )  # fmt: skip
-CAPTIONS = {
-    "training_curves": "Loss over the epochs",
-    "cost_by_size": "Training time, energy and mean power by size",
-    "mixed_speedup": "How much faster mixed precision trains",
-    "skill_by_cost": "What skill costs",
-    "scaling": "Several processes",
-    "roofline": "Achieved speed by arithmetic intensity, of steps and of layers",
-    "memory_by_size": "Memory by size",
-    "power_traces": "Power over time",
+CAPTIONS = {  # name: (title, how to read it)
+    "training_curves": (
+        "Loss over the epochs",
+        "On the windows that were trained on, and on those held out. Validation uses the running "
+        "averages of batch normalization, which lag while the weights move fast and can "
+        "make early peaks.",
+    ),
+    "cost_by_size": (
+        "Training time, energy and mean power by size",
+        "A point a run: the median of its epochs; the bar spans them. Energy and power are drawn "
+        "where they were measured.",
+    ),
+    "mixed_speedup": (
+        "How much faster mixed precision trains",
+        "Above the line mixed precision is faster. Throughput is windows a second; the time to the "
+        "same loss also counts what each learns from a window.",
+    ),
+    "skill_by_cost": (
+        "What skill costs",
+        "Better is up, cheaper is left; d3 f16 is depth 3, 16 filters. The line is the Pareto "
+        "front: no other cell is both better and cheaper than one on it.",
+    ),
+    "scaling": (
+        "Several processes",
+        "Speed-up is in windows a second, each process with a batch of its own.",
+    ),
+    "roofline": (
+        "Achieved speed by arithmetic intensity, of steps and of layers",
+        "No point can lie above the roofs: the slanted one is what memory delivers, the flat one "
+        "what the cores compute, both measured. The further below, the more is left unused.",
+    ),
+    "memory_by_size": (
+        "Memory by size",
+        "What is measured beyond the count is Python, TensorFlow and the data being read.",
+    ),
+    "power_traces": (
+        "Power over time",
+        "Each line is a device; energy is the area beneath it.",
+    ),
 }
 
 

@@ -54,7 +54,7 @@ th { background: #f2f5f8; position: sticky; top: 0; }
 #runs th button:focus-visible { outline: 2px solid #0072B2; }
 #runs th[aria-sort=ascending] button::after { content: " \\25B2"; }
 #runs th[aria-sort=descending] button::after { content: " \\25BC"; }
-.wide { overflow-x: auto; max-height: 34rem; border: 1px solid #ddd; }
+.wide { overflow-x: auto; border: 1px solid #ddd; } .tall { max-height: 44rem; }
 .claim { border-left: 4px solid #0072B2; padding: .1rem 0 .1rem 1rem; margin: 1.2rem 0; }
 .claim.missing { border-color: #999; }
 .answer { font-weight: 600; }
@@ -62,10 +62,10 @@ th { background: #f2f5f8; position: sticky; top: 0; }
 .figures { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
 figure { margin: 1.2rem 0; max-width: 100%; } figure svg { max-width: 100%; height: auto; }
 #runs td:first-child { white-space: nowrap; }
-figcaption { font-weight: 600; }
+figcaption { max-width: 46rem; }
 pre { background: #f2f5f8; padding: .7rem; overflow-x: auto; }
 select { max-width: 22rem; }
-@media print { nav, #compare { display: none; } .wide { max-height: none; } }
+@media print { nav, #compare, details { display: none; } .tall { max-height: none; } }
 """
 
 # Sorting and comparing. Cells carry their value in data-v, empty where nothing was measured; what
@@ -129,7 +129,7 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
     parts = [
         _head(runs),
         _machine(runs),
-        _claims(claims_made),
+        _claims(claims_made, skill),
         _figures(figures),
         _table(runs, skill),
         _planner(planned),
@@ -192,13 +192,13 @@ def _machine(runs):
     return f"<h2>Machine and software</h2>\n<table>{''.join(rows)}</table>"
 
 
-def _claims(claims_made):
+def _claims(claims_made, skill):
     parts = [
         '<h2 id="claims">The paper\'s claims, and what was measured here</h2>\n'
         '<p class="note">Throughput is windows trained a second. Time to quality is seconds of '
         "training until a level of loss that both runs reached. The two differ where one learns "
         "less from each window. Brackets hold the least and the most of several seeds, or of "
-        "several cells.</p>"
+        f"several cells.{_what_skill_is(skill)}</p>"
     ]
     for claim in claims_made:
         missing = "" if claim.is_measured else " missing"
@@ -209,9 +209,20 @@ def _claims(claims_made):
         )
         if claim.rows:
             parts.append(_plain_table(claim.rows))
-        parts += [f'<p class="note">{_text(note)}</p>' for note in claim.notes]
+        parts += [f'<p class="note">{_text(note)}</p>' for note in (*claim.missing, *claim.notes)]
         parts.append("</div>")
     return "\n".join(parts)
+
+
+def _what_skill_is(skill):
+    if skill is None:
+        return ""
+    if not skill.higher_is_better:
+        return f" Skill is {_text(skill.name)}: lower is better."
+    return (
+        f" Skill is {_text(skill.name)}: of all pixels that were forecast or observed at or above "
+        "a threshold, the share that was both (critical success index; 1 is perfect, 0 is none)."
+    )
 
 
 def _plain_table(rows):
@@ -229,8 +240,11 @@ def _plain_table(rows):
 def _figures(figures):
     parts = ['<h2 id="figures">Figures</h2>\n<div class="figures">']
     for name, svg in figures.items():
-        caption = CAPTIONS.get(name, name)
-        parts.append(f"<figure><figcaption>{_text(caption)}</figcaption>\n{svg}</figure>")
+        title, reading = CAPTIONS[name]
+        parts.append(
+            f'<figure><figcaption><b>{_text(title)}</b><br><span class="note">{_text(reading)}'
+            f"</span></figcaption>\n{svg}</figure>"
+        )
     parts.append("</div>")
     return "\n".join(parts)
 
@@ -247,8 +261,8 @@ def _table(runs, skill):
         '<h2 id="table">All runs</h2>\n'
         '<p class="note">Click a head to sort. An empty cell was not measured. table.csv beside '
         f"this file has more columns.{name}</p>\n{_compare(runs, skill)}\n"
-        f'<div class="wide"><table id="runs"><thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}\n'
-        f"</tbody></table></div>{_aside(runs)}"
+        f'<div class="wide tall"><table id="runs"><thead><tr>{heads}</tr></thead>\n<tbody>\n'
+        f"{lines}\n</tbody></table></div>{_aside(runs)}"
     )
 
 
@@ -383,7 +397,7 @@ def _planner(planned):
 
 def _missing(runs, claims_made, not_drawn, unrecorded):
     lines = [
-        f"<b>{_text(CAPTIONS.get(name, name))}</b> (figure): {_text(why)}"
+        f"<b>{_text(CAPTIONS[name][0])}</b> (figure): {_text(why)}"
         for name, why in not_drawn.items()
     ]
     lines += [
@@ -462,12 +476,12 @@ def _failed(runs):
 
 
 def _repeat(runs, command):
-    example = next((run for run in runs if run.is_completed), runs[0])
+    commands = "\n".join(train_command(run) for run in sorted(runs, key=table.order))
     return (
         '<h2 id="repeat">How to repeat it</h2>\n<p>This report, from the run folders:</p>\n'
-        f"<pre>{_text(command)}</pre>\n<p>One of its runs, {_text(example.name)}:</p>\n"
-        f"<pre>{_text(train_command(example))}</pre>\n"
-        "<p>Each run's config.json and environment.json say the rest.</p>"
+        f"<pre>{_text(command)}</pre>\n"
+        f"<details><summary>The training of each run</summary>\n<pre>{_text(commands)}</pre>"
+        "</details>\n<p>Each run's config.json and environment.json say the rest.</p>"
     )
 
 

@@ -43,6 +43,7 @@ class Claim:
       is_measured: whether there were data for an answer.
       rows: the comparisons behind it, dicts of text with the same keys.
       notes: lines on how to read it.
+      missing: lines on what it lacks although it is answered: energy, and why.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Claim:
     is_measured: bool
     rows: tuple = ()
     notes: tuple = ()
+    missing: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,11 @@ def mixed_precision(cells, skill):
         "Skill: the difference between runs of the same seed, its mean over the seeds and the 95 % "
         "interval of that (Student's t). Not told apart: the interval holds 0. Of few seeds it is "
         "wide, and that is no proof that there is no difference. Better or worse: it does not hold "
-        "0. One seed tells nothing of chance.",
-        *_uncertainty_notes(compared),
+        "0. Fewer than two common seeds tell nothing of chance.",
+        *_certainty(compared),
     )
-    return Claim(title, paper, "\n".join(answers), True, _texts(compared), notes)
+    missing = _without_energy(compared)
+    return Claim(title, paper, "\n".join(answers), True, _texts(compared), notes, missing)
 
 
 def precision_pairs(cells):
@@ -153,12 +156,16 @@ def _precision_row(plain, mixed, skill):
         "model": model_name(mixed.setting),
         "parameters": f"{mixed.median('trainable_parameters'):,.0f}",
         "processes": str(mixed.setting["world_size"]),
-        "seeds": f"{len(plain.runs)} and {len(mixed.runs)}",
+        "seeds": _both(len(plain.runs), len(mixed.runs)),
         "throughput": throughput_ratio(plain, mixed),
         "time to quality": quality_ratio(plain, mixed),
         "energy": _energy_ratio(plain, mixed),
         "skill": _skill_verdict(plain, mixed, skill),
     }
+
+
+def _both(first, second):
+    return str(first) if first == second else f"{first} and {second}"
 
 
 def _precision_sentences(policy, rows, skill):
@@ -176,7 +183,7 @@ def _precision_sentences(policy, rows, skill):
         ratio = spread(each.spread.median for each in energies)
         yield f"energy {_over_cells(ratio, '.2f')} times float32's{_mark(energies)};"
     else:
-        yield f"energy {NOT_MEASURED} ({_why_no_energy(rows)});"
+        yield f"energy {NOT_MEASURED};"
     told = [row["skill"] for row in rows if row["skill"].verdict]
     if told:
         counts = Counter(each.verdict for each in told)
@@ -212,7 +219,7 @@ def more_parameters(cells, skill):
         closest = min((row for row in compared if row["energy"].spread), key=_far_from_paper)
         cost = f"{closest['energy'].spread.text('+.1f', ' %')} energy{_mark([closest['energy']])}, "
     else:
-        cost = f"energy {NOT_MEASURED} ({_why_no_energy(compared)}), "
+        cost = f"energy {NOT_MEASURED}, "
     time = closest["time"]
     answer = (
         f"{closest['from']} to {closest['to']} in {closest['precision']}, the pair closest to the "
@@ -222,9 +229,10 @@ def more_parameters(cells, skill):
     notes = (
         "Of every setting, smallest to largest and the pair closest to the paper's. Time and "
         "energy are those of a trained window; the spread is over pairs of seeds.",
-        *_uncertainty_notes(compared),
+        *_certainty(compared),
     )
-    return Claim(title, paper, answer, True, _texts(compared), notes)
+    missing = _without_energy(compared)
+    return Claim(title, paper, answer, True, _texts(compared), notes, missing)
 
 
 def _far_from_paper(row):
@@ -359,7 +367,7 @@ def _front_sentence(ladder, front, skill, cost):
         f"{_growth_percent(first, last):+,.0f} % trainable parameters, {more:+.1f} % {cost.label}, "
         f"{skill.name} {statistics.median(skill.of_cell(first)):.4f} to "
         f"{statistics.median(skill.of_cell(last)):.4f}; {len(front)} of {len(ladder)} networks are "
-        "on the front."
+        "on the Pareto front."
     )
 
 
@@ -530,7 +538,14 @@ def _energy(of_pairs, form, *cells):
     )  # fmt: skip
 
 
-def _uncertainty_notes(rows):
+def _without_energy(rows):
+    """Returns a line a reason for which comparisons have no energy."""
+    reasons = dict.fromkeys(row["energy"].reason for row in rows if row["energy"].spread is None)
+    return tuple(f"Energy {NOT_MEASURED}: {reason or 'the runs do not say why'}."
+                 for reason in reasons)  # fmt: skip
+
+
+def _certainty(rows):
     """Returns a line on how sure the joules are, where the sensors' calibration is known."""
     known = [row["energy"].uncertainty_percent for row in rows]
     known = [percent for percent in known if percent is not None]
@@ -546,10 +561,6 @@ def _mark(energies):
     return ESTIMATE if any(each.is_estimate for each in energies) else ""
 
 
-def _why_no_energy(rows):
-    return "; ".join(dict.fromkeys(row["energy"].reason for row in rows))
-
-
 def _skill_verdict(plain, mixed, skill):
     if skill is None:
         return _Verdict(NOT_MEASURED, None)
@@ -557,7 +568,7 @@ def _skill_verdict(plain, mixed, skill):
     text = "{:.4f}, {:.4f}".format(*medians)
     differences = seed_differences(plain, mixed, skill)
     if len(differences) < 2:
-        return _Verdict(f"{text}; fewer than two seeds of both: not told from chance", None)
+        return _Verdict(f"{text}; {_counted(len(differences), 'common seed')}", None)
     mean, deviation, half = mean_difference(differences)
     verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
     if abs(mean) <= half:

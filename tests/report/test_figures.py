@@ -115,6 +115,24 @@ def test_time_where_not_all_measured_energy(tmp_path):
     figures.plt.close(figure)
 
 
+def test_time_where_none_measured_energy(tmp_path):
+    study_runs.write_run(tmp_path / "a", filters=4)
+    study_runs.write_run(tmp_path / "b")
+    figure = figures.skill_by_cost(read(tmp_path))
+    assert any("time, since no run measured energy" in text for text in texts(figure))
+    figures.plt.close(figure)
+
+
+def test_every_speedup_lies_within_its_panel(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    study_runs.write_run(tmp_path / "b", losses=(0.4,) * 4, precision="mixed_bfloat16")
+    figure = figures.mixed_speedup(read(tmp_path))
+    for axes in figure.axes:
+        highest = max(line.get_ydata().max() for line in axes.containers[0].lines[:1])
+        assert highest < axes.get_ylim()[1]
+    figures.plt.close(figure)
+
+
 def test_fronts_are_of_runs_that_compare(tmp_path):
     """Grid 48 is cheaper and scores higher than all of grid 96, and says nothing of it."""
     for grid, better in ((96, 0.0), (48, 0.3)):

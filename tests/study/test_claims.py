@@ -56,7 +56,8 @@ def test_a_skill_beyond_chance_is_worse(tmp_path):
     claim = answers(tmp_path)[0]
     assert "worse: -0.0983 (-0.1195 to -0.0772)" in claim.rows[0]["skill"]
     assert "worse in 1 of the 1 cell" in claim.answer
-    assert "energy not measured here (NVML: no driver answers)" in claim.answer
+    assert "energy not measured here;" in claim.answer
+    assert claim.missing == ("Energy not measured here: NVML: no driver answers.",)
 
 
 def test_a_difference_smaller_than_the_seeds_spread_is_told_where_every_seed_has_it(tmp_path):
@@ -81,7 +82,7 @@ def test_one_seed_of_both_tells_nothing_of_chance(tmp_path, seeds):
         for number, seed in enumerate(mine):
             study_runs.write_run(tmp_path / f"{name}{number}", seed=seed, precision=precision)
     claim = answers(tmp_path)[0]
-    assert claim.rows[0]["skill"].endswith("fewer than two seeds of both: not told from chance")
+    assert claim.rows[0]["skill"].endswith("; 1 common seed")
     assert "whether the skill is equal is not measured here" in claim.answer
     assert "a difference in one cannot be told from chance" in claim.answer
 
@@ -132,7 +133,8 @@ def test_two_sensors_give_no_ratio(tmp_path):
     )
     claim = answers(tmp_path)[0]
     assert claim.rows[0]["energy"] == "not measured here"
-    assert "different sensors, estimate and nvml_counter" in claim.answer
+    (missing,) = claim.missing
+    assert "different sensors, estimate and nvml_counter" in missing
 
 
 def test_joules_of_two_sensors_share_no_front(tmp_path):
@@ -154,7 +156,7 @@ def test_larger_models(tmp_path):
     assert (row["from"], row["to"]) == ("depth 4, 4 filters", "depth 4, 16 filters")
     assert row["cost"] == "+200.0 % training time" and row["skill"] == "+0.0500"
     assert row["spread of seeds"] == "not measured here"
-    assert "2 of 3 networks are on the front" in claim.answer
+    assert "2 of 3 networks are on the Pareto front" in claim.answer
 
 
 def test_a_lower_loss_is_more_skill(tmp_path):
