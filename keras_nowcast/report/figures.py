@@ -659,8 +659,8 @@ CAPTIONS = {  # name: (title, how to read it)
     ),
     "skill_by_cost": (
         "What skill costs",
-        "Better is up, cheaper is left; d3 f16 is depth 3, 16 filters. The line is the Pareto "
-        "front: no other cell is both better and cheaper than one on it.",
+        "Cheaper is left; d3 f16 is depth 3, 16 filters. Of the cells on a Pareto front none that "
+        "compares is both better and cheaper.",
     ),
     "scaling": (
         "Several processes",
@@ -668,16 +668,18 @@ CAPTIONS = {  # name: (title, how to read it)
     ),
     "roofline": (
         "Achieved speed by arithmetic intensity, of steps and of layers",
-        "No point can lie above the roofs: the slanted one is what memory delivers, the flat one "
-        "what the cores compute, both measured. The further below, the more is left unused.",
+        "Roofs are drawn where a run measured them: the slanted one is what memory delivers, the "
+        "flat one a matrix product. The further below, the more is left unused; what stays in a "
+        "cache can lie above the slanted one.",
     ),
     "memory_by_size": (
         "Memory by size",
-        "What is measured beyond the count is Python, TensorFlow and the data being read.",
+        "Resident memory also holds Python, TensorFlow and the data being read, which are not in "
+        "the count.",
     ),
     "power_traces": (
         "Power over time",
-        "Each line is a device; energy is the area beneath it.",
+        "Each line is a device of the run.",
     ),
 }
 

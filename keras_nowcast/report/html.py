@@ -65,7 +65,7 @@ figure { margin: 1.2rem 0; max-width: 100%; } figure svg { max-width: 100%; heig
 figcaption { max-width: 46rem; }
 pre { background: #f2f5f8; padding: .7rem; overflow-x: auto; }
 select { max-width: 22rem; }
-@media print { nav, #compare, details { display: none; } .tall { max-height: none; } }
+@media print { nav, #compare { display: none; } .tall { max-height: none; } }
 """
 
 # Sorting and comparing. Cells carry their value in data-v, empty where nothing was measured; what
@@ -397,7 +397,7 @@ def _planner(planned):
 
 def _missing(runs, claims_made, not_drawn, unrecorded):
     lines = [
-        f"<b>{_text(CAPTIONS[name][0])}</b> (figure): {_text(why)}"
+        f"<b>{_text(_title(name))}</b> (figure): {_text(why)}"
         for name, why in not_drawn.items()
     ]
     lines += [
@@ -435,6 +435,11 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
               for path, runs_now in unrecorded.items()]  # fmt: skip
     body = "".join(f"<li>{line}</li>" for line in lines) or "<li>nothing</li>"
     return f'<h2 id="missing">What was not measured, and why</h2>\n<ul>{body}</ul>'
+
+
+def _title(name):
+    # A picture that is no figure of the page, such as one run's trace of power, has no caption.
+    return CAPTIONS[name][0] if name in CAPTIONS else name
 
 
 _UNRECORDED = {

@@ -115,7 +115,7 @@ def mixed_precision(cells, skill):
         "Skill: the difference between runs of the same seed, its mean over the seeds and the 95 % "
         "interval of that (Student's t). Not told apart: the interval holds 0. Of few seeds it is "
         "wide, and that is no proof that there is no difference. Better or worse: it does not hold "
-        "0. Fewer than two common seeds tell nothing of chance.",
+        "0.",
         *_certainty(compared),
     )
     missing = _without_energy(compared)
@@ -539,10 +539,13 @@ def _energy(of_pairs, form, *cells):
 
 
 def _without_energy(rows):
-    """Returns a line a reason for which comparisons have no energy."""
-    reasons = dict.fromkeys(row["energy"].reason for row in rows if row["energy"].spread is None)
-    return tuple(f"Energy {NOT_MEASURED}: {reason or 'the runs do not say why'}."
-                 for reason in reasons)  # fmt: skip
+    """Returns a line for each reason why comparisons have no energy."""
+    counts = Counter(row["energy"].reason for row in rows if row["energy"].spread is None)
+    return tuple(
+        f"Energy{'' if counts.total() == len(rows) else f' of {count} of {len(rows)} comparisons'} "
+        f"{NOT_MEASURED}: {reason or 'the runs do not say why'}."
+        for reason, count in counts.items()
+    )
 
 
 def _certainty(rows):
@@ -568,7 +571,8 @@ def _skill_verdict(plain, mixed, skill):
     text = "{:.4f}, {:.4f}".format(*medians)
     differences = seed_differences(plain, mixed, skill)
     if len(differences) < 2:
-        return _Verdict(f"{text}; {_counted(len(differences), 'common seed')}", None)
+        common = _counted(len(differences), "common seed")
+        return _Verdict(f"{text}; {common}: not told from chance", None)
     mean, deviation, half = mean_difference(differences)
     verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
     if abs(mean) <= half:

@@ -107,6 +107,12 @@ def test_what_comes_from_files_is_text(tmp_path):
     assert evil in Page(text).text
 
 
+def test_a_picture_without_a_caption_may_not_be_drawn(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    text = Page(page(tmp_path, not_drawn={"power_<run>": "13 runs have a trace"})).text
+    assert "power_<run> (figure): 13 runs have a trace" in text
+
+
 def test_an_estimate_is_called_one_everywhere(tmp_path):
     for filters in (4, 8, 12, 16):
         study_runs.write_run(

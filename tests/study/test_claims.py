@@ -82,7 +82,7 @@ def test_one_seed_of_both_tells_nothing_of_chance(tmp_path, seeds):
         for number, seed in enumerate(mine):
             study_runs.write_run(tmp_path / f"{name}{number}", seed=seed, precision=precision)
     claim = answers(tmp_path)[0]
-    assert claim.rows[0]["skill"].endswith("; 1 common seed")
+    assert claim.rows[0]["skill"].endswith("; 1 common seed: not told from chance")
     assert "whether the skill is equal is not measured here" in claim.answer
     assert "a difference in one cannot be told from chance" in claim.answer
 
@@ -135,6 +135,17 @@ def test_two_sensors_give_no_ratio(tmp_path):
     assert claim.rows[0]["energy"] == "not measured here"
     (missing,) = claim.missing
     assert "different sensors, estimate and nvml_counter" in missing
+
+
+def test_energy_of_some_comparisons_is_not_called_missing_of_all(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=100.0)
+    study_runs.write_run(tmp_path / "b", joules=50.0, precision="mixed_bfloat16")
+    study_runs.write_run(tmp_path / "c", filters=4)
+    study_runs.write_run(tmp_path / "d", filters=4, precision="mixed_bfloat16")
+    claim = answers(tmp_path)[0]
+    assert "energy 0.50 times float32's" in claim.answer
+    (missing,) = claim.missing
+    assert missing.startswith("Energy of 1 of 2 comparisons not measured here: ")
 
 
 def test_joules_of_two_sensors_share_no_front(tmp_path):
