@@ -217,7 +217,7 @@ def _layers_step(part, model, batch):
     def step():
         inputs = [tf.identity(each) for each in tf.nest.flatten(x)]
         with tf.GradientTape() as tape:
-            tape.watch(inputs)
+            tape.watch([each for each in inputs if each.dtype.is_floating])
             outputs = forward(inputs if len(inputs) > 1 else inputs[0])
         sources = weights + (inputs if part.passes_gradient else [])
         gradients = tape.gradient(outputs, sources, output_gradients=by_output)
