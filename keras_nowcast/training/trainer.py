@@ -49,12 +49,14 @@ def train(config, started):
       TrainingFailed: a loss is not finite, or a file cannot be written; the record says where.
     """
     world = distributed.start(config.deterministic)
-    with contextlib.ExitStack() as stack:
+    # Signals stay caught until the watchdog has spoken: a launcher that sees one rank die sends one
+    # to the others, and they are to say which it was.
+    with contextlib.ExitStack() as last, contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(world, config.stall_seconds))
         run = _prepare(config, world, watchdog, started)
         stack.callback(run.lock.release)
         try:
-            run.fit()
+            run.fit(last)
         except Interrupted as interrupted:
             run.write_record("interrupted", str(interrupted))
             run.end()
@@ -263,8 +265,12 @@ class Run:
             max_windows=self.config.max_windows,
         )
 
-    def fit(self):
-        """Trains from where the run stands to its last epoch."""
+    def fit(self, last):
+        """Trains from where the run stands to its last epoch.
+
+        Args:
+          last: the ExitStack that lets signals go again; it closes when all else has ended.
+        """
         import tensorflow as tf
 
         from keras_nowcast.training import callbacks
@@ -272,7 +278,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             self.energy.limit_power(self.config.power_limit_w, stack, self.say)
             # Before the folder names this process to whoever wants to stop the run.
-            signals = stack.enter_context(Signals(second_interrupt_is_now=True))
+            signals = last.enter_context(Signals(second_interrupt_is_now=True))
             self.world.on_first(self._open_folder)  # last, so that a refusal leaves none behind
             stack.enter_context(self.energy)
             self.stopper = callbacks.StopTogether(

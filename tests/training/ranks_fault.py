@@ -1,8 +1,8 @@
 """Worker: a training run in which something goes wrong on one rank.
 
 Usage: ranks_fault.py WHAT RANK STEP flags of train.py...; after STEP steps, rank RANK is killed, is
-stopped, gets a SIGTERM, runs out of memory, fails, or waits for its input for ever. Everything else
-is the real run.
+stopped, gets a SIGTERM, runs out of memory, fails, fails and is told to end by a SIGTERM before it
+could say so, or waits for its input for ever. Everything else is the real run.
 """
 
 import os
@@ -29,10 +29,19 @@ def main():
             os.kill(os.getpid(), signal.SIGTERM)
         if what == "memory":
             raise MemoryError("Unable to allocate 8.00 EiB")
-        if what == "fails":
+        if what in ("fails", "told"):
             raise RuntimeError("something unheard of")
         if what == "input":
             read_for_ever()
+
+    def end_before_the_word():
+        original = trainer.Watchdog.__exit__
+
+        def told_to_end(self, *exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, *exception)
+
+        trainer.Watchdog.__exit__ = told_to_end
 
     def read_for_ever():
         from keras_nowcast.data import sevir
@@ -40,6 +49,8 @@ def main():
         sevir.read_event = lambda *arguments: time.sleep(3600)
 
     if launched_as() is None or launched_as()[0] == rank:
+        if what == "told":
+            end_before_the_word()
         original = callbacks.EpochRecorder.on_train_batch_end
 
         def on_train_batch_end(self, batch, logs=None):

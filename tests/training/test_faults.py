@@ -73,6 +73,7 @@ def at_step(monkeypatch, step, action):
     [
         (GLOO, "killed", 8, "rank 1 on .* ended without a word: killed, or out of memory"),
         (GLOO, "memory", 8, r"rank 1 on .* ran out of memory \(Unable to allocate 8.00 EiB\)"),
+        (GLOO, "told", 8, r"rank 1 on .* failed \(RuntimeError: something unheard of\)"),
         pytest.param(MPI, "killed", 8, "rank 1 on .* ended without a word", marks=needs_mpi),
         pytest.param(MPI, "input", 2, r"rank 1 on .* has waited \d+ s for event", marks=needs_mpi),
         (GLOO, "stopped", 8, r"rank 1 on .* has not answered for \d+ s"),
