@@ -30,6 +30,13 @@ def main():
         )
     from keras_nowcast.study import grid, slurm
     from keras_nowcast.study.launch import LAUNCHERS, Launcher
+    from keras_nowcast.study.roofline import GPUS
+
+    if arguments.gpu and not (arguments.dry_run and arguments.gpu in GPUS):
+        raise InputError(
+            f"`--gpu` must be one of {', '.join(GPUS)}, together with --dry-run. "
+            f"Received: {arguments.gpu}{'' if arguments.dry_run else ' without --dry-run'}."
+        )
     from keras_nowcast.study.sweep import Options, Sweep
 
     folder = arguments.sweep_dir or Path("runs") / (preset_name(arguments.preset) or "sweep")
@@ -47,7 +54,8 @@ def main():
         from keras_nowcast.study.outlook import outlook_table
 
         states = [state_now(folder / cell.name) for cell in placed]
-        print(outlook_table(placed, states, [folder, *arguments.measured]))
+        measured = [folder, *arguments.measured]
+        print(outlook_table(placed, states, measured, arguments.gpu))
     elif through_slurm:
         submit(sweep, arguments)
     elif one_of_a_list:
@@ -74,6 +82,11 @@ def build_parser():
     parser.add_argument(
         "--measured", type=Path, nargs="+", default=[], metavar="RUNS",
         help="for --dry-run: folders of runs to predict from, besides the sweep's own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpu", metavar="GPU",
+        help="for --dry-run: also what training takes at least by the datasheet of V100, A100 or "
+        "H100",
     )  # fmt: skip
     parser.add_argument("--retry", action="store_true", help="run cells that failed again")
     parser.add_argument(

@@ -5,8 +5,10 @@ import statistics
 from keras_nowcast.data.pipeline import steps_per_epoch
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder, read_runs
-from keras_nowcast.study import outcome
+from keras_nowcast.study import outcome, table
+from keras_nowcast.study.claims import spread
 from keras_nowcast.study.planner import FEWEST_CELLS, fit_rates, predict, step_terms, total
+from keras_nowcast.study.roofline import GPUS, least_step_seconds, times_the_least
 
 MIB = 2**20
 NOT_KNOWN = "not known yet"
@@ -22,17 +24,16 @@ def duration(seconds):
     return f"{seconds // 3600}h {seconds % 3600 // 60:02d}m"
 
 
-def predictions(cells, folders):
-    """Returns what the planner says of cells, a Forecast each, from the runs below folders.
-
-    Args:
-      cells: PlacedCells that can run.
-      folders: Paths; those that do not exist hold no runs.
-    """
+def runs_below(folders):
+    """Returns what `records.read_runs` gives of folders; those that do not exist hold no runs."""
     try:
-        runs = read_runs([folder for folder in folders if folder.is_dir()])
+        return read_runs([folder for folder in folders if folder.is_dir()])
     except InputError:
-        runs = []
+        return []
+
+
+def predictions(cells, runs):
+    """Returns what the planner says of cells that can run, a Forecast each, from runs."""
     asked = [(cell.cell.config, cell.cell.processes, cell.windows[0]) for cell in cells]
     return predict(asked, runs)
 
@@ -115,33 +116,84 @@ HEADER = ("cell", "state", "parameters", "training TFLOP", "tensors MiB", "time"
           "energy J")  # fmt: skip
 
 
-def outlook_table(cells, states, folders):
+def outlook_table(cells, states, folders, gpu=None):
     """Returns what each cell is and will take, as lines of text.
 
     Parameters, FLOPs and the tensors of a step are counted; time, peak memory and energy are the
-    planner's predictions, each with its interval.
+    planner's predictions, each with its interval. On a GPU that nobody has measured there is the
+    least that its roofs allow, and beside it what that would be if it were as far above its roofs
+    as the measured runs were above theirs.
 
     Args:
       cells: PlacedCells.
       states: the state of each.
       folders: Paths of runs to predict from.
+      gpu: name of one in roofline.GPUS, or None.
     """
+    runs = runs_below(folders)
     known = [cell for cell in cells if not cell.refusal]
-    forecasts = dict(
-        zip((cell.name for cell in known), predictions(known, folders), strict=True)
-    )
-    rows = [HEADER]
+    forecasts = dict(zip((cell.name for cell in known), predictions(known, runs), strict=True))
+    rows = [(*HEADER, f"least on {gpu}") if gpu else HEADER]
     for cell, state in zip(cells, states, strict=True):
         if cell.refusal:
             rows.append((cell.name, f"unfittable: {cell.refusal}"))
         else:
-            rows.append(_row(cell, state, forecasts[cell.name]))
-    waiting = [
-        forecasts[cell.name]
+            row = _row(cell, state, forecasts[cell.name])
+            least_s = least_seconds(cell, gpu) if gpu else None
+            shown = NOT_KNOWN if least_s is None else duration(least_s)
+            rows.append((*row, shown) if gpu else row)
+    left = [
+        cell
         for cell, state in zip(cells, states, strict=True)
         if not cell.refusal and state in (outcome.NEW, outcome.INTERRUPTED, outcome.RUNNING)
     ]
-    return "\n".join([_aligned(rows), *_totals(waiting), *_reasons(waiting)])
+    waiting = [forecasts[cell.name] for cell in left]
+    of_gpu = _of_gpu(left, gpu, runs) if gpu else []
+    return "\n".join([_aligned(rows), *_totals(waiting), *_reasons(waiting), *of_gpu])
+
+
+def least_seconds(cell, gpu):
+    """Returns the least that the training of a PlacedCell takes on GPUs, or None.
+
+    Without set-up, input, allreduce and validation; None where the GPU's roofs do not tell it.
+    """
+    windows, processes = cell.windows[0], cell.cell.processes
+    steps = steps_per_epoch(windows, processes, cell.cell.value("batch_per_replica"))
+    each = windows / steps / processes
+    step_s = least_step_seconds(cell.cost, cell.policy, each, GPUS[gpu].roofs)
+    return step_s and cell.cell.value("epochs") * steps * step_s
+
+
+def _of_gpu(left, gpu, runs):
+    """Returns lines on what cells would take on a GPU that nobody has measured."""
+    known = [(cell.cell.processes, least_s) for cell in left
+             if (least_s := least_seconds(cell, gpu)) is not None]  # fmt: skip
+    if not known:
+        return []
+    hours = sum(processes * least_s for processes, least_s in known) / 3600
+    lines = [
+        f"by the roofs of {GPUS[gpu].text()}: training of {len(known)} of {len(left)} cells takes "
+        f"at least {duration(sum(least_s for _, least_s in known))} by the clock, one after "
+        f"another, and {hours:,.3g} GPU-hours, without set-up, input, allreduce and validation"
+    ]
+    times = spread(times_the_least(table.read(runs)))
+    if times is None:
+        return [*lines, "how far above them real steps are is not known: no measured run of one "
+                        "process timed its own machine's roofs (--layer-times)"]  # fmt: skip
+
+    def scaled(factor):
+        ends = (times.median, times.least, times.most)
+        middle, low, high = (f"{each * factor:,.3g}" for each in ends)
+        return middle if times.count == 1 else f"{middle} ({low} to {high})"
+
+    kilowatts = GPUS[gpu].watts / 1000
+    return [
+        *lines,
+        f"an estimate, no measurement: steps of {times.count} measured "
+        f"run{'s' * (times.count > 1)} took {scaled(1)} times the least that their own machine's "
+        f"roofs allow; were it so on {gpu}, {scaled(hours)} GPU-hours and, at no more than "
+        f"{GPUS[gpu].watts} W, {scaled(hours * kilowatts)} kWh of the GPUs",
+    ]
 
 
 def _row(cell, state, forecast):
@@ -186,7 +238,7 @@ def _reasons(waiting):
 
 
 def _aligned(rows):
-    whole = [row for row in rows if len(row) == len(HEADER)]
+    whole = [row for row in rows if len(row) >= len(HEADER)]
     widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
     lines = []
     for row in rows:

@@ -1,0 +1,99 @@
+"""What training takes at least on a GPU that nobody has measured: by its roofs alone.
+
+Each layer takes no less than its FLOPs at the GPU's rate of computing, nor than its bytes at its
+rate of moving them (Williams, Waterman and Patterson 2009). How far above that bound real steps
+are is measured where a run timed its own machine's roofs (`--layer-times`), and nowhere else.
+"""
+
+from dataclasses import dataclass
+
+from keras_nowcast.study import table
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its maker's datasheet.
+
+    Attributes:
+      product: which one of the name.
+      roofs: dict as a record's `roofs`: compute_flops_per_second {dtype: of products of matrices
+        without sparsity}, memory_bytes_per_second. A dtype that its matrix units do not have is
+        not in it.
+      watts: the limit of its power.
+    """
+
+    product: str
+    roofs: dict
+    watts: int
+
+    def text(self):
+        """Returns its figures in words."""
+        rates = ", ".join(
+            f"{flops / 1e12:g} TFLOP/s {dtype}"
+            for dtype, flops in self.roofs["compute_flops_per_second"].items()
+        )
+        moved = self.roofs["memory_bytes_per_second"] / 1e9
+        return f"{self.product}: {rates}, {moved:,.0f} GB/s, {self.watts} W by its datasheet"
+
+
+def _gpu(product, float32, half, gigabytes, watts, halves=("float16", "bfloat16")):
+    rates = {"float32": float32 * 1e12, **dict.fromkeys(halves, half * 1e12)}
+    roofs = {"compute_flops_per_second": rates, "memory_bytes_per_second": gigabytes * 1e9}
+    return Gpu(product, roofs, watts)
+
+
+# Source: NVIDIA's datasheets. float32 on A100 and H100 is TF32, which TensorFlow computes in there.
+GPUS = {
+    "V100": _gpu("V100 SXM2", 15.7, 125, 900, 300, halves=("float16",)),
+    "A100": _gpu("A100 SXM 80 GB", 156, 312, 2039, 400),
+    "H100": _gpu("H100 SXM", 494.5, 989, 3350, 700),
+}
+
+
+def least_step_seconds(cost, policy, windows, roofs):
+    """Returns the least a training step of one process can take.
+
+    The allreduce, the input and the start of each operation are not in it.
+
+    Args:
+      cost: the Cost of the network.
+      policy: a precision policy.
+      windows: in the step; may be a fraction, the mean over an epoch's steps.
+      roofs: dict as in Gpu.
+
+    Returns:
+      Seconds; None where the roofs lack the policy's dtype.
+    """
+    rates, moved = roofs["compute_flops_per_second"], roofs["memory_bytes_per_second"]
+    half = policy.removeprefix("mixed_")
+    if not {half, "float32"} <= rates.keys():
+        return None
+    layers = sum(
+        max(
+            layer.training_flops / rates["float32" if layer.is_float32 else half],
+            layer.training_bytes_moved(policy, windows) / moved,
+        )
+        for layer in cost.layers
+    )
+    return windows * layers + cost.optimizer_bytes_moved / moved
+
+
+def times_the_least(runs):
+    """Returns how many times the least of its own machine's roofs a step of each run took.
+
+    Args:
+      runs: list of Run; those of one process, completed, that measured their roofs count.
+    """
+    found = []
+    for run in runs:
+        row = run.row
+        if not (run.is_completed and run.roofs and row["seconds_per_step"]):
+            continue
+        if row["world_size"] != 1 or run.changed_processes:
+            continue
+        windows = row["samples_per_second"] * row["seconds_per_step"]
+        cost = table.count_config(run.setting)
+        least = least_step_seconds(cost, row["precision"], windows, run.roofs)
+        if least:
+            found.append(row["seconds_per_step"] / least)
+    return found
