@@ -286,8 +286,7 @@ def _verdict(ranks, limit_s):
             return f"{rank} ended without a word: killed, or out of memory; {_LAST_WORDS}", 1
     for rank in ranks:
         if rank.silence.seconds >= limit_s and not rank.left:
-            seconds = rank.silence.seconds
-            return f"{rank} has not answered for {seconds:.0f} s; {_LAST_WORDS}", 1
+            return _no_answer(rank), 1
     stuck = [rank for rank in ranks if rank.is_stuck(limit_s)]
     if not stuck:
         return None
@@ -296,11 +295,19 @@ def _verdict(ranks, limit_s):
         worst = max(reading, key=lambda each: each.input[0])
         seconds, what = worst.input
         return f"{worst} has waited {seconds:.0f} s for {what}; {_LAST_WORDS}", 1
+    # Its last step may be older than its last word: what it is in now is not known.
+    silent = [rank for rank in stuck if rank.silence.seconds >= limit_s / 2]
+    if silent:
+        return _no_answer(max(silent, key=lambda each: each.silence.seconds)), 1
     worst = min(stuck, key=lambda each: (each.steps, -each.clock.seconds))
     return (
         f"{worst} has made no progress for {worst.clock.seconds:.0f} s, in {worst.doing} after "
         f"step {worst.steps}; {_LAST_WORDS}"
     ), 1
+
+
+def _no_answer(rank):
+    return f"{rank} has not answered for {rank.silence.seconds:.0f} s; {_LAST_WORDS}"
 
 
 class _Clock:

@@ -56,6 +56,14 @@ def test_the_rank_that_reads_is_blamed_and_not_those_that_wait_for_it():
     assert watchdog._verdict(ranks, 10.0)[0].startswith("rank 1 on n1 has waited 28 s")
 
 
+def test_of_a_rank_that_has_stopped_the_last_word_may_be_younger_than_the_last_step():
+    ranks = [
+        rank(0, clock__seconds=9.0),
+        rank(1, clock__seconds=11.0, silence__seconds=8.0),
+    ]
+    assert watchdog._verdict(ranks, 10.0)[0].startswith("rank 1 on n1 has not answered for 8 s")
+
+
 def test_a_pause_of_the_watchdog_itself_counts_for_little():
     clock = watchdog._Clock()
     clock._at -= 1000.0
