@@ -6,8 +6,9 @@ NEVER RUN HERE: it needs GPUs and the published data.
     python experiments/sweep.py --preset paper --data /data/sevir --dry-run --measured runs/
 
 Hardware: up to 32 GPUs of compute capability 7 or more; the widest cell has 16 GiB of tensors by
-count. 34 cells, 12 EFLOP (12e18) by count. How long that takes on a cluster the planner estimates
-once a few of its cells are measured there (the second command); nothing of it is known here.
+count. 34 cells, 12 EFLOP (12e18) by count. By the datasheet of V100s (`--dry-run --gpu V100`)
+training takes at least 96 GPU-hours; docs/study.md has an estimate, marked as one. Once
+a few of its cells are measured on a cluster the planner predicts the others (the second command).
 
 The abstract names neither the sizes nor the number of epochs: they are a choice. At depth 4 both
 pairs of networks are here that come near its +1549 % parameters: four times the filters, and 16
