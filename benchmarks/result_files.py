@@ -9,13 +9,14 @@ RESULTS = Path(__file__).parent / "results"
 ENVIRONMENT = ("python", "tensorflow", "keras", "cpu", "cores", "git_commit")
 
 
-def write_results(name, rows, note):
+def write_results(name, rows, note, raw=None):
     """Prints the rows and writes results/<name>_<date>.txt and .json.
 
     Args:
         name: The benchmark's.
         rows: Dicts of the same keys; numbers with their unit in the key.
         note: What was run, in a line.
+        raw: The single measurements behind the rows, for the .json alone.
     """
     from keras_nowcast.training.distributed import World
     from keras_nowcast.training.environment import describe
@@ -28,6 +29,8 @@ def write_results(name, rows, note):
     print(text, end="")
     RESULTS.mkdir(exist_ok=True)
     content = {"date": date, "note": note, "environment": environment, "rows": rows}
+    if raw is not None:
+        content["raw"] = raw
     write_json(RESULTS / f"{name}_{date}.json", content)
     with written_whole(RESULTS / f"{name}_{date}.txt") as beside:
         beside.write_text(text)

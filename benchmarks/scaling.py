@@ -49,6 +49,7 @@ from keras_nowcast.process import launched_as
 
 MATMUL_SIDE, COPY_BYTES = 512, 2**26  # in the cache of a core, and far beyond it
 SIZES_BYTES = tuple(4**power for power in range(6, 14))  # 4 KiB to 64 MiB
+LEAST_TURNS, RESAMPLES = 3, 1000  # of the interval of a median
 MODEL_PROCESSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -390,7 +391,7 @@ def report(arguments, jobs):
         f"thread(s) a process; {len(jobs)} jobs of {len(jobs[0]['rounds'])} rounds of "
         f"{config['steps']} steps; median (least to most); seconds a step"
     )
-    write_results(arguments.name, rows, note)
+    write_results(arguments.name, rows, note, raw=jobs)
     for joined_by in sorted({job["controller"] for job in jobs if job["world_size"] > 1}):
         several = [job for job in jobs if job["controller"] == joined_by]
         here, gpus = fit(several), assume_gpus(arguments)
@@ -448,6 +449,7 @@ def row(jobs, processes, controller):
         "allreduce_by_itself_s": spread(allreduce),
         "allreduce_adds_s": difference(together, beside),
         "weak_efficiency": ratio(one, together),
+        "weak_efficiency_95": interval_of_median(one, together, len(jobs[0]["rounds"])),
         "weak_to_alone_in_job": ratio(alone, together),
         "machine_allows": ratio(one, beside),
         "machine_allows_in_job": ratio(alone, beside),
@@ -464,6 +466,23 @@ def row(jobs, processes, controller):
             values(jobs, kind, "copy_alone"), values(jobs, kind, "copy_beside")
         ),
     }
+
+
+def interval_of_median(above, below, rounds):
+    """Returns between what 95 % of the medians of the ratio are if turns are drawn anew.
+
+    Turns are drawn and not rounds: those of one job share a start, its cores and its memory.
+    """
+    import numpy as np
+
+    ratios = [a / b for a, b in zip(above, below, strict=False)]
+    if len(ratios) < LEAST_TURNS * rounds:
+        return "-"
+    turns = np.reshape(ratios, (-1, rounds))
+    drawn = np.random.default_rng(0).integers(len(turns), size=(RESAMPLES, len(turns)))
+    medians = np.median(turns[drawn], axis=(1, 2))
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return f"{low:.3f} to {high:.3f}"
 
 
 def spread(numbers):
