@@ -476,7 +476,7 @@ def interval_of_median(above, below, rounds):
     import numpy as np
 
     ratios = [a / b for a, b in zip(above, below, strict=False)]
-    if len(ratios) < LEAST_TURNS * rounds:
+    if len(ratios) < LEAST_TURNS * rounds or len(ratios) % rounds:  # jobs of unlike rounds
         return "-"
     turns = np.reshape(ratios, (-1, rounds))
     drawn = np.random.default_rng(0).integers(len(turns), size=(RESAMPLES, len(turns)))
