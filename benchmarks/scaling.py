@@ -431,8 +431,11 @@ def row(jobs, processes, controller):
         for phase in ("together", "beside", "strong", "fed", "wait", "allreduce")
     )
 
+    def ratios(above, below):
+        return [a / b for a, b in zip(above, below, strict=False)]
+
     def ratio(above, below):
-        return spread([a / b for a, b in zip(above, below, strict=False)])
+        return spread(ratios(above, below))
 
     def difference(above, below):
         return spread([a - b for a, b in zip(above, below, strict=False)])
@@ -449,7 +452,7 @@ def row(jobs, processes, controller):
         "allreduce_by_itself_s": spread(allreduce),
         "allreduce_adds_s": difference(together, beside),
         "weak_efficiency": ratio(one, together),
-        "weak_efficiency_95": interval_of_median(one, together, len(jobs[0]["rounds"])),
+        "weak_efficiency_95": interval_of_median(ratios(one, together), len(jobs[0]["rounds"])),
         "weak_to_alone_in_job": ratio(alone, together),
         "machine_allows": ratio(one, beside),
         "machine_allows_in_job": ratio(alone, beside),
@@ -468,17 +471,16 @@ def row(jobs, processes, controller):
     }
 
 
-def interval_of_median(above, below, rounds):
-    """Returns between what 95 % of the medians of the ratio are if turns are drawn anew.
+def interval_of_median(numbers, rounds):
+    """Returns between what 95 % of the medians are if turns, of so many rounds, are drawn anew.
 
     Turns are drawn and not rounds: those of one job share a start, its cores and its memory.
     """
     import numpy as np
 
-    ratios = [a / b for a, b in zip(above, below, strict=False)]
-    if len(ratios) < LEAST_TURNS * rounds or len(ratios) % rounds:  # jobs of unlike rounds
+    if len(numbers) < LEAST_TURNS * rounds or len(numbers) % rounds:  # jobs of unlike rounds
         return "-"
-    turns = np.reshape(ratios, (-1, rounds))
+    turns = np.reshape(numbers, (-1, rounds))
     drawn = np.random.default_rng(0).integers(len(turns), size=(RESAMPLES, len(turns)))
     medians = np.median(turns[drawn], axis=(1, 2))
     low, high = np.quantile(medians, [0.025, 0.975])
