@@ -23,7 +23,7 @@ from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
-from keras_nowcast.training.runlock import RunLock, lost_energy
+from keras_nowcast.training.runlock import TOUCH_EVERY_S, RunLock, lost_energy
 from keras_nowcast.training.watchdog import Watchdog
 
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
@@ -646,11 +646,10 @@ class Run:
     def _lost_energy(self):
         """Returns what was used for work that a kill lost; it is in no other figure."""
         if not self.lock.lost:
-            return {
-                "lost_joules": 0.0,
-                "lost_coverage": None,
-                "lost_coverage_reason": "nothing was lost",
-            }
+            reason = "nothing was lost"
+            if self.lock.follows:
+                reason = f"no loss was seen; a job gives a sign of life every {TOUCH_EVERY_S:g} s"
+            return {"lost_joules": 0.0, "lost_coverage": None, "lost_coverage_reason": reason}
         joules, coverage = lost_energy(
             self.folder.power_readings(),
             self.lock.lost,

@@ -178,7 +178,10 @@ def test_interrupted_and_resumed_equals_undisturbed(
             pytest.approx(other["loss"], rel=1e-6),
             pytest.approx(other["val_loss"], rel=1e-6),
         )
-    assert resumed.read_record()["training"]["steps"] == 24
+    record = resumed.read_record()
+    assert record["training"]["steps"] == 24
+    assert record["energy"]["lost_coverage_reason"].startswith("no loss was seen")
+    assert finished.read_record()["energy"]["lost_coverage_reason"] == "nothing was lost"
 
 
 def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(small_sevir, tmp_path):
