@@ -54,7 +54,8 @@ def train(config, started):
     with contextlib.ExitStack() as last, contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(world, config.stall_seconds))
         run = _prepare(config, world, watchdog, started)
-        stack.callback(run.lock.release)
+        # Not before the watchdog's end, which may yet write the record and give a sign of life.
+        last.callback(run.lock.release)
         try:
             run.fit(last)
         except Interrupted as interrupted:

@@ -16,6 +16,7 @@ from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model.unet import read_unet
 from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
 from keras_nowcast.training.trainer import train
+from keras_nowcast.training.watchdog import Watchdog
 
 pytestmark = pytest.mark.usefixtures("float32_after")
 
@@ -196,6 +197,21 @@ def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(small_sevir, tmp
     assert record["energy"]["lost_joules"] is None
     assert record["energy"]["lost_joules_reason"].startswith("no power was read")
     assert record["energy"]["lost_coverage"] == 0
+
+
+def test_the_folder_is_locked_until_the_watchdog_has_ended(small_sevir, tmp_path, monkeypatch):
+    """It writes the record of a job whose collective broke before it found the rank that died."""
+    held = []
+    original = Watchdog.__exit__
+
+    def looking(self, *exception):
+        original(self, *exception)
+        held.append(RunFolder(tmp_path).is_running())
+
+    monkeypatch.setattr(Watchdog, "__exit__", looking)
+    folder = run(small_sevir, tmp_path, epochs=1)
+    assert held == [True]
+    assert folder.is_running() is False
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(small_sevir, tmp_path):
