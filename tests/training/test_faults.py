@@ -46,6 +46,13 @@ def flags(**fields):
     ]
 
 
+def run_with_fault(what, rank, step, launcher=(), **fields):
+    """Runs a training of a million epochs, which ends because of the fault, or not at all."""
+    script = ROOT / "tests" / "training" / "ranks_fault.py"
+    command = [*launcher, sys.executable, script, what, rank, step]
+    return run([*command, *flags(epochs=10**6, **fields)], timeout=120)
+
+
 def train_here(root, run_dir, **fields):
     config = RunConfig(data=str(root), run_dir=str(run_dir), **{**SMALL, "epochs": 2, **fields})
     train(config, started=time.monotonic())
@@ -80,12 +87,10 @@ def at_step(monkeypatch, step, action):
     ],
 )
 def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line):
-    command = [
-        *launcher, sys.executable, ROOT / "tests" / "training" / "ranks_fault.py", what, 1, step,
-        "--data", small_sevir, "--run-dir", tmp_path / "run", "--stall-seconds", 4,
-        *flags(epochs=10**6, batch_per_replica=2),
-    ]  # fmt: skip
-    done = run(command, timeout=120)  # a million epochs: it ends because of the fault, or not
+    done = run_with_fault(
+        what, 1, step, launcher=launcher, data=small_sevir, run_dir=tmp_path / "run",
+        stall_seconds=4, batch_per_replica=2,
+    )  # fmt: skip
     assert done.returncode != 0
     told = [each for each in done.stderr.splitlines() if "failed: " in each]
     assert len(told) == 1 and re.search(f"failed: {line}.*the last checkpoint is kept", told[0])
@@ -113,24 +118,18 @@ def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line
 @needs_horovod
 def test_horovods_own_stall_check_names_the_rank_under_gloo(small_sevir, tmp_path):
     """Horovod 0.28.1 as published finds nobody missing there; our build's patch mends it."""
-    command = [
-        *GLOO, "--stall-check-warning-time-seconds", 1,
-        sys.executable, ROOT / "tests" / "training" / "ranks_fault.py", "input", 1, 2,
-        "--data", small_sevir, "--run-dir", tmp_path / "run", "--stall-seconds", 8,
-        *flags(epochs=10**6, batch_per_replica=2),
-    ]  # fmt: skip
-    done = run(command, timeout=120)
+    done = run_with_fault(
+        "input", 1, 2, launcher=(*GLOO, "--stall-check-warning-time-seconds", "1"),
+        data=small_sevir, run_dir=tmp_path / "run", stall_seconds=8, batch_per_replica=2,
+    )  # fmt: skip
     assert re.search(r"Missing ranks:\n\[0\]<stderr>:1: \[\S*HorovodAllreduce", done.stderr)
     assert re.search(r"failed: rank 1 on .* has waited", done.stderr)
 
 
 def test_a_single_process_that_waits_for_its_input(small_sevir, tmp_path):
-    command = [
-        sys.executable, ROOT / "tests" / "training" / "ranks_fault.py", "input", 0, 2,
-        "--data", small_sevir, "--run-dir", tmp_path / "run", "--stall-seconds", 2,
-        *flags(epochs=10**6),
-    ]  # fmt: skip
-    done = run(command, timeout=120)
+    done = run_with_fault(
+        "input", 0, 2, data=small_sevir, run_dir=tmp_path / "run", stall_seconds=2
+    )
     assert done.returncode == 1
     assert re.search(r"failed: rank 0 on .* has waited \d s for event S.*\.h5;", done.stderr)
     assert "Traceback" not in done.stderr
