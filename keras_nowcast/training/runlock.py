@@ -28,7 +28,6 @@ class RunLock:
     Attributes:
       lost: [from, to] in unix time of work that was done, that no checkpoint in use holds, and that
         was done again; they do not overlap.
-      follows: whether another job was in the folder before this one.
       zero_unix_s: what the power trace of the job before this one counts from, None if unknown.
     """
 
@@ -39,8 +38,12 @@ class RunLock:
         self._former = {}
         self._touched = 0.0
         self.lost = []
-        self.follows = False
         self.zero_unix_s = None
+
+    @property
+    def follows(self):
+        """Whether another job was in the folder before this one."""
+        return bool(self._former)
 
     def take(self):
         """Takes the lock, if it is not held by this process already.
@@ -70,7 +73,6 @@ class RunLock:
         self._file = file
         self._former = _read(file)
         self._last_alive = os.fstat(file).st_mtime
-        self.follows = bool(self._former)
         self.zero_unix_s = self._former.get("zero_unix_s")
 
     def begin(self, saved_unix_s=None, zero_unix_s=None):
