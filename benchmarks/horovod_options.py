@@ -82,10 +82,18 @@ def work(arguments):
 def run_job(arguments, threshold_mib, out):
     """Runs one job of two ranks; returns its [(what, fp16, seconds)]."""
     command = [
-        Path(sys.executable).with_name("horovodrun"), "-np", RANKS, "--gloo",
-        "--fusion-threshold-mb", threshold_mib,
-        sys.executable, __file__, *sys.argv[1:], "--out", out,
-    ]  # fmt: skip
+        Path(sys.executable).with_name("horovodrun"),
+        "-np",
+        RANKS,
+        "--gloo",
+        "--fusion-threshold-mb",
+        threshold_mib,
+        sys.executable,
+        __file__,
+        *sys.argv[1:],
+        "--out",
+        out,
+    ]
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(list(map(str, command)), check=True, env=environment, stdout=subprocess.DEVNULL)
     return json.loads(Path(out).read_text())

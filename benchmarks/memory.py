@@ -66,8 +66,10 @@ def measure_apart(*arguments):
     """`measure` in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", *map(str, arguments)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -30,11 +30,14 @@ def pipelines(roots, grid, threads):
     """Returns {name: WindowPipeline} that give the same batches of a grid."""
     return {
         name: WindowPipeline(
-            sevir.read_catalogue(root), grid=grid, batch_per_replica=4, threads=threads,
+            sevir.read_catalogue(root),
+            grid=grid,
+            batch_per_replica=4,
+            threads=threads,
             shuffle=False,
         )
         for name, root in roots.items()
-    }  # fmt: skip
+    }
 
 
 def seconds_of(pipeline):

@@ -52,15 +52,24 @@ def train(arguments, precision, seed, folder):
     """Returns the `training` part of the record of one run."""
     run_dir = folder / f"{precision}-{seed}"
     flags = {
-        "data": arguments.data, "run-dir": run_dir, "grid": arguments.grid,
-        "depth": arguments.depth, "filters": arguments.filters, "epochs": arguments.epochs,
-        "precision": precision, "seed": seed, "power-source": "none", "schedule": "cosine",
-    }  # fmt: skip
+        "data": arguments.data,
+        "run-dir": run_dir,
+        "grid": arguments.grid,
+        "depth": arguments.depth,
+        "filters": arguments.filters,
+        "epochs": arguments.epochs,
+        "precision": precision,
+        "seed": seed,
+        "power-source": "none",
+        "schedule": "cosine",
+    }
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     subprocess.run(
         [sys.executable, ROOT / "experiments" / "train.py", *words],
-        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     training = RunFolder(run_dir).read_record()["training"]
     print(f"{precision} seed {seed}: {training['val_loss']:.4f}, {training['seconds']:.1f} s")
     return training

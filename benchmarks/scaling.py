@@ -73,9 +73,11 @@ def build_parser():
     parser.add_argument("--processes", type=int, nargs="+", help="start a job of each, in turn")
     parser.add_argument("--jobs", type=int, default=3, help="of each number of processes")
     parser.add_argument(
-        "--launcher", nargs="+", default=["horovodrun -np {} --gloo"],
+        "--launcher",
+        nargs="+",
+        default=["horovodrun -np {} --gloo"],
         help="for --processes; at most one for Gloo and one for MPI",
-    )  # fmt: skip
+    )
     parser.add_argument("--threads", type=int, help="cores of a process")
     parser.add_argument("--out", type=Path, default=Path("scaling"), help="folder of a job's file")
     parser.add_argument("--name", default="scaling", help="of the files in results/")
@@ -159,14 +161,22 @@ def run_job(arguments):
             "hosts": len(set(hosts)),
             "config": {
                 name: getattr(arguments, name)
-                for name in ("depth", "filters", "grid", "batch_per_replica", "precision",
-                             "fp16_allreduce", "threads", "steps")
+                for name in (
+                    "depth",
+                    "filters",
+                    "grid",
+                    "batch_per_replica",
+                    "precision",
+                    "fp16_allreduce",
+                    "threads",
+                    "steps",
+                )
             },
             "horovod": {k: v for k, v in os.environ.items() if k in HOROVOD_SETTINGS},
             "gradient_bytes": phases.gradient_bytes,
             "rounds": rounds,
             "allreduce_s_by_bytes": sizes,
-        }  # fmt: skip
+        }
         write_json(arguments.out / f"np{world.size}-{job['controller']}.json", job)
 
 
@@ -187,8 +197,9 @@ def keep_to_cores(world, threads):
     cores = sorted(os.sched_getaffinity(0))
     first = world.local_rank * threads
     if first + threads > len(cores):
-        sys.exit(f"{world.local_size} processes of {threads} threads need more than {len(cores)} "
-                 "cores")  # fmt: skip
+        sys.exit(
+            f"{world.local_size} processes of {threads} threads need more than {len(cores)} cores"
+        )
     for task in os.listdir("/proc/self/task"):  # Horovod's thread is there already
         os.sched_setaffinity(int(task), cores[first : first + threads])
 
@@ -223,9 +234,13 @@ class Phases:
         share = batch // world.size
         events = sevir.read_catalogue(arguments.data, say=str)
         pipeline = WindowPipeline(
-            events, grid=arguments.grid, batch_per_replica=batch, rank=world.rank,
-            world_size=world.size, threads=arguments.threads,
-        )  # fmt: skip
+            events,
+            grid=arguments.grid,
+            batch_per_replica=batch,
+            rank=world.rank,
+            world_size=world.size,
+            threads=arguments.threads,
+        )
         self._batches = iter(pipeline.dataset())
         self._batch = batch
         self._joined = joined

@@ -28,8 +28,10 @@ def main():
     increases = table.increases(first, second, skill)
     print(f"{runs[0].name} to {runs[1].name}:")
     for name, words in (
-        ("parameters", "trainable parameters"), ("time", "time"), ("energy", "energy")
-    ):  # fmt: skip
+        ("parameters", "trainable parameters"),
+        ("time", "time"),
+        ("energy", "energy"),
+    ):
         print(f"  {words}: {told(increases[name])}{remark(name, first, second)}")
     if skill is None or increases["skill_difference"] is None:
         print("  skill: not measured here, or not by the same score")

@@ -12,11 +12,27 @@ import dataclasses
 from keras_nowcast.config import Parser, RunConfig, add_field
 from keras_nowcast.process import run_script
 
-FLAGS = ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
-         "fp16_allreduce")  # fmt: skip
+FLAGS = (
+    "depth",
+    "filters",
+    "center_filters",
+    "grid",
+    "precision",
+    "batch_per_replica",
+    "fp16_allreduce",
+)
 STORED_GRID = 384
-HEADER = ("layer", "kind", "output", "parameters", "forward MFLOP", "training MFLOP",
-          "moved MiB", "kept MiB", "FLOP/byte")  # fmt: skip
+HEADER = (
+    "layer",
+    "kind",
+    "output",
+    "parameters",
+    "forward MFLOP",
+    "training MFLOP",
+    "moved MiB",
+    "kept MiB",
+    "FLOP/byte",
+)
 MIB = 2**20
 
 

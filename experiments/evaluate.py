@@ -58,10 +58,12 @@ def build_parser():
     parser.add_argument("run", help="a run folder with a trained model")
     parser.add_argument("--data", help="root of a SEVIR data set (default: the run's own)")
     parser.add_argument(
-        "--weights", choices=("last", "best"), default="last",
+        "--weights",
+        choices=("last", "best"),
+        default="last",
         help="the network after the last epoch, or after that of the lowest validation loss, which "
         "was chosen on the test set (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--test-from", help="score events after this time (default: the run's)")
     parser.add_argument("--window-stride", type=int, help="frames (default: the run's)")
     parser.add_argument("--max-events", type=int, help="score so many events at most")
@@ -69,9 +71,12 @@ def build_parser():
         "--thresholds", type=int, nargs="+", default=list(sevir.VIL_THRESHOLDS), help="VIL codes"
     )
     parser.add_argument(
-        "--levels", type=int, nargs=11, default=list(sevir.VIL_LEVELS),
+        "--levels",
+        type=int,
+        nargs=11,
+        default=list(sevir.VIL_LEVELS),
         help="VIL codes between which the pictures change colour",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, help="folder for the results (default: the run's)")
     parser.add_argument(
         "--save-forecasts", type=Path, help="new folder for the forecasts, laid out as SEVIR"
@@ -120,9 +125,13 @@ def test_events(stored, arguments, say):
         train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
     )
     split = sevir.read_split(
-        arguments.data or stored["data"], stored["max_missing"], dates.train_before_time,
-        dates.test_from_time, stored["authors_split"] and arguments.test_from is None, say,
-    )  # fmt: skip
+        arguments.data or stored["data"],
+        stored["max_missing"],
+        dates.train_before_time,
+        dates.test_from_time,
+        stored["authors_split"] and arguments.test_from is None,
+        say,
+    )
     return split.test[: arguments.max_events]
 
 
@@ -266,9 +275,14 @@ def draw_example(example, out, levels):
     minutes = sevir.FRAME_MINUTES * np.arange(1 - sevir.FRAMES_IN, sevir.FRAMES_OUT + 1)
     together = {k: np.concatenate([x, field], axis=-1) for k, field in forecasts.items()}
     panels.write_animation(
-        out / "animation.gif", np.concatenate([x, y], axis=-1), together, minutes, levels,
-        sevir.MISSING, title,
-    )  # fmt: skip
+        out / "animation.gif",
+        np.concatenate([x, y], axis=-1),
+        together,
+        minutes,
+        levels,
+        sevir.MISSING,
+        title,
+    )
 
 
 def _mse(forecast, observed):

@@ -58,10 +58,12 @@ def build_parser():
             add_field(parser, field)
     parser.add_argument("--out", type=Path, help="folder to write")
     parser.add_argument(
-        "--layout", choices=LAYOUTS, default="sevir",
+        "--layout",
+        choices=LAYOUTS,
+        default="sevir",
         help="SEVIR's own with all events, or the authors' IN and OUT of a split, which the "
         "flags for windows and dates are for (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--threads", type=int, help="that read (default: one a core, 8 at most)")
     parser.add_argument(
         "--verify", type=Path, metavar="FOLDER", help="compare its files with their checksums"
@@ -77,9 +79,12 @@ def pack(arguments, config, threads):
         files, catalogue = packed.sevir_files(arguments.data, arguments.grid)
     else:
         split = sevir.read_split(
-            arguments.data, config.max_missing, config.train_before_time, config.test_from_time,
+            arguments.data,
+            config.max_missing,
+            config.train_before_time,
+            config.test_from_time,
             config.authors_split,
-        )  # fmt: skip
+        )
         print(split.note)
         files = packed.authors_files(split, arguments.grid, config.window_stride)
     with Signals() as signals:

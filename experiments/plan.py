@@ -60,9 +60,12 @@ def build_parser():
     parser.add_argument("runs", nargs="+", help="run folders, or folders of them")
     for name, (kind, _, words) in LISTS.items():
         parser.add_argument(
-            f"--{name}", type=kind, nargs="+", metavar=name.upper(),
+            f"--{name}",
+            type=kind,
+            nargs="+",
+            metavar=name.upper(),
             help=f"{words} (default: those of the runs and the sizes next to them)",
-        )  # fmt: skip
+        )
     for name, (kind, words) in SAME.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=kind, help=f"{words} (default: as in the largest run)")
@@ -71,10 +74,12 @@ def build_parser():
         text = f"name the largest network within so many {words}"
         parser.add_argument(flag, type=float, help=text)
     parser.add_argument(
-        "--reach", type=float, metavar="SKILL",
+        "--reach",
+        type=float,
+        metavar="SKILL",
         help="name the measured run that reached this skill for the least: CSI of the validation, "
         "mean over thresholds, or its loss where no CSI is known",
-    )  # fmt: skip
+    )
     return parser
 
 

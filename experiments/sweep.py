@@ -46,9 +46,7 @@ def main():
     through_slurm = arguments.launcher == "slurm"
     launcher = Launcher(LAUNCHERS[0] if through_slurm else arguments.launcher, HERE)
     timeout_s = arguments.timeout_minutes and 60 * arguments.timeout_minutes
-    sweep = Sweep(
-        placed, folder, Options(launcher, timeout_s, arguments.retry, arguments.evaluate)
-    )
+    sweep = Sweep(placed, folder, Options(launcher, timeout_s, arguments.retry, arguments.evaluate))
     if arguments.dry_run:
         from keras_nowcast.study.outcome import state_now
         from keras_nowcast.study.outlook import outlook_table
@@ -74,32 +72,43 @@ def build_parser():
         "--np", type=int, nargs="+", metavar="NP", help="processes of a cell (default: 1)"
     )
     parser.add_argument(
-        "--launcher", choices=("horovodrun", "mpirun", "slurm"), default="horovodrun",
+        "--launcher",
+        choices=("horovodrun", "mpirun", "slurm"),
+        default="horovodrun",
         help="what starts cells of several processes, or slurm: submit every cell as a task of a "
         "job array (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the cells and train nothing")
     parser.add_argument(
-        "--measured", type=Path, nargs="+", default=[], metavar="RUNS",
+        "--measured",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUNS",
         help="for --dry-run: folders of runs to predict from, besides the sweep's own",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--gpu", metavar="GPU",
+        "--gpu",
+        metavar="GPU",
         help="for --dry-run: also what training takes at least by the datasheet of V100, A100 or "
         "H100",
-    )  # fmt: skip
+    )
     parser.add_argument("--retry", action="store_true", help="run cells that failed again")
     parser.add_argument(
-        "--timeout-minutes", type=float, metavar="MINUTES",
+        "--timeout-minutes",
+        type=float,
+        metavar="MINUTES",
         help="stop a cell after so long; it counts as failed, and --retry goes on with it",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--evaluate", action="store_true", help="score each completed cell with evaluate.py"
     )
     parser.add_argument(
-        "--run-cell", type=int, metavar="INDEX",
+        "--run-cell",
+        type=int,
+        metavar="INDEX",
         help="run one cell of cells.json in --sweep-dir; what a task of a job array does",
-    )  # fmt: skip
+    )
     cell = parser.add_argument_group("the cells")
     for field in dataclasses.fields(RunConfig):
         if field.name not in SET_BY_THE_SWEEP:

@@ -45,39 +45,46 @@ class RunConfig:
     )
     precision: str = _flag("auto", "precision of the layers", choices=PRECISIONS)
     grid: int | None = _flag(
-        None, "pixels along a side, the stored size or a divisor of it by block mean of the valid "
-        "pixels (default: the stored size)"
+        None,
+        "pixels along a side, the stored size or a divisor of it by block mean of the valid "
+        "pixels (default: the stored size)",
     )
     epochs: int = _flag(10, "epochs to train")
     batch_per_replica: int = _flag(4, "windows in a batch of one process")
-    learning_rate: float = _flag(1e-3, "Adam's learning rate for one process; multiplied by the "
-                                 "number of processes")
+    learning_rate: float = _flag(
+        1e-3, "Adam's learning rate for one process; multiplied by the number of processes"
+    )
     warmup_epochs: float = _flag(
         1.0, "epochs over which the learning rate rises from that of one process to that of all"
     )
     schedule: str = _flag(
-        "constant", "learning rate after the warm-up: constant, or falling to 0 as a cosine",
+        "constant",
+        "learning rate after the warm-up: constant, or falling to 0 as a cosine",
         choices=SCHEDULES,
     )
     augment: bool = _flag(
-        False, "mirror, turn, shift, and weaken or strengthen the training windows at random, from "
-        "the run's seed"
+        False,
+        "mirror, turn, shift, and weaken or strengthen the training windows at random, from "
+        "the run's seed",
     )
     start_from: str | None = _flag(
-        None, "run folder whose finished network this one starts as, of the same sizes; its batch "
-        "normalization stays as it is (default: random weights)"
+        None,
+        "run folder whose finished network this one starts as, of the same sizes; its batch "
+        "normalization stays as it is (default: random weights)",
     )
     seed: int = _flag(0, "seed of weights and shuffling")
     deterministic: bool = _flag(
-        False, "the same bits from the same command, also on GPUs and on three processes or more, "
-        "at some cost of speed"
+        False,
+        "the same bits from the same command, also on GPUs and on three processes or more, "
+        "at some cost of speed",
     )
     resume: bool = _flag(
         False, "go on from the checkpoint in --run-dir, also on another number of processes"
     )
     checkpoint_minutes: float = _flag(
-        10.0, "minutes after which a checkpoint is saved within an epoch, besides the one at its "
-        "end; 0 for that one alone"
+        10.0,
+        "minutes after which a checkpoint is saved within an epoch, besides the one at its "
+        "end; 0 for that one alone",
     )
     stall_seconds: float = _flag(
         300.0, "seconds without a step after which all processes end, with a line that says why"
@@ -88,44 +95,60 @@ class RunConfig:
     power_source: str = _flag("auto", "where power is read", choices=POWER_SOURCES)
     power_interval_s: float = _flag(0.1, "seconds between two readings of power")
     watts_per_core: float | None = _flag(
-        None, "stated power of a busy core, for --power-source estimate (default: the processor's "
-        "design power, from a small table)"
+        None,
+        "stated power of a busy core, for --power-source estimate (default: the processor's "
+        "design power, from a small table)",
     )
     power_limit_w: float | None = _flag(
-        None, "power limit of each GPU while the run lasts, set through NVML where this user may "
-        "(default: as it is)"
+        None,
+        "power limit of each GPU while the run lasts, set through NVML where this user may "
+        "(default: as it is)",
     )
     window_stride: int = _flag(12, "frames between the starts of two windows of an event")
     max_windows: int | None = _flag(None, "use at most so many windows of each split")
     max_missing: float = _flag(
-        1.0, "largest share of missing pixels an event may have; missing pixels are masked; 0 is "
-        "the authors' rule"
+        1.0,
+        "largest share of missing pixels an event may have; missing pixels are masked; 0 is "
+        "the authors' rule",
     )
     train_before: str | None = _flag(
-        None, "train on events up to this time, YYYY-MM-DD (default: --test-from, else 2019-06-01; "
-        "a catalogue wholly on one side of that holds out its last fifth by time)"
+        None,
+        "train on events up to this time, YYYY-MM-DD (default: --test-from, else 2019-06-01; "
+        "a catalogue wholly on one side of that holds out its last fifth by time)",
     )
     test_from: str | None = _flag(
         None, "hold out events after this time (default: --train-before, else 2019-06-01)"
     )
     authors_split: bool = _flag(
-        False, "select events as SEVIR's authors did: complete ones, ids without repetition, whole "
-        "batches of 8 events, divided at 2019-06-01"
+        False,
+        "select events as SEVIR's authors did: complete ones, ids without repetition, whole "
+        "batches of 8 events, divided at 2019-06-01",
     )
-    fp16_allreduce: bool = _flag(False, "send gradients as float16; meant for "
-                                "mixed_float16, whose check sees an overflow")
+    fp16_allreduce: bool = _flag(
+        False, "send gradients as float16; meant for mixed_float16, whose check sees an overflow"
+    )
     tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
     layer_times: bool = _flag(
-        False, "after training, time each layer by itself and what the machine does at most: the "
-        "roofline of plot_figures.py"
+        False,
+        "after training, time each layer by itself and what the machine does at most: the "
+        "roofline of plot_figures.py",
     )
 
     def __post_init__(self):
         at_least = {
-            "filters": 1, "center_filters": 1, "grid": 2, "epochs": 1, "batch_per_replica": 1,
-            "warmup_epochs": 0, "seed": 0, "window_stride": 1, "max_windows": 1,
-            "checkpoint_minutes": 0, "stall_seconds": 1, "skip_bad_events": 0,
-        }  # fmt: skip
+            "filters": 1,
+            "center_filters": 1,
+            "grid": 2,
+            "epochs": 1,
+            "batch_per_replica": 1,
+            "warmup_epochs": 0,
+            "seed": 0,
+            "window_stride": 1,
+            "max_windows": 1,
+            "checkpoint_minutes": 0,
+            "stall_seconds": 1,
+            "skip_bad_events": 0,
+        }
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and not value >= least:  # NaN is no number to train with

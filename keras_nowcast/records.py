@@ -21,21 +21,48 @@ from keras_nowcast.files import write_json, written_whole
 
 SCHEMA = 1
 EPOCH_COLUMNS = (
-    "epoch", "loss", "val_loss", "learning_rate", "loss_scale", "skipped_steps", "seconds",
-    "val_seconds", "samples_per_second", "joules",
-)  # fmt: skip
+    "epoch",
+    "loss",
+    "val_loss",
+    "learning_rate",
+    "loss_scale",
+    "skipped_steps",
+    "seconds",
+    "val_seconds",
+    "samples_per_second",
+    "joules",
+)
 LAYER_COLUMNS = (
-    "name", "kind", "flops", "bytes", "intensity", "seconds_median", "seconds_low", "seconds_high",
-    "repetitions", "flops_per_second",
-)  # fmt: skip
+    "name",
+    "kind",
+    "flops",
+    "bytes",
+    "intensity",
+    "seconds_median",
+    "seconds_low",
+    "seconds_high",
+    "repetitions",
+    "flops_per_second",
+)
 
 # What may differ between a run and its continuation: where things are and how they are watched,
 # not what is computed.
 MAY_CHANGE_ON_RESUME = frozenset(
-    {"data", "run_dir", "epochs", "resume", "power_source", "power_interval_s",
-     "watts_per_core", "tensorboard", "checkpoint_minutes", "stall_seconds", "skip_bad_events",
-     "layer_times"}
-)  # fmt: skip
+    {
+        "data",
+        "run_dir",
+        "epochs",
+        "resume",
+        "power_source",
+        "power_interval_s",
+        "watts_per_core",
+        "tensorboard",
+        "checkpoint_minutes",
+        "stall_seconds",
+        "skip_bad_events",
+        "layer_times",
+    }
+)
 
 
 class RunFolder:
@@ -114,9 +141,7 @@ class RunFolder:
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_json(
-                self.path / "config.json", dataclasses.asdict(config), new=not config.resume
-            )
+            write_json(self.path / "config.json", dataclasses.asdict(config), new=not config.resume)
         except FileExistsError:
             raise InputError(
                 f"`--run-dir` must not hold a run already. Received: {self.path}, which another "

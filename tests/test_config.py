@@ -69,9 +69,7 @@ def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
     stored = dataclasses.asdict(RunConfig(depth=2, filters=8, run_dir=str(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(stored))
     config = parse_config("x", PRESETS, ["--resume", "--run-dir", str(tmp_path), "--epochs", "20"])
-    assert config == RunConfig(
-        depth=2, filters=8, run_dir=str(tmp_path), epochs=20, resume=True
-    )
+    assert config == RunConfig(depth=2, filters=8, run_dir=str(tmp_path), epochs=20, resume=True)
 
 
 def test_a_preset_is_what_flags_begin_from():

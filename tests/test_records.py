@@ -17,9 +17,11 @@ from keras_nowcast.files import written_whole
 
 def test_a_number_that_is_not_finite_is_null_with_its_reason():
     assert records.without_nan({"a": math.nan, "b": [1.0, math.inf], "c": {"d": -math.inf}}) == {
-        "a": None, "a_reason": "the value is nan", "b": [1.0, None],
+        "a": None,
+        "a_reason": "the value is nan",
+        "b": [1.0, None],
         "c": {"d": None, "d_reason": "the value is -inf"},
-    }  # fmt: skip
+    }
 
 
 def test_a_given_reason_is_kept():

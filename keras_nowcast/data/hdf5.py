@@ -19,9 +19,15 @@ except ImportError:  # no wheel for this machine
 
 # Of a damaged file. h5py answers damage with whatever the step raises that meets it.
 READ_ERRORS = (
-    OSError, RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
     zlib.error,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,12 @@ def sevir_files(data, grid=None, say=print):
         ids = np.array([event.id.encode() for event in members])
         files.append(
             PackedFile(
-                Path("data") / path, {"vil": shape}, {"id": ids}, members,
+                Path("data") / path,
+                {"vil": shape},
+                {"id": ids},
+                members,
                 lambda vil: {"vil": vil[np.newaxis]},
-            )  # fmt: skip
+            )
         )
     return files, _catalogue(root / "CATALOG.csv", places)
 
@@ -363,8 +366,9 @@ def _write_events(path, journal_file, file, done, grid, threads, check):
 
     offsets = _offsets(path, file)
     row = sum(entry["rows"] for entry in done)
-    bar = tqdm(total=len(file.events), initial=len(done), desc=path.name[1:-5], unit="event",
-               disable=None)  # fmt: skip
+    bar = tqdm(
+        total=len(file.events), initial=len(done), desc=path.name[1:-5], unit="event", disable=None
+    )
     with open(path, "r+b") as pixels, open(journal_file, "a") as journal, bar:
         for vil in _read_ahead(file.events[len(done) :], grid, threads):
             pieces = file.pieces(vil)

@@ -37,10 +37,28 @@ SPLIT_TIME = datetime.datetime(2019, 6, 1)
 AUTHORS_BATCH = 8  # events; the authors drop what does not fill a batch
 
 CATALOGUE_COLUMNS = (
-    "id", "file_name", "file_index", "img_type", "time_utc", "minute_offsets", "episode_id",
-    "event_id", "event_type", "llcrnrlat", "llcrnrlon", "urcrnrlat", "urcrnrlon", "proj", "size_x",
-    "size_y", "height_m", "width_m", "data_min", "data_max", "pct_missing",
-)  # fmt: skip
+    "id",
+    "file_name",
+    "file_index",
+    "img_type",
+    "time_utc",
+    "minute_offsets",
+    "episode_id",
+    "event_id",
+    "event_type",
+    "llcrnrlat",
+    "llcrnrlon",
+    "urcrnrlat",
+    "urcrnrlon",
+    "proj",
+    "size_x",
+    "size_y",
+    "height_m",
+    "width_m",
+    "data_min",
+    "data_max",
+    "pct_missing",
+)
 _LONGEST_ID = 100  # characters; SEVIR's have 14 at most
 _DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
 
@@ -191,8 +209,18 @@ def _parse_rows(root, path, rows):
 
 
 def _columns(path, header):
-    needed = ("id", "file_name", "file_index", "img_type", "time_utc", "minute_offsets",
-              "event_type", "size_x", "size_y", "pct_missing")  # fmt: skip
+    needed = (
+        "id",
+        "file_name",
+        "file_index",
+        "img_type",
+        "time_utc",
+        "minute_offsets",
+        "event_type",
+        "size_x",
+        "size_y",
+        "pct_missing",
+    )
     absent = [name for name in needed if name not in header]
     if absent:
         raise InputError(
@@ -620,9 +648,7 @@ def _read_contents(path, size, mtime_ns):
             )
         return _Contents(
             # No more than there are events: a damaged length may be anything.
-            ids=[
-                id_ if isinstance(id_, bytes) else str(id_).encode() for id_ in ids[: len(vil)]
-            ],
+            ids=[id_ if isinstance(id_, bytes) else str(id_).encode() for id_ in ids[: len(vil)]],
             id_bytes=ids.dtype.itemsize if ids.dtype.kind == "S" else None,
             layout=hdf5.read_layout(vil),
         )

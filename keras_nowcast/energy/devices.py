@@ -100,9 +100,6 @@ def _gpu_with_mig(entry, in_order):
     if former_form.startswith("GPU-"):
         return _gpu_named(former_form, in_order)
     matching = [
-        gpu
-        for gpu in in_order
-        for mig in gpu.mig_uuids
-        if mig.lower().startswith(entry.lower())
+        gpu for gpu in in_order for mig in gpu.mig_uuids if mig.lower().startswith(entry.lower())
     ]
     return matching[0] if len(matching) == 1 else None

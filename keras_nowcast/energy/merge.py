@@ -37,9 +37,7 @@ def merge_energy(results, *, samples=None, seconds=None, epoch_seconds=None, win
         "joules": _sum(each["joules"] for each in measured),
         "mean_watts": _watts_together(devices, chosen, "mean_watts"),
         "idle_watts": _watts_together(devices, chosen, "idle_watts"),
-        "joules_per_epoch": [
-            _joules_of_index(devices, chosen, window, index) for index in lengths
-        ],
+        "joules_per_epoch": [_joules_of_index(devices, chosen, window, index) for index in lengths],
         "coverage_per_epoch": [
             _coverage_of_index(devices, chosen, window, index, length_s)
             for index, length_s in lengths.items()
@@ -262,11 +260,14 @@ def _watts_together(devices, chosen, name):
     """
     stretches = []  # [end, watts, seconds] of devices whose times overlap
     measured = [
-        (min(w["start_s"] for w in device["windows"]), max(w["end_s"] for w in device["windows"]),
-         record)
+        (
+            min(w["start_s"] for w in device["windows"]),
+            max(w["end_s"] for w in device["windows"]),
+            record,
+        )
         for (_, device), record in zip(devices, chosen, strict=True)
         if record["joules"] is not None
-    ]  # fmt: skip
+    ]
     for start, end, record in sorted(measured, key=lambda each: each[0]):
         if record[name] is None:
             return None

@@ -251,8 +251,10 @@ class Monitor:
             since_s = (self._sampler.polled_s or self._zero_s) - self._zero_s
             now_s = time.monotonic() - self._zero_s
             problems["the driver does not answer"] = {
-                "count": 1, "first_s": since_s, "last_s": now_s,
-            }  # fmt: skip
+                "count": 1,
+                "first_s": since_s,
+                "last_s": now_s,
+            }
         return {
             "uuid": meter.key,
             "name": meter.name,

@@ -406,5 +406,3 @@ def _next(due_s, now_s, interval_s):
         return now_s + interval_s
     missed = max(0, int((now_s - due_s) / interval_s))
     return due_s + (missed + 1) * interval_s
-
-

@@ -36,9 +36,7 @@ class Source:
     def only(self, devices):
         """Returns this source with the meters of `devices` alone."""
         kept = {tuple(device) for device in devices}
-        return replace(
-            self, meters=tuple(m for m in self.meters if (self.host, m.key) in kept)
-        )
+        return replace(self, meters=tuple(m for m in self.meters if (self.host, m.key) in kept))
 
 
 def choose_source(

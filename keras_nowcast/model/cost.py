@@ -303,9 +303,13 @@ def count_unet(grid, frames_in, frames_out, depth=4, filters=16, center_filters=
             # Nothing below the first convolution learns, so it passes no gradient on.
             learns_below = layers[-1].kind != "scaling"
             add(
-                f"{prefix}_conv_{number}", "convolution", side, channels,
-                kernel=3, passes_gradient=learns_below,
-            )  # fmt: skip
+                f"{prefix}_conv_{number}",
+                "convolution",
+                side,
+                channels,
+                kernel=3,
+                passes_gradient=learns_below,
+            )
             add(f"{prefix}_norm_{number}", "normalization", side, channels)
             add(f"{prefix}_relu_{number}", "activation", side, channels)
 
@@ -319,10 +323,14 @@ def count_unet(grid, frames_in, frames_out, depth=4, filters=16, center_filters=
         add(f"decoder_{level}_upsample", "transposed convolution", side, channels, kernel=2)
         layers.append(
             LayerCost(
-                f"decoder_{level}_concatenate", "concatenation",
-                side, 2 * channels, side, 2 * channels,
+                f"decoder_{level}_concatenate",
+                "concatenation",
+                side,
+                2 * channels,
+                side,
+                2 * channels,
             )
-        )  # fmt: skip
+        )
         add(f"decoder_{level}_norm", "normalization", side, 2 * channels)
         add(f"decoder_{level}_relu", "activation", side, 2 * channels)
         add_double_conv(f"decoder_{level}", channels)

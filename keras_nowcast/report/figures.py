@@ -33,9 +33,15 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 PRECISION_COLORS = {"float32": COLORS[0], "mixed_float16": COLORS[1], "mixed_bfloat16": COLORS[2]}
 MARKERS = "osD^vP*X"
 KIND_MARKERS = {  # of layers, as layers.csv calls them
-    "convolution": "o", "transposed convolution": "D", "normalization + activation": "s",
-    "pooling": "v", "concatenation": "^", "scaling": "<", "loss": ">", "optimizer": "X",
-}  # fmt: skip
+    "convolution": "o",
+    "transposed convolution": "D",
+    "normalization + activation": "s",
+    "pooling": "v",
+    "concatenation": "^",
+    "scaling": "<",
+    "loss": ">",
+    "optimizer": "X",
+}
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
@@ -80,10 +86,12 @@ def training_curves(runs):
             if few:
                 for number, run in enumerate(drawn):
                     axes.plot(
-                        *_curve(run, column), markersize=4, label=label(run.row),
+                        *_curve(run, column),
+                        markersize=4,
+                        label=label(run.row),
                         color=COLORS[number % len(COLORS)],
                         marker=MARKERS[number // len(COLORS) % len(MARKERS)],
-                    )  # fmt: skip
+                    )
             else:
                 _curves_by_precision(axes, drawn, column)
         left.set_ylabel("mean squared error (normalized VIL)")
@@ -128,25 +136,30 @@ def cost_by_size(runs):
     Returns:
       A Figure of one panel, or of three when at least one run measured its energy.
     """
-    drawn = [
-        run for run in runs if run.is_completed and run.row["seconds_per_epoch"] is not None
-    ]
+    drawn = [run for run in runs if run.is_completed and run.row["seconds_per_epoch"] is not None]
     if not drawn:
         raise NotDrawn("no completed run has a timed epoch")
     measured = [run for run in drawn if run.row["joules_per_epoch"] is not None]
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            1, 3 if measured else 1, figsize=(12.4 if measured else 5.6, 4.4),
-            layout="constrained", squeeze=False,
-        )  # fmt: skip
+            1,
+            3 if measured else 1,
+            figsize=(12.4 if measured else 5.6, 4.4),
+            layout="constrained",
+            squeeze=False,
+        )
         panels = panels[0]
         _by_size(panels[0], drawn, _epoch_spread("seconds"), "training time (s per epoch)")
         if measured:
             _by_size(
                 panels[1], measured, _epoch_spread("joules"), "energy of training (J per epoch)"
             )
-            _by_size(panels[2], measured, lambda run: (run.row["mean_watts"],) * 3,
-                     "mean power of training (W)")  # fmt: skip
+            _by_size(
+                panels[2],
+                measured,
+                lambda run: (run.row["mean_watts"],) * 3,
+                "mean power of training (W)",
+            )
             sources = sorted({run.row["energy_source"] for run in measured})
             notes = [f"by different sensors: {', '.join(sources)}"] if len(sources) > 1 else []
             if "estimate" in sources:
@@ -203,11 +216,18 @@ def mixed_speedup(runs):
             (panels[1], "time to the same validation loss", claims.quality_ratio),
         ):
             ratios = [(mixed, ratio_of(plain, mixed)) for plain, mixed in pairs]
-            _bars(axes, [
-                (_look(mixed.setting), (mixed.median("trainable_parameters"),) * 3,
-                 (ratio.median, ratio.least, ratio.most))
-                for mixed, ratio in ratios if ratio
-            ])  # fmt: skip
+            _bars(
+                axes,
+                [
+                    (
+                        _look(mixed.setting),
+                        (mixed.median("trainable_parameters"),) * 3,
+                        (ratio.median, ratio.least, ratio.most),
+                    )
+                    for mixed, ratio in ratios
+                    if ratio
+                ],
+            )
             axes.axhline(1, color="0.4", linewidth=1)
             axes.set_title(title)
             _size_axis(axes)
@@ -246,8 +266,15 @@ def skill_by_cost(runs):
                 (cell.median(cost.column), statistics.median(skill.of_cell(cell))) for cell in front
             ]
             name = f"front: {_set_apart(group, groups)}" if len(groups) > 1 else None
-            axes.plot(*zip(*places, strict=True), style, color="0.35", linewidth=1, zorder=1,
-                      drawstyle="steps-post", label=name)  # fmt: skip
+            axes.plot(
+                *zip(*places, strict=True),
+                style,
+                color="0.35",
+                linewidth=1,
+                zorder=1,
+                drawstyle="steps-post",
+                label=name,
+            )
             names = [f"d{cell.setting['depth']} f{cell.setting['filters']}" for cell in front]
             labels += zip(names, places, strict=True)
         axes.set_xscale("log")
@@ -264,7 +291,8 @@ def skill_by_cost(runs):
             any_energy = any(cell.values("joules_per_epoch") for cell in cells)
             notes.append(
                 "time, since not every run measured energy by one kind of sensor"
-                if any_energy else "time, since no run measured energy"
+                if any_energy
+                else "time, since no run measured energy"
             )
         if cost.is_estimate:
             notes.append("hollow: energy is an ESTIMATE, not measured")
@@ -282,10 +310,11 @@ def _set_apart(group, groups):
     """Returns the settings of a group of Cells that other groups have others of, in words."""
     mine = group[0].setting
     names = [
-        name for name in mine
+        name
+        for name in mine
         if name not in _FREE_ON_A_FRONT
         and any(str(other[0].setting[name]) != str(mine[name]) for other in groups)
-    ]  # fmt: skip
+    ]
     words = [f"{name.replace('_', ' ')} {str(mine[name])[-20:]}" for name in names]
     return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
 
@@ -304,9 +333,15 @@ def _label_points(axes, labels, points):
     for text, point in labels:
         for place in LABEL_PLACES:
             word = axes.annotate(
-                text, point, xytext=place, textcoords="offset points", fontsize=7, color="0.25",
-                ha="left" if place[0] > 0 else "right", va="center",
-            )  # fmt: skip
+                text,
+                point,
+                xytext=place,
+                textcoords="offset points",
+                fontsize=7,
+                color="0.25",
+                ha="left" if place[0] > 0 else "right",
+                va="center",
+            )
             box = word.get_window_extent()
             if left <= box.x0 and box.x1 <= right and not box.count_overlaps(taken):
                 taken.append(box)
@@ -382,7 +417,8 @@ def roofline(runs):
       were timed.
     """
     drawn = [
-        run for run in runs
+        run
+        for run in runs
         if run.is_completed and run.row["achieved_flops_per_second"] and not run.changed_processes
     ]
     if not drawn:
@@ -391,13 +427,19 @@ def roofline(runs):
     by_precision = {None: drawn}
     if timed:
         precisions = sorted({run.row["precision"] for run in drawn})
-        by_precision = {each: [r for r in drawn if r.row["precision"] == each]
-                        for each in precisions}  # fmt: skip
+        by_precision = {
+            each: [r for r in drawn if r.row["precision"] == each] for each in precisions
+        }
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            1, len(by_precision), figsize=(max(7.6, 5.8 * len(by_precision)), 5.4),
-            layout="constrained", sharex=True, sharey=True, squeeze=False,
-        )  # fmt: skip
+            1,
+            len(by_precision),
+            figsize=(max(7.6, 5.8 * len(by_precision)), 5.4),
+            layout="constrained",
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+        )
         panels = panels[0]
         for axes, (precision, members) in zip(panels, by_precision.items(), strict=True):
             axes.set(xscale="log", yscale="log")
@@ -414,8 +456,11 @@ def roofline(runs):
             axes.set_xlabel("counted arithmetic intensity (FLOP/byte)")
         panels[0].set_ylabel("achieved GFLOP/s of a process")
         if not timed:
-            panels[0].set_title("whole training steps; no roof is drawn: no run measured it with "
-                                "its layers (--layer-times)", fontsize=9)  # fmt: skip
+            panels[0].set_title(
+                "whole training steps; no roof is drawn: no run measured it with "
+                "its layers (--layer-times)",
+                fontsize=9,
+            )
         found = {}
         for axes in panels:
             found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
@@ -449,9 +494,13 @@ def _draw_layers(axes, run, rows, count):
     points = []
     for row in rows:
         look = (
-            ("color", color), ("marker", KIND_MARKERS.get(row["kind"], ".")), ("markersize", 5),
-            ("elinewidth", 0.7), ("markeredgecolor", "white"), ("markeredgewidth", 0.4),
-        )  # fmt: skip
+            ("color", color),
+            ("marker", KIND_MARKERS.get(row["kind"], ".")),
+            ("markersize", 5),
+            ("elinewidth", 0.7),
+            ("markeredgecolor", "white"),
+            ("markeredgewidth", 0.4),
+        )
         speeds = [
             row["flops"] / row[name] / 1e9
             for name in ("seconds_median", "seconds_high", "seconds_low")
@@ -460,9 +509,16 @@ def _draw_layers(axes, run, rows, count):
     _bars(axes, points)
     (x, _, _), (y, _, _) = _step_point(run.row)
     axes.plot(
-        x, y, linestyle="", marker="*", markersize=18, color=color, markeredgecolor="black",
-        label="whole step of the run whose layers are drawn", zorder=5,
-    )  # fmt: skip
+        x,
+        y,
+        linestyle="",
+        marker="*",
+        markersize=18,
+        color=color,
+        markeredgecolor="black",
+        label="whole step of the run whose layers are drawn",
+        zorder=5,
+    )
     sum_s, step_s = sum(row["seconds_median"] for row in rows), run.row["seconds_per_step"]
     words = f"layers: {label(run.row)}\n"
     if count > 1:
@@ -480,20 +536,32 @@ def _draw_roofs(axes, run):
     for dtype, flops in run.roofs["compute_flops_per_second"].items():
         ridge = flops / moved
         axes.plot(
-            [low, ridge, max(high, ridge)], [low * moved / 1e9, flops / 1e9, flops / 1e9],
-            color="0.25", linewidth=1.2, linestyle="-" if dtype == dtype_of_policy else "--",
+            [low, ridge, max(high, ridge)],
+            [low * moved / 1e9, flops / 1e9, flops / 1e9],
+            color="0.25",
+            linewidth=1.2,
+            linestyle="-" if dtype == dtype_of_policy else "--",
             zorder=1,
-        )  # fmt: skip
+        )
         axes.annotate(
-            f"{dtype} {flops / 1e9:.3g} GFLOP/s", (ridge, flops / 1e9), xytext=(2, 3),
-            textcoords="offset points", fontsize=7, color="0.25",
-        )  # fmt: skip
+            f"{dtype} {flops / 1e9:.3g} GFLOP/s",
+            (ridge, flops / 1e9),
+            xytext=(2, 3),
+            textcoords="offset points",
+            fontsize=7,
+            color="0.25",
+        )
     # Left of the slope, where no layer is.
     middle = low**0.3 * ridge**0.7
     axes.annotate(
-        f"memory {moved / 1e9:.3g} GB/s", (middle, middle * moved / 1e9), xytext=(-4, 2),
-        textcoords="offset points", horizontalalignment="right", fontsize=7, color="0.25",
-    )  # fmt: skip
+        f"memory {moved / 1e9:.3g} GB/s",
+        (middle, middle * moved / 1e9),
+        xytext=(-4, 2),
+        textcoords="offset points",
+        horizontalalignment="right",
+        fontsize=7,
+        color="0.25",
+    )
     axes.set_xlim(low, high)
 
 
@@ -513,22 +581,32 @@ def memory_by_size(runs):
             sizes = [row["trainable_parameters"] for row in rows]
             counted = [row["counted_step_bytes"] + row["counted_state_bytes"] for row in rows]
             for what, values, marker in (
-                ("measured", map(measured_memory, rows), "o"), ("counted", counted, "_")
-            ):  # fmt: skip
+                ("measured", map(measured_memory, rows), "o"),
+                ("counted", counted, "_"),
+            ):
                 axes.plot(
-                    sizes, [value / 2**20 for value in values], linestyle="", marker=marker,
-                    color=_precision_color(precision), alpha=0.8, label=f"{what}, {precision}",
-                )  # fmt: skip
+                    sizes,
+                    [value / 2**20 for value in values],
+                    linestyle="",
+                    marker=marker,
+                    color=_precision_color(precision),
+                    alpha=0.8,
+                    label=f"{what}, {precision}",
+                )
         on_gpu = any(run.row["peak_gpu_bytes"] for run in drawn)
         _size_axis(axes)
         axes.set_yscale("log")
         _plain_numbers(axes.yaxis)
         axes.set_ylabel("memory of a process (MiB)")
         axes.set_title(
-            ("measured: peak of the GPU's allocator" if on_gpu else
-             "measured: peak resident memory, with Python and TensorFlow themselves")
-            + "\ncounted: parameters, moments, gradients and activations", fontsize=9,
-        )  # fmt: skip
+            (
+                "measured: peak of the GPU's allocator"
+                if on_gpu
+                else "measured: peak resident memory, with Python and TensorFlow themselves"
+            )
+            + "\ncounted: parameters, moments, gradients and activations",
+            fontsize=9,
+        )
         _legend(figure, *axes.get_legend_handles_labels(), columns=2)
         return _signed(figure, drawn)
 
@@ -550,13 +628,18 @@ def power_traces(runs):
     rows = -(-len(drawn) // columns)
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            rows, columns, figsize=(4 * columns, 2.3 * rows + 0.8), layout="constrained",
-            squeeze=False, sharey=True,
-        )  # fmt: skip
+            rows,
+            columns,
+            figsize=(4 * columns, 2.3 * rows + 0.8),
+            layout="constrained",
+            squeeze=False,
+            sharey=True,
+        )
         for axes, run in zip(panels.flat, drawn, strict=False):
             for number, (seconds, watts) in enumerate(run.folder.read_power().values()):
-                axes.plot(*_thinned(seconds, watts), linewidth=0.8,
-                          color=COLORS[number % len(COLORS)])  # fmt: skip
+                axes.plot(
+                    *_thinned(seconds, watts), linewidth=0.8, color=COLORS[number % len(COLORS)]
+                )
             axes.set_title(label(run.row) + _estimate_mark(run.row), fontsize=7)
             axes.set_ylim(bottom=0)
         for axes in panels.flat[len(drawn) :]:
@@ -570,9 +653,12 @@ def power_traces(runs):
 
 
 def _why_no_energy(runs):
-    return "; ".join(
-        dict.fromkeys(run.row["energy_reason"] for run in runs if run.row["energy_reason"])
-    ) or "none was kept"
+    return (
+        "; ".join(
+            dict.fromkeys(run.row["energy_reason"] for run in runs if run.row["energy_reason"])
+        )
+        or "none was kept"
+    )
 
 
 def _thinned(seconds, watts):
@@ -609,9 +695,12 @@ def power_trace(run, record):
         for window in energy["windows"]:
             if window["name"] in _WINDOW_COLORS:
                 above.axvspan(
-                    window["start_s"], window["end_s"], color=_WINDOW_COLORS[window["name"]],
-                    alpha=0.2, linewidth=0,
-                )  # fmt: skip
+                    window["start_s"],
+                    window["end_s"],
+                    color=_WINDOW_COLORS[window["name"]],
+                    alpha=0.2,
+                    linewidth=0,
+                )
         handles, labels = above.get_legend_handles_labels()
         handles += [Patch(color=color, alpha=0.3) for color in _WINDOW_COLORS.values()]
         labels += [name if name != "epoch" else "training" for name in _WINDOW_COLORS]
@@ -623,8 +712,9 @@ def power_trace(run, record):
             f"{label(run.row)}\nenergy source: {energy['source']}{_estimate_mark(run.row)}",
             fontsize=9,
         )
-        known = [(row["epoch"] + 1, row["joules"]) for row in run.epochs
-                 if row["joules"] is not None]  # fmt: skip
+        known = [
+            (row["epoch"] + 1, row["joules"]) for row in run.epochs if row["joules"] is not None
+        ]
         if known:
             below.bar(*zip(*known, strict=True), color=COLORS[0])
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -637,9 +727,15 @@ _WINDOW_COLORS = {"idle": "#999999", "epoch": COLORS[2], "validation": COLORS[4]
 
 # In the order in which they are shown.
 OF_ALL_RUNS = (
-    training_curves, cost_by_size, mixed_speedup, skill_by_cost, scaling, roofline, memory_by_size,
+    training_curves,
+    cost_by_size,
+    mixed_speedup,
+    skill_by_cost,
+    scaling,
+    roofline,
+    memory_by_size,
     power_traces,
-)  # fmt: skip
+)
 CAPTIONS = {  # name: (title, how to read it)
     "training_curves": (
         "Loss over the epochs",
@@ -692,8 +788,7 @@ def _estimate_mark(row):
 def label(row):
     """Returns a run's name in a legend: what sets it apart from other runs."""
     return (
-        f"{model_name(row)}, {row['precision']}, {processes(row['world_size'])}, "
-        f"seed {row['seed']}"
+        f"{model_name(row)}, {row['precision']}, {processes(row['world_size'])}, seed {row['seed']}"
     )
 
 
@@ -726,10 +821,12 @@ def _bars(axes, points):
         places, errors = [], []
         for spreads in zip(*mine, strict=True):
             places.append([middle for middle, _, _ in spreads])
-            errors.append([
-                [middle - least for middle, least, _ in spreads],
-                [most - middle for middle, _, most in spreads],
-            ])  # fmt: skip
+            errors.append(
+                [
+                    [middle - least for middle, least, _ in spreads],
+                    [most - middle for middle, _, most in spreads],
+                ]
+            )
         x_errors, y_errors = (sides if any(map(any, sides)) else None for sides in errors)
         axes.errorbar(
             *places, xerr=x_errors, yerr=y_errors, linestyle="", capsize=3, alpha=0.85, **dict(look)

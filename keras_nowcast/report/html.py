@@ -21,8 +21,12 @@ _SHOWN = (
     ("processes", "world_size", "d", "processes that trained together"),
     ("seed", "seed", "d", "seed of weights and shuffling"),
     ("parameters", "trainable_parameters", ",d", "trainable parameters"),
-    ("s/epoch", "seconds_per_epoch", ".3g", "seconds of training an epoch, median, without "
-     "validation"),
+    (
+        "s/epoch",
+        "seconds_per_epoch",
+        ".3g",
+        "seconds of training an epoch, median, without validation",
+    ),
     ("windows/s", "samples_per_second", ".1f", "windows trained a second, all processes"),
     ("GFLOP/s", "gflops", ".1f", "counted FLOPs over measured time"),
     ("J/epoch", "joules_per_epoch", ".4g", "joules of training an epoch, median"),
@@ -31,10 +35,14 @@ _SHOWN = (
     ("CSI", "csi", ".4f", "critical success index, higher is better: mean over thresholds"),
     ("MAE", "mae", ".2f", "mean absolute error of VIL codes"),
     ("val. loss", "val_loss", ".4f", "mean squared error of the validation, normalized"),
-    ("counted MiB", "counted_mib", ",.0f", "parameters, moments, gradients and activations, "
-     "counted"),
+    (
+        "counted MiB",
+        "counted_mib",
+        ",.0f",
+        "parameters, moments, gradients and activations, counted",
+    ),
     ("peak MiB", "peak_mib", ",.0f", "measured: of the GPU, else resident memory of a process"),
-)  # fmt: skip
+)
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -150,9 +158,14 @@ def _head(runs):
     completed = sum(run.is_completed for run in runs)
     of = f"{completed} of {len(runs)}" if completed < len(runs) else f"{len(runs)}"
     links = (
-        ("claims", "claims"), ("figures", "figures"), ("table", "table"), ("planner", "planner"),
-        ("missing", "not measured"), ("failed", "failed"), ("repeat", "repeat it"),
-    )  # fmt: skip
+        ("claims", "claims"),
+        ("figures", "figures"),
+        ("table", "table"),
+        ("planner", "planner"),
+        ("missing", "not measured"),
+        ("failed", "failed"),
+        ("repeat", "repeat it"),
+    )
     return (
         "<h1>What does training cost, and what does that cost buy?</h1>\n"
         '<p class="lead">A UNet learns to forecast the next hour of radar images (precipitation '
@@ -169,10 +182,15 @@ def _head(runs):
 
 def _machine(runs):
     names = (
-        ("processor", "cpu"), ("cores", "cores"), ("GPUs", "gpus"), ("hosts", "hosts"),
-        ("TensorFlow", "tensorflow"), ("Keras", "keras"), ("Horovod", "horovod"),
+        ("processor", "cpu"),
+        ("cores", "cores"),
+        ("GPUs", "gpus"),
+        ("hosts", "hosts"),
+        ("TensorFlow", "tensorflow"),
+        ("Keras", "keras"),
+        ("Horovod", "horovod"),
         ("code", "git_commit"),
-    )  # fmt: skip
+    )
     rows = []
     for words, column in names:
         values = [run.row[column] for run in runs if run.row[column] is not None]
@@ -277,9 +295,10 @@ _ASIDE = {  # head: (column, form)
 def _aside(runs):
     """Returns what runs skipped, and spent in vain; empty where none did."""
     concerned = [
-        run for run in sorted(runs, key=table.order)
+        run
+        for run in sorted(runs, key=table.order)
         if any(run.row[column] for column, _ in _ASIDE.values())
-    ]  # fmt: skip
+    ]
     if not concerned:
         return ""
     rows = []
@@ -296,8 +315,7 @@ def _aside(runs):
         '<p class="note">Skipped events could not be read and were left out: the run learnt from '
         "fewer windows. Skipped steps overflowed in float16: their time and energy count, and they "
         "taught nothing. Lost is what was spent between a checkpoint and a kill and was trained "
-        "again: it is in no other time or energy here, and comes on top.</p>\n"
-        + _plain_table(rows)
+        "again: it is in no other time or energy here, and comes on top.</p>\n" + _plain_table(rows)
     )
 
 
@@ -397,8 +415,7 @@ def _planner(planned):
 
 def _missing(runs, claims_made, not_drawn, unrecorded):
     lines = [
-        f"<b>{_text(_title(name))}</b> (figure): {_text(why)}"
-        for name, why in not_drawn.items()
+        f"<b>{_text(_title(name))}</b> (figure): {_text(why)}" for name, why in not_drawn.items()
     ]
     lines += [
         f"<b>{_text(claim.title)}</b> (claim): {_text(claim.answer)}"
@@ -410,9 +427,10 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         for reason, names in _by_reason(runs).items()
     ]
     partly = [
-        run for run in runs
+        run
+        for run in runs
         if run.row["energy_joules"] is not None and run.row["joules_per_epoch"] is None
-    ]  # fmt: skip
+    ]
     if partly:
         lines.append(
             f"<b>Energy of an epoch</b> of {_plural(len(partly))}: no epoch's was read for "
@@ -431,8 +449,9 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         for run in runs
         if run.is_completed and run.changed_processes
     ]
-    lines += [f"<b>{_text(path)}</b> {_UNRECORDED[runs_now]}"
-              for path, runs_now in unrecorded.items()]  # fmt: skip
+    lines += [
+        f"<b>{_text(path)}</b> {_UNRECORDED[runs_now]}" for path, runs_now in unrecorded.items()
+    ]
     body = "".join(f"<li>{line}</li>" for line in lines) or "<li>nothing</li>"
     return f'<h2 id="missing">What was not measured, and why</h2>\n<ul>{body}</ul>'
 

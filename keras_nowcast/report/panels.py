@@ -21,18 +21,29 @@ from keras_nowcast.report.figures import COLORS, MARKERS
 # Source: the SEVIR authors' display code, a colour from each level up to the next. Theirs has one
 # more, for codes above the last level, of which there are none.
 VIL_COLORS = (
-    "#000000", "#4d4d4d", "#28be28", "#199619", "#0a690a", "#0a4b0a", "#f5f500", "#edac00",
-    "#f06e00", "#a00000",
-)  # fmt: skip
+    "#000000",
+    "#4d4d4d",
+    "#28be28",
+    "#199619",
+    "#0a690a",
+    "#0a4b0a",
+    "#f5f500",
+    "#edac00",
+    "#f06e00",
+    "#a00000",
+)
 MISSING_COLOR = "#c8c8d2"
 
 # A method keeps its colour in every picture.
 METHOD_COLORS = dict(zip(("model", "persistence", "extrapolation"), COLORS, strict=False))
 _OTHER_COLORS = COLORS[3:]
 _STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "pdf.fonttype": 42,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
     "text.parse_math": False,  # a $ in an event's name is a $
-}  # fmt: skip
+}
 
 
 def read_scores(path):
@@ -160,9 +171,12 @@ def scores_by_lead(rows, thresholds):
     columns = 3
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            -(-len(panels) // columns), columns, figsize=(10.5, 3.1 * -(-len(panels) // columns)),
-            layout="constrained", squeeze=False,
-        )  # fmt: skip
+            -(-len(panels) // columns),
+            columns,
+            figsize=(10.5, 3.1 * -(-len(panels) // columns)),
+            layout="constrained",
+            squeeze=False,
+        )
         for cell, (score, threshold, title, label) in zip(axes.flat, panels, strict=False):
             for method, look in _looks(rows).items():
                 _curve(cell, _of(rows, method, threshold), score, look)
@@ -170,9 +184,13 @@ def scores_by_lead(rows, thresholds):
             mine = [row[score] for row in rows if threshold in (None, row["threshold"])]
             if np.isnan(mine).all():
                 cell.text(
-                    0.5, 0.5, "not one event,\nforecast or observed", ha="center", va="center",
+                    0.5,
+                    0.5,
+                    "not one event,\nforecast or observed",
+                    ha="center",
+                    va="center",
                     transform=cell.transAxes,
-                )  # fmt: skip
+                )
             cell.set_ylim(bottom=0)
             cell.set_xlim(0, 1.05 * max(row["lead_minutes"] for row in rows))
             cell.grid(alpha=0.3)
@@ -210,18 +228,31 @@ def performance_diagram(rows, thresholds):
         for method, look in looks.items():
             drawn = [row for row in _of(rows, method) if row["threshold"] in markers]
             axes.plot(
-                [row["sucr"] for row in drawn], [row["pod"] for row in drawn],
-                color=look["color"], linewidth=1, alpha=0.6, zorder=3,
-            )  # fmt: skip
+                [row["sucr"] for row in drawn],
+                [row["pod"] for row in drawn],
+                color=look["color"],
+                linewidth=1,
+                alpha=0.6,
+                zorder=3,
+            )
             for row in drawn:
                 axes.plot(
-                    row["sucr"], row["pod"], marker=markers[row["threshold"]], markersize=8,
-                    color=look["color"], markeredgecolor="white", clip_on=False, zorder=4,
-                )  # fmt: skip
+                    row["sucr"],
+                    row["pod"],
+                    marker=markers[row["threshold"]],
+                    markersize=8,
+                    color=look["color"],
+                    markeredgecolor="white",
+                    clip_on=False,
+                    zorder=4,
+                )
         axes.set(
-            xlim=(0, 1), ylim=(0, 1), aspect="equal",
-            xlabel="success ratio, 1 − FAR", ylabel="probability of detection",
-        )  # fmt: skip
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+            xlabel="success ratio, 1 − FAR",
+            ylabel="probability of detection",
+        )
         # Above the numbers of the lines of bias.
         axes.set_title("all lead times pooled", pad=18)
         handles = [
@@ -244,9 +275,13 @@ def _performance_lines(axes):
     ratio = np.linspace(0.005, 1, 400)
     sucr, pod = np.meshgrid(ratio, ratio)
     lines = axes.contour(
-        sucr, pod, 1 / (1 / sucr + 1 / pod - 1), np.arange(0.1, 1, 0.1), colors="0.6",
+        sucr,
+        pod,
+        1 / (1 / sucr + 1 / pod - 1),
+        np.arange(0.1, 1, 0.1),
+        colors="0.6",
         linewidths=0.8,
-    )  # fmt: skip
+    )
     # Labels along the diagonal, far from the edges of the diagram.
     places = [(2 * csi / (1 + csi),) * 2 for csi in np.arange(0.1, 1, 0.1)]
     labels = axes.clabel(lines, fontsize=7, fmt="%.1f", manual=places)
@@ -256,9 +291,13 @@ def _performance_lines(axes):
         axes.plot([0, min(1, 1 / bias)], [0, min(1, bias)], "--", color="0.6", linewidth=0.8)
         end = (1.01, bias) if bias <= 1 else (1 / bias, 1.01)
         axes.text(
-            *end, f"{bias:g}", fontsize=7, color="0.35",
-            ha="left" if bias <= 1 else "center", va="center" if bias <= 1 else "bottom",
-        )  # fmt: skip
+            *end,
+            f"{bias:g}",
+            fontsize=7,
+            color="0.35",
+            ha="left" if bias <= 1 else "center",
+            va="center" if bias <= 1 else "bottom",
+        )
 
 
 def write_animation(path, truth, forecasts, minutes, levels, missing, title, frames_per_s=4):
@@ -277,9 +316,12 @@ def write_animation(path, truth, forecasts, minutes, levels, missing, title, fra
     fields = {"observed": truth} | forecasts
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            1, len(fields), figsize=(2.7 * len(fields) + 1.2, 3.5), layout="constrained",
+            1,
+            len(fields),
+            figsize=(2.7 * len(fields) + 1.2, 3.5),
+            layout="constrained",
             squeeze=False,
-        )  # fmt: skip
+        )
         images = []
         for cell, (name, field) in zip(axes.flat, fields.items(), strict=True):
             images.append(_draw(cell, field[..., 0], colors, norm, missing))

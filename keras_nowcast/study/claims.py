@@ -23,10 +23,37 @@ PAPER_PARAMETERS_PERCENT = 1549
 PAPER_ENERGY_PERCENT = 63.22
 # The 0.975 quantile of Student's t for 1, 2, ... degrees of freedom; that of 30 serves for more.
 T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-    2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 _VERDICTS = ("not told apart", "better", "worse")
 # What sets one size of network apart from another.
 SIZE = ("depth", "filters", "center_filters")
@@ -97,10 +124,11 @@ def mixed_precision(cells, skill):
     pairs = precision_pairs(cells)
     if not pairs:
         return _not_measured(
-            title, paper,
+            title,
+            paper,
             "it needs a completed run in float32 and one in mixed precision that differ in nothing "
             "else but the seed",
-        )  # fmt: skip
+        )
     compared = [_precision_row(plain, mixed, skill) for plain, mixed in pairs]
     answers = []
     for policy in dict.fromkeys(mixed.setting["precision"] for _, mixed in pairs):
@@ -207,10 +235,11 @@ def more_parameters(cells, skill):
     ladders = [ladder for ladder in map(_by_size, table.group(deep, *SIZE)) if len(ladder) > 1]
     if not ladders:
         return _not_measured(
-            title, paper,
+            title,
+            paper,
             f"it needs two completed runs of --depth {PAPER_DEPTH} that differ in their filters "
             "alone",
-        )  # fmt: skip
+        )
     pairs = [pair for ladder in ladders for pair in _told_pairs(ladder)]
     compared = [_size_row(small, large, skill) for small, large in pairs]
     closest = min(compared, key=_far_from_paper)
@@ -242,9 +271,7 @@ def _far_from_paper(row):
 def _told_pairs(ladder):
     """Returns the smallest and largest of a ladder, and the pair nearest the paper's increase."""
     pairs = list(itertools.combinations(ladder, 2))
-    nearest = min(
-        pairs, key=lambda pair: abs(_growth_percent(*pair) - PAPER_PARAMETERS_PERCENT)
-    )
+    nearest = min(pairs, key=lambda pair: abs(_growth_percent(*pair) - PAPER_PARAMETERS_PERCENT))
     ends = (ladder[0], ladder[-1])
     return [ends] if nearest == ends else [ends, nearest]
 
@@ -317,8 +344,12 @@ class Cost:
 
 def cost_of_cells(cells):
     """Returns the Cost by which all these cells can be compared, None where there is none."""
-    sources = {run.row["energy_source"] for cell in cells for run in cell.runs
-               if run.row["joules_per_epoch"] is not None}  # fmt: skip
+    sources = {
+        run.row["energy_source"]
+        for cell in cells
+        for run in cell.runs
+        if run.row["joules_per_epoch"] is not None
+    }
     if len(sources) == 1 and all(cell.values("joules_per_epoch") for cell in cells):
         estimate = any(is_estimate(cell) for cell in cells)
         return Cost("joules_per_epoch", "energy", "J per epoch", estimate)
@@ -381,9 +412,10 @@ def data_parallel(cells):
     pairs = scaling_pairs(cells)
     if not pairs:
         return _not_measured(
-            title, paper,
+            title,
+            paper,
             "it needs two completed runs that differ in the number of processes alone",
-        )  # fmt: skip
+        )
     compared = [_scaling_row(few, many) for few, many in pairs]
     sentences = []
     for few, many in sorted({(r["from"], r["processes"]) for r in compared}):
@@ -533,9 +565,12 @@ def _energy(of_pairs, form, *cells):
     reasons = [row["energy_reason"] for row in rows if row["energy_reason"]]
     uncertain = [row["uncertainty_percent"] for row in rows if row["uncertainty_percent"]]
     return _Energy(
-        of_pairs, form, any(map(is_estimate, cells)), reasons[0] if reasons else None,
+        of_pairs,
+        form,
+        any(map(is_estimate, cells)),
+        reasons[0] if reasons else None,
         max(uncertain, default=None),
-    )  # fmt: skip
+    )
 
 
 def _without_energy(rows):

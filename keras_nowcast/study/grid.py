@@ -172,9 +172,13 @@ def place(cells, say=print):
 def _read_split(cell, say):
     config = RunConfig(**{**cell.settings, "grid": None})
     split = sevir.read_split(
-        config.data, config.max_missing, config.train_before_time, config.test_from_time,
-        config.authors_split, say,
-    )  # fmt: skip
+        config.data,
+        config.max_missing,
+        config.train_before_time,
+        config.test_from_time,
+        config.authors_split,
+        say,
+    )
     say(f"{config.data}: {split.note}")
     return split
 
@@ -183,9 +187,11 @@ def _placed(cell, split):
     grid = cell.value("grid") or split.train[0].size
     cell = Cell({**cell.settings, "grid": grid}, cell.processes)
     return PlacedCell(
-        cell, _name(cell, split), tuple(_windows(cell, side) for side in (split.train, split.test)),
+        cell,
+        _name(cell, split),
+        tuple(_windows(cell, side) for side in (split.train, split.test)),
         _refusal(cell, split),
-    )  # fmt: skip
+    )
 
 
 def _refusal(cell, split):

@@ -56,9 +56,11 @@ class Launcher:
             free = MAY_CHANGE_ON_RESUME - {"epochs"}
             config = RunConfig(**{name: getattr(config, name) for name in free})
         return [
-            *self._prefix(processes), sys.executable, str(self.scripts / "train.py"),
+            *self._prefix(processes),
+            sys.executable,
+            str(self.scripts / "train.py"),
             *as_arguments(vars(config)),
-        ]  # fmt: skip
+        ]
 
     def evaluation(self, folder):
         """Returns the command that scores the run in a folder."""

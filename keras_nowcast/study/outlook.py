@@ -112,8 +112,16 @@ def measured_seconds(folder):
 
 # ---- the table ------------------------------------------------------------------------------
 
-HEADER = ("cell", "state", "parameters", "training TFLOP", "tensors MiB", "time", "memory MiB",
-          "energy J")  # fmt: skip
+HEADER = (
+    "cell",
+    "state",
+    "parameters",
+    "training TFLOP",
+    "tensors MiB",
+    "time",
+    "memory MiB",
+    "energy J",
+)
 
 
 def outlook_table(cells, states, folders, gpu=None):
@@ -166,8 +174,11 @@ def least_seconds(cell, gpu):
 
 def _of_gpu(left, gpu, runs):
     """Returns lines on what cells would take on a GPU that nobody has measured."""
-    known = [(cell.cell.processes, least_s) for cell in left
-             if (least_s := least_seconds(cell, gpu)) is not None]  # fmt: skip
+    known = [
+        (cell.cell.processes, least_s)
+        for cell in left
+        if (least_s := least_seconds(cell, gpu)) is not None
+    ]
     if not known:
         return []
     hours = sum(processes * least_s for processes, least_s in known) / 3600
@@ -178,8 +189,11 @@ def _of_gpu(left, gpu, runs):
     ]
     times = spread(times_the_least(table.read(runs)))
     if times is None:
-        return [*lines, "how far above them real steps are is not known: no measured run of one "
-                        "process timed its own machine's roofs (--layer-times)"]  # fmt: skip
+        return [
+            *lines,
+            "how far above them real steps are is not known: no measured run of one "
+            "process timed its own machine's roofs (--layer-times)",
+        ]
 
     def scaled(factor):
         ends = (times.median, times.least, times.most)

@@ -52,8 +52,15 @@ FEWEST_CELLS = 3  # of a precision, to fit anything
 CHANNEL_BLOCK = 16
 _MACHINE = ("cpu", "cores", "gpus", "hosts")
 # What decides the number of windows of an epoch.
-_WINDOWS = ("data", "window_stride", "max_windows", "max_missing", "train_before", "test_from",
-            "authors_split")  # fmt: skip
+_WINDOWS = (
+    "data",
+    "window_stride",
+    "max_windows",
+    "max_missing",
+    "train_before",
+    "test_from",
+    "authors_split",
+)
 
 
 @dataclass(frozen=True)
@@ -377,8 +384,15 @@ class Planner:
         deeper = [depths[-1] + 1] if depths[-1] < MAX_DEPTH else []
         wider = [2 * filters[-1]]
         base = self._largest()
-        same = {(cell.setting["depth"], cell.setting["filters"], cell.setting["precision"],
-                 cell.setting["world_size"]) for cell in self.cells}  # fmt: skip
+        same = {
+            (
+                cell.setting["depth"],
+                cell.setting["filters"],
+                cell.setting["precision"],
+                cell.setting["world_size"],
+            )
+            for cell in self.cells
+        }
         new = [
             self.forecast(config, count)
             for config, count in self.candidates(depths + deeper, filters + wider)
@@ -624,8 +638,12 @@ def reaching(runs, skill, level):
       skill: a Skill of the validation, which every epoch has.
       level: of it.
     """
-    found = [each for run in runs if run.is_completed
-             if (each := _reached(run, skill, level)) is not None]  # fmt: skip
+    found = [
+        each
+        for run in runs
+        if run.is_completed
+        if (each := _reached(run, skill, level)) is not None
+    ]
     cost, _ = cost_of_reaching(found)
     return sorted(found, key=lambda each: getattr(each, cost))
 

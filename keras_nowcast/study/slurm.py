@@ -89,14 +89,16 @@ def submit(folder, cells, script, arguments, say=print):
 
 def _submit_array(folder, processes, indices, script, arguments, say):
     command = [
-        "sbatch", "--parsable",
+        "sbatch",
+        "--parsable",
         f"--array={','.join(map(str, indices))}",
         f"--ntasks={processes}",
         f"--job-name=sweep-np{processes}",
         # Slurm expands %; doubled it stands for itself.
         f"--output={str(folder).replace('%', '%%')}/slurm-%A_%a.out",
-        str(script), *arguments,
-    ]  # fmt: skip
+        str(script),
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"sbatch refused the job: {' '.join(done.stderr.split())}")

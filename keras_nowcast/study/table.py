@@ -24,20 +24,62 @@ RUNNING = "running"  # the status of a run that a job works on
 ENOUGH_COVERAGE = 0.99
 
 _COPIED = (
-    ("config", ("depth", "filters", "center_filters", "grid", "precision", "batch_per_replica",
-                "epochs", "seed", "power_limit_w")),
-    ("environment", ("world_size", "cpu", "cores", "tensorflow", "keras", "horovod",
-                     "git_commit")),
-    ("model", ("parameters", "trainable_parameters", "forward_flops_per_sample",
-               "training_flops_per_sample", "activation_bytes_per_sample",
-               "allreduce_bytes_per_step")),
-    ("training", ("windows_per_epoch", "steps", "setup_seconds", "seconds",
-                  "samples_per_second", "achieved_flops_per_second", "loss", "val_loss",
-                  "skipped_steps", "skipped_events", "lost_seconds")),
-    ("energy", ("source", "joules", "mean_watts", "joules_per_sample", "coverage",
-                "uncertainty_percent", "lost_joules")),
+    (
+        "config",
+        (
+            "depth",
+            "filters",
+            "center_filters",
+            "grid",
+            "precision",
+            "batch_per_replica",
+            "epochs",
+            "seed",
+            "power_limit_w",
+        ),
+    ),
+    ("environment", ("world_size", "cpu", "cores", "tensorflow", "keras", "horovod", "git_commit")),
+    (
+        "model",
+        (
+            "parameters",
+            "trainable_parameters",
+            "forward_flops_per_sample",
+            "training_flops_per_sample",
+            "activation_bytes_per_sample",
+            "allreduce_bytes_per_step",
+        ),
+    ),
+    (
+        "training",
+        (
+            "windows_per_epoch",
+            "steps",
+            "setup_seconds",
+            "seconds",
+            "samples_per_second",
+            "achieved_flops_per_second",
+            "loss",
+            "val_loss",
+            "skipped_steps",
+            "skipped_events",
+            "lost_seconds",
+        ),
+    ),
+    (
+        "energy",
+        (
+            "source",
+            "joules",
+            "mean_watts",
+            "joules_per_sample",
+            "coverage",
+            "uncertainty_percent",
+            "lost_joules",
+        ),
+    ),
     ("memory", ("peak_rss_bytes", "peak_gpu_bytes")),
-)  # fmt: skip
+)
 
 # Fields of the configuration that do not decide what a run computes or costs. The seed does, by
 # chance: it tells the runs of one cell apart.
@@ -150,9 +192,13 @@ def order(run):
     """Sorts Runs: by size, those of one size by precision, processes and seed."""
     row = run.row
     return (
-        row["trainable_parameters"] or 0, row["depth"] or 0, row["precision"] or "",
-        row["world_size"] or 0, row["seed"] or 0, run.name,
-    )  # fmt: skip
+        row["trainable_parameters"] or 0,
+        row["depth"] or 0,
+        row["precision"] or "",
+        row["world_size"] or 0,
+        row["seed"] or 0,
+        run.name,
+    )
 
 
 def group(cells_of_study, *free):
@@ -295,8 +341,10 @@ def _run(folder, record):
     row["gpus"] = _gpu_names(parts["environment"])
     row["hosts"] = len(parts["environment"].get("hosts") or ()) or None
     row["energy_is_estimate"] = row["energy_source"] == "estimate"
-    row["energy_reason"] = None if row["energy_joules"] is not None else (
-        parts["energy"].get("joules_reason") or "the run left no record of its energy"
+    row["energy_reason"] = (
+        None
+        if row["energy_joules"] is not None
+        else (parts["energy"].get("joules_reason") or "the run left no record of its energy")
     )
     if (parts["energy"].get("lost_coverage") or 1) < ENOUGH_COVERAGE:
         row["lost_joules"] = None
@@ -376,8 +424,10 @@ def _of_epochs(epochs, row):
         return statistics.median(values) if values else None
 
     last = epochs[-1] if epochs else {}
-    batch = row["batch_per_replica"] and row["world_size"] and (
-        row["batch_per_replica"] * row["world_size"]
+    batch = (
+        row["batch_per_replica"]
+        and row["world_size"]
+        and (row["batch_per_replica"] * row["world_size"])
     )
     steps = batch and row["windows_per_epoch"] and -(-row["windows_per_epoch"] // batch)
     seconds, rate = median("seconds"), row["samples_per_second"]

@@ -57,9 +57,13 @@ class BadEvents:
         count = len(self._known)
         if count > self._most:
             # Without a file that is gone the data set is another one, which --resume refuses.
-            or_without = "" if self._any_gone else (
-                f", or with --resume --skip-bad-events {max(count, 2 * self._most)} leave such "
-                "events out"
+            or_without = (
+                ""
+                if self._any_gone
+                else (
+                    f", or with --resume --skip-bad-events {max(count, 2 * self._most)} leave such "
+                    "events out"
+                )
             )
             raise UnreadableEvents(
                 f"`--data` has events that cannot be read; {self._most} may be. Received: {count}, "

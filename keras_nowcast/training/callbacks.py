@@ -198,9 +198,7 @@ class EpochRecorder(keras.callbacks.Callback):
         sums.samples -= int(left_out)
         self._metric.reset_state()
         applied = self._optimizer_steps() - self._applied
-        sums.skipped_steps = (
-            self._seen_skipped + self._progress.step - self._first_step - applied
-        )
+        sums.skipped_steps = self._seen_skipped + self._progress.step - self._first_step - applied
 
     def settle(self):
         """Ends the training part of the epoch under way and brings the sums up to this step.
@@ -219,8 +217,7 @@ class EpochRecorder(keras.callbacks.Callback):
             variable.assign(total)
         scores = {name: _scalar(value) for name, value in self._scores.result().items()}
         return {
-            f"val_{name}": value if math.isfinite(value) else None
-            for name, value in scores.items()
+            f"val_{name}": value if math.isfinite(value) else None for name, value in scores.items()
         }
 
     def _mean_error(self):

@@ -65,12 +65,11 @@ def parts_of(cost, policy, batch_per_replica):
             layers=tuple(layer.name for layer in group),
             passes_gradient=group[0].passes_gradient,
             flops=batch_per_replica * sum(layer.training_flops for layer in group),
-            bytes=batch_per_replica * sum(
-                layer.training_bytes_moved(policy, batch_per_replica) for layer in group
-            ),
+            bytes=batch_per_replica
+            * sum(layer.training_bytes_moved(policy, batch_per_replica) for layer in group),
         )
         for group in groups
-    ]  # fmt: skip
+    ]
     flops, moved = cost.optimizer_flops(policy), cost.optimizer_bytes_moved
     return [*parts, Part("optimizer", "optimizer", (), False, flops, moved)]
 
@@ -177,9 +176,7 @@ def seconds_of(step):
             firsts = [tf.cast(tf.reshape(each, [-1])[0], tf.float32) for each in step()]
             return done + 1, tf.add_n(firsts)
 
-        return tf.while_loop(
-            lambda done, _: done < times, once, (0, 0.0), parallel_iterations=1
-        )[1]
+        return tf.while_loop(lambda done, _: done < times, once, (0, 0.0), parallel_iterations=1)[1]
 
     def clock(times):
         start = time.perf_counter()

@@ -28,10 +28,18 @@ from keras_nowcast.training.watchdog import Watchdog
 
 VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
 ENERGY_OF_ALL_RANKS = (
-    "joules", "mean_watts", "idle_watts", "joules_per_sample", "joules_above_idle", "coverage",
-    "crosscheck_joules", "uncertainty_percent", "repeatability_percent", "lost_joules",
+    "joules",
+    "mean_watts",
+    "idle_watts",
+    "joules_per_sample",
+    "joules_above_idle",
+    "coverage",
+    "crosscheck_joules",
+    "uncertainty_percent",
+    "repeatability_percent",
+    "lost_joules",
     "lost_coverage",
-)  # fmt: skip
+)
 
 
 def train(config, started):
@@ -117,9 +125,13 @@ def _with_data(config, world, say):
 
 def _read_split(config, say):
     split = sevir.read_split(
-        config.data, config.max_missing, config.train_before_time, config.test_from_time,
-        config.authors_split, say,
-    )  # fmt: skip
+        config.data,
+        config.max_missing,
+        config.train_before_time,
+        config.test_from_time,
+        config.authors_split,
+        say,
+    )
     if config.grid is not None:
         for event in split.train + split.test:
             sevir.block_factor(event, config.grid)
@@ -201,18 +213,14 @@ class Run:
         if config.resume:
             arrays = self._read_checkpoint()
         self.progress.starts.append({"world_size": world.size, "steps": self.progress.steps})
-        self.bad_events = BadEvents(
-            world, config.skip_bad_events, self.progress.bad_events, say
-        )
+        self.bad_events = BadEvents(world, config.skip_bad_events, self.progress.bad_events, say)
         self.training.on_bad_event = self.validation.on_bad_event = self.bad_events
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         precision.set_precision(config.precision)
         self.flags = distributed.StopFlags(world)
-        self.schedule = _build_schedule(
-            config, world, self.training.steps, self.progress.origin
-        )
+        self.schedule = _build_schedule(config, world, self.training.steps, self.progress.origin)
         self.model, metrics = _build_compiled(config, world, self.flags, self.schedule)
         if arrays is not None:
             self._restore_variables(arrays)

@@ -254,8 +254,10 @@ class Watchdog:
                 return
         if closed or silence.seconds >= self._stall_s:
             if self._world.rank == 1:  # one of those that are left prints
-                why = "ended without a word: killed, or out of memory" if closed else (
-                    f"has not answered for {silence.seconds:.0f} s"
+                why = (
+                    "ended without a word: killed, or out of memory"
+                    if closed
+                    else (f"has not answered for {silence.seconds:.0f} s")
                 )
                 line = f"failed: rank 0 on {self._first_host} {why}; {_LAST_WORDS}"
                 print(line, file=sys.stderr, flush=True)

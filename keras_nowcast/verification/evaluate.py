@@ -22,14 +22,43 @@ ALL_LEADS = "all"
 
 # The columns that other tools read come first.
 COLUMNS = (
-    "method", "threshold", "lead_minutes", "hits", "misses", "false_alarms", "csi", "pod", "sucr",
-    "far", "bias", "mae", "mse", "n", "correct_negatives", "hss", "mean_error", "csi_low",
-    "csi_high", "mae_low", "mae_high", "mse_low", "mse_high",
-)  # fmt: skip
+    "method",
+    "threshold",
+    "lead_minutes",
+    "hits",
+    "misses",
+    "false_alarms",
+    "csi",
+    "pod",
+    "sucr",
+    "far",
+    "bias",
+    "mae",
+    "mse",
+    "n",
+    "correct_negatives",
+    "hss",
+    "mean_error",
+    "csi_low",
+    "csi_high",
+    "mae_low",
+    "mae_high",
+    "mse_low",
+    "mse_high",
+)
 DIFFERENCE_COLUMNS = (
-    "method", "reference", "threshold", "lead_minutes", "events", "csi_difference", "csi_low",
-    "csi_high", "mse_difference", "mse_low", "mse_high",
-)  # fmt: skip
+    "method",
+    "reference",
+    "threshold",
+    "lead_minutes",
+    "events",
+    "csi_difference",
+    "csi_low",
+    "csi_high",
+    "mse_difference",
+    "mse_low",
+    "mse_high",
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,10 +42,28 @@ LONGEST_MESSAGE = 1500  # characters; paths are in it
 SIZE, FRAMES, EVENTS, PER_FILE = 16, 25, 6, 3
 SHAPE = (SIZE, SIZE, FRAMES)
 COLUMNS = (
-    "id", "file_name", "file_index", "img_type", "time_utc", "minute_offsets", "episode_id",
-    "event_id", "event_type", "llcrnrlat", "llcrnrlon", "urcrnrlat", "urcrnrlon", "proj", "size_x",
-    "size_y", "height_m", "width_m", "data_min", "data_max", "pct_missing",
-)  # fmt: skip
+    "id",
+    "file_name",
+    "file_index",
+    "img_type",
+    "time_utc",
+    "minute_offsets",
+    "episode_id",
+    "event_id",
+    "event_type",
+    "llcrnrlat",
+    "llcrnrlon",
+    "urcrnrlat",
+    "urcrnrlon",
+    "proj",
+    "size_x",
+    "size_y",
+    "height_m",
+    "width_m",
+    "data_min",
+    "data_max",
+    "pct_missing",
+)
 
 # name: (arguments of create_dataset, h5py's libver, whether pixels carry a checksum)
 STORAGES = {
@@ -165,8 +183,19 @@ def flip_bits(root, rng):
     elif where == "pixels" and (free & pixels).any():
         places = free & pixels
     elif where == "signature":
-        signatures = (b"\x89HDF", b"TREE", b"SNOD", b"HEAP", b"OHDR", b"FAHD", b"FADB", b"EAHD",
-                      b"EAIB", b"BTHD", b"BTLF")  # fmt: skip
+        signatures = (
+            b"\x89HDF",
+            b"TREE",
+            b"SNOD",
+            b"HEAP",
+            b"OHDR",
+            b"FAHD",
+            b"FADB",
+            b"EAHD",
+            b"EAIB",
+            b"BTHD",
+            b"BTLF",
+        )
         found = [raw.find(each) for each in signatures if raw.find(each) >= 0]
         first = rng.choice(found)
         near = np.zeros_like(free)
@@ -286,9 +315,7 @@ _OTHER_FILTERS = ({"compression": "lzf"}, {"scaleoffset": 8}, {"fletcher32": Tru
 
 
 def _filtered(file, vil, ids, rng):
-    file.create_dataset(
-        "vil", data=vil, chunks=(1, *vil.shape[1:]), **rng.choice(_OTHER_FILTERS)
-    )
+    file.create_dataset("vil", data=vil, chunks=(1, *vil.shape[1:]), **rng.choice(_OTHER_FILTERS))
 
 
 _CHANGES = {
@@ -356,15 +383,70 @@ _CHANGES = {
 # ---- faults in the catalogue ------------------------------------------------------------------
 
 _WORDS = (
-    "", " ", "nan", "-nan", "inf", "-inf", "1e400", "NULL", "None", "-1", "-0", "0", "1", "2", "3",
-    "1e3", "1.5", "0x10", "1_0", "١", "99999999999999999999", "9" * 5000, "'", '"', '""', ";",
-    "$(touch pwned)", "`touch pwned`", "%s%n", "\r\n", "\n", "\0", "\ufeff", "\u202e", "🌧" * 100,
-    "x" * 300, "x" * 200000, "../../../../etc/passwd", "/etc/passwd", "..", ".", "~", "CATALOG.csv",
-    "vil/../vil/2018/0.h5", "//", "vil\\2018\\0.h5", "s3://bucket/0.h5", "2019-06-01",
-    "2019-06-01T00:00:00Z", "0001-01-01 00:00:00+23:59", "9999-12-31 23:59:59-23:59",
-    "2019-02-30 00:00:00", "6/1/19 0:00", "13/13/2019 0:00", "0:5:10", ":", "0:x", "-9" * 30,
-    "S1", "S5", "vil", "VIL", "ir069",
-)  # fmt: skip
+    "",
+    " ",
+    "nan",
+    "-nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "NULL",
+    "None",
+    "-1",
+    "-0",
+    "0",
+    "1",
+    "2",
+    "3",
+    "1e3",
+    "1.5",
+    "0x10",
+    "1_0",
+    "١",
+    "99999999999999999999",
+    "9" * 5000,
+    "'",
+    '"',
+    '""',
+    ";",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "%s%n",
+    "\r\n",
+    "\n",
+    "\0",
+    "\ufeff",
+    "\u202e",
+    "🌧" * 100,
+    "x" * 300,
+    "x" * 200000,
+    "../../../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    ".",
+    "~",
+    "CATALOG.csv",
+    "vil/../vil/2018/0.h5",
+    "//",
+    "vil\\2018\\0.h5",
+    "s3://bucket/0.h5",
+    "2019-06-01",
+    "2019-06-01T00:00:00Z",
+    "0001-01-01 00:00:00+23:59",
+    "9999-12-31 23:59:59-23:59",
+    "2019-02-30 00:00:00",
+    "6/1/19 0:00",
+    "13/13/2019 0:00",
+    "0:5:10",
+    ":",
+    "0:x",
+    "-9" * 30,
+    "S1",
+    "S5",
+    "vil",
+    "VIL",
+    "ir069",
+)
 
 
 def spoil_cell(root, rng):
@@ -388,8 +470,20 @@ def spoil_rows(root, rng):
     """Repeats, leaves out, shuffles, shortens or lengthens rows."""
     rows = _rows(root)
     place = rng.randrange(1, len(rows))
-    kind = rng.choice(["repeated", "repeated id", "dropped", "shuffled", "short", "long", "blank",
-                       "all repeated", "header again", "cells exchanged"])  # fmt: skip
+    kind = rng.choice(
+        [
+            "repeated",
+            "repeated id",
+            "dropped",
+            "shuffled",
+            "short",
+            "long",
+            "blank",
+            "all repeated",
+            "header again",
+            "cells exchanged",
+        ]
+    )
     if kind == "repeated":
         rows.insert(place, rows[place])
     elif kind == "repeated id":
@@ -476,10 +570,24 @@ def _a_file(root, rng):
 
 
 FAULTS = (flip_bits,) * 8 + (
-    overwrite_bytes, overwrite_bytes, truncate, truncate, grow, replace_file, change_contents,
-    change_contents, change_contents, spoil_cell, spoil_cell, spoil_cell, spoil_cell, spoil_rows,
-    spoil_columns, spoil_text, spoil_text,
-)  # fmt: skip
+    overwrite_bytes,
+    overwrite_bytes,
+    truncate,
+    truncate,
+    grow,
+    replace_file,
+    change_contents,
+    change_contents,
+    change_contents,
+    spoil_cell,
+    spoil_cell,
+    spoil_cell,
+    spoil_cell,
+    spoil_rows,
+    spoil_columns,
+    spoil_text,
+    spoil_text,
+)
 
 
 def spoil(root, rng):

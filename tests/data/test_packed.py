@@ -181,9 +181,12 @@ def test_what_reads_back_otherwise_is_written_anew(root, tmp_path):
     calls = iter(range(10**6))
     with pytest.raises(InputError, match="must give back what was written"):
         packed.write_files(
-            tmp_path, files, catalogue, say=lambda line: None,
+            tmp_path,
+            files,
+            catalogue,
+            say=lambda line: None,
             check=lambda: spoil_and_stop() if next(calls) == last - 1 else None,
-        )  # fmt: skip
+        )
     assert spoiled and not (tmp_path / files[0].path).exists()
     packed.write_files(tmp_path, files, catalogue, say=lambda line: None)
     packed.verify(tmp_path, say=lambda line: None)

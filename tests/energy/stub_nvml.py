@@ -68,9 +68,12 @@ def square(low_w, high_w, period_s, duty=0.5, rise_s=0.0005):
     """Returns a Wave that is high for `duty` of each period, with steep edges."""
     high_s = duty * period_s
     points = (
-        (0.0, high_w), (high_s - rise_s, high_w), (high_s, low_w),
-        (period_s - rise_s, low_w), (period_s, high_w),
-    )  # fmt: skip
+        (0.0, high_w),
+        (high_s - rise_s, high_w),
+        (high_s, low_w),
+        (period_s - rise_s, low_w),
+        (period_s, high_w),
+    )
     return Wave(points, period_s)
 
 

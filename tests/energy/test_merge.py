@@ -12,27 +12,40 @@ def part(joules, seconds, variance_j2=0.0):
 def window(index, counter, power=None, name="epoch", start_s=0.0, end_s=None, peak_w=None):
     end_s = start_s + counter["seconds"] if end_s is None else end_s
     return {
-        "name": name, "index": index, "start_s": start_s, "end_s": end_s, "peak_w": peak_w,
-        "counter": counter, "power": power,
-    }  # fmt: skip
+        "name": name,
+        "index": index,
+        "start_s": start_s,
+        "end_s": end_s,
+        "peak_w": peak_w,
+        "counter": counter,
+        "power": power,
+    }
 
 
 def device(uuid, *windows, kind="nvml", problems=None):
     return {
-        "uuid": uuid, "name": "V100", "note": None,
+        "uuid": uuid,
+        "name": "V100",
+        "note": None,
         "counter_source": "nvml_counter" if kind == "nvml" else kind,
         "power_source": "nvml_power" if kind == "nvml" else None,
         "calibration_percent": None if kind == "estimate" else 5.0,
-        "counter_period_s": 0.02, "power_period_s": 0.02, "power_window_s": 0.02,
-        "problems": problems or {}, "windows": list(windows),
-    }  # fmt: skip
+        "counter_period_s": 0.02,
+        "power_period_s": 0.02,
+        "power_window_s": 0.02,
+        "problems": problems or {},
+        "windows": list(windows),
+    }
 
 
 def result(host, *devices, source="nvml", reason="because"):
     return {
-        "source": source, "reason": reason, "host": host, "trace_problem": None,
+        "source": source,
+        "reason": reason,
+        "host": host,
+        "trace_problem": None,
         "devices": list(devices),
-    }  # fmt: skip
+    }
 
 
 def test_sum_over_distinct_devices_of_all_hosts():
@@ -78,8 +91,10 @@ def test_a_run_that_went_on_elsewhere():
     assert record["idle_watts"] == pytest.approx(50.0)
     assert record["coverage"] == 1.0
     assert [(w["name"], w["index"], w["start_s"]) for w in record["windows"]] == [
-        ("idle", None, 0.0), ("epoch", 0, 1.0), ("epoch", 1, 101.0),
-    ]  # fmt: skip
+        ("idle", None, 0.0),
+        ("epoch", 0, 1.0),
+        ("epoch", 1, 101.0),
+    ]
 
 
 def test_a_start_without_a_meter_lowers_coverage():
@@ -108,8 +123,10 @@ def test_the_coverage_of_each_epoch_is_its_own():
         window(2, part(1000.0, 10.0), start_s=21.0),
         window(3, part(500.0, 5.0), start_s=36.0),
     ]
-    second = [{**each, "counter": part(each["counter"]["joules"], each["end_s"] - each["start_s"])}
-              for each in first]  # fmt: skip
+    second = [
+        {**each, "counter": part(each["counter"]["joules"], each["end_s"] - each["start_s"])}
+        for each in first
+    ]
     second[3] = window(2, part(0.0, 0.0), start_s=21.0, end_s=31.0)
     results = [result("n1", device("GPU-a", *first)), result("n1", device("GPU-b", *second))]
     record = merge_energy(results, epoch_seconds=[10.0] * 4)

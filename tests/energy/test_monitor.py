@@ -91,7 +91,6 @@ FAULTS = {
 }
 
 
-
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
     """One run with a GPU for each fault: {name: (its part of the record, its exact joules)}."""
@@ -226,7 +225,7 @@ def test_as_a_context_manager(stub_driver):
         time.sleep(0.3)
         assert monitor.watts == pytest.approx(190, abs=115)
     assert monitor.joules == pytest.approx(monitor.record["mean_watts"] * 0.6, rel=0.1)
-    part, = [each for each in monitor.record["windows"] if each["name"] == "part"]
+    (part,) = [each for each in monitor.record["windows"] if each["name"] == "part"]
     assert part["end_s"] - part["start_s"] == pytest.approx(0.3, abs=0.1)
 
 
@@ -286,8 +285,10 @@ def test_four_ranks_on_two_hosts(stub_driver):
     results = [json.loads(rank.communicate()[0]) for rank in ranks]
     record = merge_energy(results)
     assert [(each["host"], each["uuid"]) for each in record["devices"]] == [
-        ("n1", "GPU-a"), ("n1", "GPU-b"), ("n2", "GPU-a"),
-    ]  # fmt: skip
+        ("n1", "GPU-a"),
+        ("n1", "GPU-b"),
+        ("n2", "GPU-a"),
+    ]
     joules = [results[rank]["devices"][0]["windows"][0]["counter"]["joules"] for rank in (0, 1, 2)]
     assert record["joules"] == sum(joules)
     assert record["mean_watts"] == pytest.approx(600, rel=0.02)  # 200 W each

@@ -120,5 +120,8 @@ def test_no_driver(stub_driver):
 def test_limits_are_watts(stub_driver):
     with stub_driver([Device(limits_w=(100.0, 300.0, 212.5))]).loaded_here():
         assert nvml.read_power_limit(GPU) == {
-            "limit_w": 212.5, "enforced_w": 212.5, "lowest_w": 100.0, "highest_w": 300.0,
-        }  # fmt: skip
+            "limit_w": 212.5,
+            "enforced_w": 212.5,
+            "lowest_w": 100.0,
+            "highest_w": 300.0,
+        }

@@ -61,7 +61,8 @@ def test_from_a_call_on_the_counter_is_gone(stub_driver, kind):
     assert track.problems
     assert 0.5 < parts["counter"]["seconds"] < 3.0
     assert parts["counter"]["joules"] == pytest.approx(
-        190 * parts["counter"]["seconds"], rel=0.15  # the mean of the load
+        190 * parts["counter"]["seconds"],
+        rel=0.15,  # the mean of the load
     )
     assert parts["power"]["joules"] == pytest.approx(EXACT_J, rel=0.02)
     assert all(watts is not None for _, watts, _ in rows)

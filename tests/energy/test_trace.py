@@ -19,9 +19,15 @@ def rows_of(path):
 
 def test_columns_are_the_contract():
     assert COLUMNS[:8] == (
-        "time_s", "host", "device", "watts", "utilization_percent", "memory_mib", "sm_mhz",
+        "time_s",
+        "host",
+        "device",
+        "watts",
+        "utilization_percent",
+        "memory_mib",
+        "sm_mhz",
         "temperature_c",
-    )  # fmt: skip
+    )
 
 
 def test_rows(tmp_path):
@@ -32,10 +38,15 @@ def test_rows(tmp_path):
     first, second = rows_of(tmp_path / "power.csv")
     assert float(first.pop("time_s")) == pytest.approx(100, abs=0.5)
     assert first == {
-        "host": "n1", "device": "GPU-a", "watts": "201.500", "utilization_percent": "97",
-        "memory_mib": "3072.0", "sm_mhz": "1380", "temperature_c": "61",
+        "host": "n1",
+        "device": "GPU-a",
+        "watts": "201.500",
+        "utilization_percent": "97",
+        "memory_mib": "3072.0",
+        "sm_mhz": "1380",
+        "temperature_c": "61",
         "throttle_reasons": "sw_power_cap",
-    }  # fmt: skip
+    }
     assert second["watts"] == second["temperature_c"] == ""
 
 
@@ -83,7 +94,10 @@ def test_hosts_have_files_of_their_own_joined_by_time(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["power.csv"]
     rows = rows_of(tmp_path / "power.csv")
     assert [(row["host"], round(float(row["time_s"]))) for row in rows] == [
-        ("n1", 0), ("n2", 1), ("n1", 2), ("n2", 3),
-    ]  # fmt: skip
+        ("n1", 0),
+        ("n2", 1),
+        ("n1", 2),
+        ("n2", 3),
+    ]
     join_traces(tmp_path)
     assert rows_of(tmp_path / "power.csv") == rows

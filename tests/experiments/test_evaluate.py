@@ -17,9 +17,7 @@ from keras_nowcast.data import sevir, synthetic
 ROOT = Path(__file__).parents[2]
 EVALUATE = [sys.executable, ROOT / "experiments" / "evaluate.py"]
 HORUN = Path(sys.executable).with_name("horovodrun")
-CONTRACT = (
-    "method,threshold,lead_minutes,hits,misses,false_alarms,csi,pod,sucr,far,bias,mae,mse,n"
-)
+CONTRACT = "method,threshold,lead_minutes,hits,misses,false_alarms,csi,pod,sucr,far,bias,mae,mse,n"
 
 
 def shell(*command):
@@ -109,9 +107,13 @@ def test_persistence_is_the_last_input_frame(evaluated, root):
 def test_the_pictures_are_there(evaluated):
     names = {each.name for each in evaluated[0].iterdir()}
     assert names >= {
-        "panel.png", "scores_by_lead.png", "performance_diagram.png", "animation.gif",
-        "differences.csv", "statistics.npz",
-    }  # fmt: skip
+        "panel.png",
+        "scores_by_lead.png",
+        "performance_diagram.png",
+        "animation.gif",
+        "differences.csv",
+        "statistics.npz",
+    }
 
 
 def test_saved_forecasts_are_read_by_our_own_reader(evaluated):

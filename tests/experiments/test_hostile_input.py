@@ -74,8 +74,12 @@ def with_config(file, change):
 
 
 def call_of_system(config):
-    return {"module": "os", "class_name": "system", "config": {"command": "touch pwned"},
-            "registered_name": None}  # fmt: skip
+    return {
+        "module": "os",
+        "class_name": "system",
+        "config": {"command": "touch pwned"},
+        "registered_name": None,
+    }
 
 
 def call_in_a_layer(config):

@@ -24,9 +24,12 @@ def study(tmp_path):
     for depth in (3, 4):
         for filters in (4, 16):
             study_runs.write_run(
-                tmp_path / "runs" / f"d{depth}-f{filters}", depth=depth, filters=filters,
-                seconds=filters / 4 + depth, joules=10.0 * filters,
-            )  # fmt: skip
+                tmp_path / "runs" / f"d{depth}-f{filters}",
+                depth=depth,
+                filters=filters,
+                seconds=filters / 4 + depth,
+                joules=10.0 * filters,
+            )
     return tmp_path / "runs"
 
 
@@ -35,15 +38,26 @@ def test_everything_is_made_from_run_folders(study, tmp_path):
     done = script("plot_figures.py", study, "--out", out)
     assert done.returncode == 0, done.stderr
     made = {path.name for path in out.iterdir()}
-    drawn = {"training_curves", "cost_by_size", "skill_by_cost", "roofline", "memory_by_size",
-             "power_traces", *(f"power_d{d}-f{f}" for d in (3, 4) for f in (4, 16))}  # fmt: skip
+    drawn = {
+        "training_curves",
+        "cost_by_size",
+        "skill_by_cost",
+        "roofline",
+        "memory_by_size",
+        "power_traces",
+        *(f"power_d{d}-f{f}" for d in (3, 4) for f in (4, 16)),
+    }
     assert made == {f"{name}.{kind}" for name in drawn for kind in ("pdf", "png")} | {
-        "table.csv", "report.html",
-    }  # fmt: skip
+        "table.csv",
+        "report.html",
+    }
     with open(out / "table.csv", newline="") as file:
         assert [row["energy_joules"] for row in csv.DictReader(file)] == [
-            "640.0", "160.0", "640.0", "160.0",
-        ]  # fmt: skip
+            "640.0",
+            "160.0",
+            "640.0",
+            "160.0",
+        ]
     assert "scaling is not drawn: no two completed runs differ" in done.stdout
     assert "% trainable parameters, +300.0 % energy" in done.stdout
     assert "not measured here: it needs a completed run in float32" in done.stdout
@@ -59,9 +73,20 @@ def test_a_folder_that_cannot_be_written(study, tmp_path):
 
 def test_the_plan_answers(study):
     done = script(
-        "plan.py", study, "--depth", 3, 4, "--filters", 8, "--max-joules", 1e6, "--max-hours", 1e-6,
-        "--max-memory-gib", 64,
-    )  # fmt: skip
+        "plan.py",
+        study,
+        "--depth",
+        3,
+        4,
+        "--filters",
+        8,
+        "--max-joules",
+        1e6,
+        "--max-hours",
+        1e-6,
+        "--max-memory-gib",
+        64,
+    )
     assert done.returncode == 0, done.stderr
     assert "depth 4, 8 filters" in done.stdout
     assert "none of these networks is predicted to be within it" in done.stdout
@@ -100,9 +125,10 @@ def test_two_runs_are_compared_as_the_paper_does(study):
     done = script("compare.py", study / "d4-f4", study / "d4-f16")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:4] == [
-        "  trainable parameters: +1,489 %", "  time: +60.00 %",
+        "  trainable parameters: +1,489 %",
+        "  time: +60.00 %",
         "  energy: +300 % (by nvml_counter)",
-    ]  # fmt: skip
+    ]
     study_runs.write_run(study / "other", filters=8, joules=5.0, source="rapl")
     done = script("compare.py", study / "d4-f4", study / "other")
     assert done.stdout.splitlines()[3] == (
@@ -116,10 +142,15 @@ def test_two_runs_are_compared_as_the_paper_does(study):
 def test_failed_cells_alone_still_make_a_report(tmp_path):
     config = {**study_runs.CONFIG, "precision": "auto", "grid": None}
     record = {
-        "status": "failed", "status_reason": "unfittable: 96 pixels", "config": config,
-        "environment": {"world_size": 1, "gpus": None, "hosts": None}, "model": {},
-        "training": {}, "energy": {"source": "none", "devices": []}, "memory": {},
-    }  # fmt: skip
+        "status": "failed",
+        "status_reason": "unfittable: 96 pixels",
+        "config": config,
+        "environment": {"world_size": 1, "gpus": None, "hosts": None},
+        "model": {},
+        "training": {},
+        "energy": {"source": "none", "devices": []},
+        "memory": {},
+    }
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "record.json").write_text(json.dumps(record))
     done = script("plot_figures.py", tmp_path, "--out", tmp_path / "out")

@@ -16,8 +16,18 @@ from keras_nowcast.training.runlock import RunLock
 
 ROOT = Path(__file__).parents[2]
 SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
-TINY = ["--depth", "1", "--filters", "2", "--precision", "float32", "--power-source", "none",
-        "--batch-per-replica", "8"]  # fmt: skip
+TINY = [
+    "--depth",
+    "1",
+    "--filters",
+    "2",
+    "--precision",
+    "float32",
+    "--power-source",
+    "none",
+    "--batch-per-replica",
+    "8",
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +48,14 @@ def start(root, tmp_path):
         words = [*SWEEP, *TINY, "--data", root, "--sweep-dir", folder, *flags]
         started.append(
             subprocess.Popen(
-                [str(word) for word in words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+                [str(word) for word in words],
+                cwd=ROOT,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
             )
-        )  # fmt: skip
+        )
         return started[-1]
 
     yield start

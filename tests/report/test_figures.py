@@ -23,10 +23,13 @@ def study(tmp_path_factory):
         for precision in ("float32", "mixed_bfloat16"):
             for world_size in (1, 2):
                 study_runs.write_run(
-                    folder / f"f{filters}-{precision}-np{world_size}", filters=filters,
-                    precision=precision, world_size=world_size, seconds=filters / world_size,
+                    folder / f"f{filters}-{precision}-np{world_size}",
+                    filters=filters,
+                    precision=precision,
+                    world_size=world_size,
+                    seconds=filters / world_size,
                     joules=filters * (10.0 if precision == "float32" else 7.0),
-                )  # fmt: skip
+                )
     return read(folder)
 
 
@@ -137,15 +140,19 @@ def test_fronts_are_of_runs_that_compare(tmp_path):
     for grid, better in ((96, 0.0), (48, 0.3)):
         for filters, csi in ((4, 0.2), (8, 0.1), (16, 0.4)):
             study_runs.write_run(
-                tmp_path / f"g{grid}-f{filters}", grid=grid, filters=filters,
-                seconds=filters * grid / 96, csi=(csi + better,) * 3,
-            )  # fmt: skip
+                tmp_path / f"g{grid}-f{filters}",
+                grid=grid,
+                filters=filters,
+                seconds=filters * grid / 96,
+                csi=(csi + better,) * 3,
+            )
     study_runs.write_run(tmp_path / "alone", grid=48, filters=4, batch_per_replica=2)
     figure = figures.skill_by_cost(read(tmp_path))
     fronts = {
         line.get_label(): [tuple(xy) for xy in line.get_xydata().round(6)]
-        for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"
-    }  # fmt: skip
+        for line in figure.axes[0].lines
+        if line.get_drawstyle() == "steps-post"
+    }
     assert fronts == {
         "front: grid 48, batch per replica 4": [(2.0, 0.5), (8.0, 0.7)],
         "front: grid 96, batch per replica 4": [(4.0, 0.2), (16.0, 0.4)],
@@ -159,9 +166,11 @@ def test_no_label_covers_another(tmp_path):
     """Twelve networks on a front, of nearly one cost and skill."""
     for number in range(12):
         study_runs.write_run(
-            tmp_path / f"{number:02}", filters=4 + number, seconds=2 + number / 100,
+            tmp_path / f"{number:02}",
+            filters=4 + number,
+            seconds=2 + number / 100,
             csi=(0.3 + number / 1000,) * 3,
-        )  # fmt: skip
+        )
     study_runs.write_run(tmp_path / "far", filters=32, seconds=50.0, csi=(0.9,) * 3)
     figure = figures.skill_by_cost(read(tmp_path))
     figure.draw_without_rendering()
@@ -196,9 +205,11 @@ def test_layers_lie_beneath_the_measured_roofs(tmp_path):
     for filters in (4, 16):
         for precision in ("float32", "mixed_bfloat16"):
             study_runs.write_run(
-                tmp_path / f"{precision}-f{filters}", filters=filters, precision=precision,
+                tmp_path / f"{precision}-f{filters}",
+                filters=filters,
+                precision=precision,
                 roofs=ROOFS,
-            )  # fmt: skip
+            )
     runs = read(tmp_path)
     figure = figures.roofline(runs)
     assert len(figure.axes) == 2

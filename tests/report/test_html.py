@@ -44,9 +44,14 @@ class Page(HTMLParser):
 def page(folder, **more):
     runs = table.read(records.read_runs([folder]))
     given = {
-        "claims_made": claims.claims(runs), "figures": {}, "not_drawn": {},
-        "planned": planner.Planner(runs), "unrecorded": {}, "command": "make it", **more,
-    }  # fmt: skip
+        "claims_made": claims.claims(runs),
+        "figures": {},
+        "not_drawn": {},
+        "planned": planner.Planner(runs),
+        "unrecorded": {},
+        "command": "make it",
+        **more,
+    }
     return html.page(runs, **given)
 
 
@@ -55,20 +60,25 @@ def study(tmp_path):
     for filters in (4, 8, 16):
         for precision in ("float32", "mixed_bfloat16"):
             study_runs.write_run(
-                tmp_path / f"f{filters}-{precision}", filters=filters, precision=precision,
-                joules=filters * 10.0, seconds=filters,
-            )  # fmt: skip
+                tmp_path / f"f{filters}-{precision}",
+                filters=filters,
+                precision=precision,
+                joules=filters * 10.0,
+                seconds=filters,
+            )
     return tmp_path
 
 
 def test_it_parses_and_has_every_part(study):
-    study_runs.write_run(study / "broken", status="failed", reason="out of memory: killed",
-                         losses=(0.5,), filters=64)  # fmt: skip
+    study_runs.write_run(
+        study / "broken", status="failed", reason="out of memory: killed", losses=(0.5,), filters=64
+    )
     text = page(
-        study, figures={"roofline": '<svg id="roofline-1"></svg>'},
+        study,
+        figures={"roofline": '<svg id="roofline-1"></svg>'},
         not_drawn={"scaling": "no two runs differ"},
         unrecorded={study / "gone": None, study / "dead": False, study / "alive": True},
-    )  # fmt: skip
+    )
     found = Page(text)
     assert len(found.ids) == len(set(found.ids))
     anchors = {attrs["href"][1:] for tag, attrs in found.tags if tag == "a"}
@@ -76,11 +86,20 @@ def test_it_parses_and_has_every_part(study):
     rows = re.search(r'<table id="runs">.*?</table>', text, re.DOTALL)[0].count("<tr>")
     assert rows == 1 + 7
     for words in (
-        "6 of 7 runs are completed", "EPYC", "2.21.0", "out of memory: killed",
-        "no two runs differ", "gone left no record", "dead was killed: it left no record",
-        "alive is running", "leave one out", "+63.22 % energy",
-        "make it", "experiments/train.py", "median",
-    ):  # fmt: skip
+        "6 of 7 runs are completed",
+        "EPYC",
+        "2.21.0",
+        "out of memory: killed",
+        "no two runs differ",
+        "gone left no record",
+        "dead was killed: it left no record",
+        "alive is running",
+        "leave one out",
+        "+63.22 % energy",
+        "make it",
+        "experiments/train.py",
+        "median",
+    ):
         assert words in found.text, words
 
 
@@ -97,9 +116,7 @@ def test_it_reaches_for_nothing_outside(study):
 
 def test_what_comes_from_files_is_text(tmp_path):
     evil = '<script>alert("1")</script>'
-    study_runs.write_run(
-        tmp_path / "<b>a", data=evil, status="failed", reason=evil, losses=(0.5,)
-    )
+    study_runs.write_run(tmp_path / "<b>a", data=evil, status="failed", reason=evil, losses=(0.5,))
     study_runs.write_run(tmp_path / "b&c", data=evil)
     text = page(tmp_path, not_drawn={"scaling": evil}, unrecorded={evil: None}, command=evil)
     assert evil not in text and "<b>a" not in text and "b&c" not in text
@@ -116,9 +133,12 @@ def test_a_picture_without_a_caption_may_not_be_drawn(tmp_path):
 def test_an_estimate_is_called_one_everywhere(tmp_path):
     for filters in (4, 8, 12, 16):
         study_runs.write_run(
-            tmp_path / str(filters), filters=filters, joules=filters * 10.0, seconds=filters,
+            tmp_path / str(filters),
+            filters=filters,
+            joules=filters * 10.0,
+            seconds=filters,
             source="estimate",
-        )  # fmt: skip
+        )
     text = Page(page(tmp_path)).text
     assert "no sensor: an estimate" in text
     assert "160 (estimate)" in text
@@ -130,9 +150,14 @@ def test_what_was_skipped_or_lost_is_shown(tmp_path):
     study_runs.write_run(tmp_path / "a", skipped_events=0, lost_seconds=0.0)
     assert "spent in vain" not in page(tmp_path)
     study_runs.write_run(
-        tmp_path / "b", seed=1, joules=10.0, skipped_events=2, skipped_steps=7, lost_seconds=31.25,
+        tmp_path / "b",
+        seed=1,
+        joules=10.0,
+        skipped_events=2,
+        skipped_steps=7,
+        lost_seconds=31.25,
         lost_joules=1234.5,
-    )  # fmt: skip
+    )
     study_runs.write_run(tmp_path / "c", seed=2, skipped_events=0, lost_seconds=4.0)
     text = Page(page(tmp_path)).text
     assert "lost J b 2 7 31.2 1,234 c 0 0 4.0 not measured here" in text

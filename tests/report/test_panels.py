@@ -18,14 +18,25 @@ def rows(methods=("model", "persistence"), thresholds=(16, 74)):
     leads = [5.0, 10.0, "all"]
     return [
         {
-            "method": method, "threshold": threshold, "lead_minutes": lead, "csi": 0.5, "pod": 0.6,
-            "sucr": 0.7, "mse": 10.0, "mae": 2.0, "csi_low": 0.4, "csi_high": 0.6, "mse_low": 8.0,
-            "mse_high": 12.0, "mae_low": 1.0, "mae_high": 3.0,
+            "method": method,
+            "threshold": threshold,
+            "lead_minutes": lead,
+            "csi": 0.5,
+            "pod": 0.6,
+            "sucr": 0.7,
+            "mse": 10.0,
+            "mae": 2.0,
+            "csi_low": 0.4,
+            "csi_high": 0.6,
+            "mse_low": 8.0,
+            "mse_high": 12.0,
+            "mae_low": 1.0,
+            "mae_high": 3.0,
         }
         for method in methods
         for lead in leads
         for threshold in thresholds
-    ]  # fmt: skip
+    ]
 
 
 def fields(frames):
@@ -38,9 +49,9 @@ def fields(frames):
 
 
 @pytest.mark.parametrize(
-    ("code", "color"), [(0, 0), (15.9, 0), (16, 1), (31, 2), (73, 3), (74, 4), (133, 6), (218, 8),
-                        (219, 9), (254, 9)]
-)  # fmt: skip
+    ("code", "color"),
+    [(0, 0), (15.9, 0), (16, 1), (31, 2), (73, 3), (74, 4), (133, 6), (218, 8), (219, 9), (254, 9)],
+)
 def test_a_color_begins_at_its_level(code, color):
     colors, norm = panels.vil_colors(VIL_LEVELS)
     assert to_hex(colors(norm(code))) == panels.VIL_COLORS[color]
@@ -62,9 +73,15 @@ def test_broken_levels(levels):
 def test_the_panel_shows_every_method_and_lead():
     truth, forecasts = fields(2)
     figure = panels.forecast_panel(
-        truth[..., 0], truth, forecasts, [5, 60], VIL_LEVELS, MISSING, "S1",
+        truth[..., 0],
+        truth,
+        forecasts,
+        [5, 60],
+        VIL_LEVELS,
+        MISSING,
+        "S1",
         {"model": ["CSI 0.1", "CSI 0.2"]},
-    )  # fmt: skip
+    )
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["last input, 0 min", "+5 min", "+60 min"]
     assert {axes.get_ylabel() for axes in figure.axes} >= {"observed", "model", "persistence"}
@@ -86,8 +103,11 @@ def test_curves_run_over_the_leads():
     figure = panels.scores_by_lead(rows(), (16, 74))
     axes = [cell for cell in figure.axes if cell.lines]
     assert [cell.get_title() for cell in axes] == [
-        "CSI at VIL ≥ 16", "CSI at VIL ≥ 74", "mean squared error", "mean absolute error",
-    ]  # fmt: skip
+        "CSI at VIL ≥ 16",
+        "CSI at VIL ≥ 74",
+        "mean squared error",
+        "mean absolute error",
+    ]
     assert all(list(line.get_xdata()) == [5, 10] for cell in axes for line in cell.lines)
     assert all(len(cell.collections) == 2 for cell in axes)  # a band each
 

@@ -11,10 +11,19 @@ record = json.loads((Path(run) / "record.json").read_text())
 environment = record["environment"]
 fields = "JobIDRaw,State,NodeList,Start,End,ElapsedRaw,AllocCPUS"
 listed = subprocess.run(
-    ["sacct", "--allocations", "--duplicates", "--parsable2", f"--format={fields}", "--jobs",
-     environment["slurm_job_id"]],
-    capture_output=True, text=True, check=True,
-).stdout  # fmt: skip
+    [
+        "sacct",
+        "--allocations",
+        "--duplicates",
+        "--parsable2",
+        f"--format={fields}",
+        "--jobs",
+        environment["slurm_job_id"],
+    ],
+    capture_output=True,
+    text=True,
+    check=True,
+).stdout
 print(listed)
 rows = list(csv.DictReader(listed.splitlines(), delimiter="|"))
 print({name: value for name, value in environment.items() if name.startswith("slurm")})

@@ -62,9 +62,12 @@ class Job:
         }
         return subprocess.Popen(
             ["bash", str(self.repository / "slurm" / f"{script}.sbatch"), *words],
-            cwd=self.repository, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=self.repository,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, script, *words, **variables):
         """Returns (status, standard error) of a job that nobody disturbs."""
@@ -106,9 +109,18 @@ def test_words_arrive_as_they_are(job, script):
     assert not list(job.repository.parent.rglob("injected"))
 
 
-NUMBERS = ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_CPUS_ON_NODE",
-           "SLURM_CPUS_PER_TASK", "SLURM_GPUS_ON_NODE", "SLURM_RESTART_COUNT",
-           "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID", "KERAS_NOWCAST_MAX_REQUEUES")  # fmt: skip
+NUMBERS = (
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_NTASKS",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_GPUS_ON_NODE",
+    "SLURM_RESTART_COUNT",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "KERAS_NOWCAST_MAX_REQUEUES",
+)
 
 
 @pytest.mark.parametrize("variable", NUMBERS)
@@ -135,13 +147,30 @@ def test_other_variables_run_nothing(job, variable):
     [
         ({"SLURM_CPUS_ON_NODE": "6"}, "python", 6),
         ({"SLURM_CPUS_ON_NODE": "6", "SLURM_NTASKS": "2", "SLURM_TASKS_PER_NODE": "2"}, "srun", 3),
-        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_CPUS_PER_TASK": "4", "SLURM_NTASKS": "4",
-          "SLURM_TASKS_PER_NODE": "2(x2)", "SLURM_JOB_NUM_NODES": "2"}, "srun", 4),
+        (
+            {
+                "SLURM_CPUS_ON_NODE": "8",
+                "SLURM_CPUS_PER_TASK": "4",
+                "SLURM_NTASKS": "4",
+                "SLURM_TASKS_PER_NODE": "2(x2)",
+                "SLURM_JOB_NUM_NODES": "2",
+            },
+            "srun",
+            4,
+        ),
         ({"SLURM_CPUS_ON_NODE": "8", "SLURM_GPUS_ON_NODE": "4"}, "srun", 2),
-        ({"SLURM_CPUS_ON_NODE": "2", "SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "2,1",
-          "SLURM_JOB_NUM_NODES": "2"}, "srun", 1),
+        (
+            {
+                "SLURM_CPUS_ON_NODE": "2",
+                "SLURM_NTASKS": "3",
+                "SLURM_TASKS_PER_NODE": "2,1",
+                "SLURM_JOB_NUM_NODES": "2",
+            },
+            "srun",
+            1,
+        ),
     ],
-)  # fmt: skip
+)
 def test_threads_are_the_cores_of_a_rank(job, variables, launched, threads):
     status, errors = job.run("train", KERAS_NOWCAST_LAUNCHER="srun", **variables)
     assert status == 0, errors
@@ -150,8 +179,11 @@ def test_threads_are_the_cores_of_a_rank(job, variables, launched, threads):
 
 
 def test_a_rank_a_gpu_on_every_node(job):
-    variables = {"SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NUM_NODES": "3",
-                 "SLURM_TASKS_PER_NODE": "1(x3)"}  # fmt: skip
+    variables = {
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_JOB_NUM_NODES": "3",
+        "SLURM_TASKS_PER_NODE": "1(x3)",
+    }
     job.run("train", KERAS_NOWCAST_LAUNCHER="mpirun", **variables)
     assert job.words[:5] == ["mpirun", "-np", "12", "--bind-to", "none"]
     assert job.threads.split()[2] == "4(x3)"
@@ -231,8 +263,12 @@ def test_elsewhere_it_says_where(tmp_path):
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck here")
 def test_shellcheck():
-    scripts = [*SCRIPTS, ROOT / "slurm" / "job.sh", ROOT / "slurm" / "site.sh",
-               *(ROOT / "tests" / "root").glob("*sh")]  # fmt: skip
+    scripts = [
+        *SCRIPTS,
+        ROOT / "slurm" / "job.sh",
+        ROOT / "slurm" / "site.sh",
+        *(ROOT / "tests" / "root").glob("*sh"),
+    ]
     done = subprocess.run(
         ["shellcheck", "-x", "-s", "bash", *scripts], cwd=ROOT, capture_output=True, text=True
     )

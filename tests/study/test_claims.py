@@ -22,14 +22,23 @@ def test_without_data_nothing_is_guessed(tmp_path):
 def test_mixed_precision(tmp_path):
     for seed in (0, 1):
         study_runs.write_run(
-            tmp_path / f"a{seed}", seconds=3.0, joules=300.0, seed=seed,
-            losses=(0.9, 0.7, 0.5), csi=(0.3 + seed / 100, 0.2, 0.1),
-        )  # fmt: skip
+            tmp_path / f"a{seed}",
+            seconds=3.0,
+            joules=300.0,
+            seed=seed,
+            losses=(0.9, 0.7, 0.5),
+            csi=(0.3 + seed / 100, 0.2, 0.1),
+        )
         # Twice as fast, but it takes three epochs to what float32 reached in two.
         study_runs.write_run(
-            tmp_path / f"b{seed}", seconds=1.5, joules=180.0, seed=seed,
-            precision="mixed_bfloat16", losses=(0.95, 0.8, 0.7), csi=(0.3, 0.2, 0.1),
-        )  # fmt: skip
+            tmp_path / f"b{seed}",
+            seconds=1.5,
+            joules=180.0,
+            seed=seed,
+            precision="mixed_bfloat16",
+            losses=(0.95, 0.8, 0.7),
+            csi=(0.3, 0.2, 0.1),
+        )
     claim = answers(tmp_path)[0]
     assert claim.is_measured
     (row,) = claim.rows
@@ -50,9 +59,11 @@ def test_a_skill_beyond_chance_is_worse(tmp_path):
     for seed in (0, 1):
         study_runs.write_run(tmp_path / f"a{seed}", seed=seed, csi=(0.3, 0.3, 0.3))
         study_runs.write_run(
-            tmp_path / f"b{seed}", seed=seed, precision="mixed_float16",
+            tmp_path / f"b{seed}",
+            seed=seed,
+            precision="mixed_float16",
             csi=(0.2, 0.2, 0.2 + seed / 100),
-        )  # fmt: skip
+        )
     claim = answers(tmp_path)[0]
     assert "worse: -0.0983 (-0.1195 to -0.0772)" in claim.rows[0]["skill"]
     assert "worse in 1 of the 1 cell" in claim.answer
@@ -116,9 +127,13 @@ def test_an_estimate_is_marked_wherever_it_shows(tmp_path):
     for filters, joules in ((4, 100.0), (16, 150.0)):
         for precision in ("float32", "mixed_bfloat16"):
             study_runs.write_run(
-                tmp_path / f"{filters}{precision}", filters=filters, precision=precision,
-                joules=joules, source="estimate", csi=(filters / 100,) * 3,
-            )  # fmt: skip
+                tmp_path / f"{filters}{precision}",
+                filters=filters,
+                precision=precision,
+                joules=joules,
+                source="estimate",
+                csi=(filters / 100,) * 3,
+            )
     mixed, more, larger, _ = answers(tmp_path)
     mark = "(an ESTIMATE, not measured)"
     for claim in (mixed, more, larger):
@@ -128,9 +143,7 @@ def test_an_estimate_is_marked_wherever_it_shows(tmp_path):
 
 def test_two_sensors_give_no_ratio(tmp_path):
     study_runs.write_run(tmp_path / "a", joules=100.0)
-    study_runs.write_run(
-        tmp_path / "b", joules=50.0, precision="mixed_bfloat16", source="estimate"
-    )
+    study_runs.write_run(tmp_path / "b", joules=50.0, precision="mixed_bfloat16", source="estimate")
     claim = answers(tmp_path)[0]
     assert claim.rows[0]["energy"] == "not measured here"
     (missing,) = claim.missing
@@ -173,9 +186,12 @@ def test_larger_models(tmp_path):
 def test_a_lower_loss_is_more_skill(tmp_path):
     for filters, loss in ((4, 0.5), (16, 0.4)):
         study_runs.write_run(
-            tmp_path / f"f{filters}", filters=filters, seconds=filters, losses=(0.9, loss),
+            tmp_path / f"f{filters}",
+            filters=filters,
+            seconds=filters,
+            losses=(0.9, loss),
             csi=("", "", ""),
-        )  # fmt: skip
+        )
     claim = answers(tmp_path)[2]
     assert claim.rows[0]["skill"] == "-0.1000" and "lower is better" in claim.notes[0]
 
@@ -213,9 +229,13 @@ def test_time_to_a_level(tmp_path):
 def test_the_first_step_counts_as_one_of_the_others(tmp_path, skipped_events, seconds):
     """4 of 40 windows compiled: at 20 windows a second 0.2 s, and 10 J a window."""
     study_runs.write_run(
-        tmp_path / "a", seconds=2.0, joules=400.0, losses=(0.5, 0.4), first_samples=36,
+        tmp_path / "a",
+        seconds=2.0,
+        joules=400.0,
+        losses=(0.5, 0.4),
+        first_samples=36,
         skipped_events=skipped_events,
-    )  # fmt: skip
+    )
     (run,) = table.read(records.read_runs([tmp_path]))
     assert claims.seconds_to(run, 0.4) == pytest.approx(seconds)
     joules = [each for _, _, each in table.whole_epochs(run)]

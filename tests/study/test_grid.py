@@ -43,8 +43,11 @@ def test_flags_change_the_cells_of_a_preset():
     preset = [Cell({"depth": 3}), Cell({"depth": 4, "epochs": 7}, processes=2)]
     cells = span(preset, {"epochs": [5], "seed": [0, 1]})
     assert [(cell.value("depth"), cell.processes, cell.value("seed")) for cell in cells] == [
-        (3, 1, 0), (3, 1, 1), (4, 2, 0), (4, 2, 1),
-    ]  # fmt: skip
+        (3, 1, 0),
+        (3, 1, 1),
+        (4, 2, 0),
+        (4, 2, 1),
+    ]
     assert {cell.value("epochs") for cell in cells} == {5}
 
 
@@ -72,11 +75,20 @@ def test_a_cell_knows_its_grid_and_windows(placed):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"filters": 8}, {"center_filters": 8}, {"epochs": 3}, {"seed": 1}, {"max_windows": 4},
-        {"precision": "float32"}, {"augment": True}, {"learning_rate": 0.1}, {"grid": 16},
-        {"power_limit_w": 100.0}, {"max_missing": 0.0}, {"processes": 2},
+        {"filters": 8},
+        {"center_filters": 8},
+        {"epochs": 3},
+        {"seed": 1},
+        {"max_windows": 4},
+        {"precision": "float32"},
+        {"augment": True},
+        {"learning_rate": 0.1},
+        {"grid": 16},
+        {"power_limit_w": 100.0},
+        {"max_missing": 0.0},
+        {"processes": 2},
     ],
-)  # fmt: skip
+)
 def test_what_matters_is_in_the_name(placed, settings):
     assert placed(**settings).name != placed().name
 
@@ -84,11 +96,17 @@ def test_what_matters_is_in_the_name(placed, settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"power_source": "none"}, {"power_interval_s": 1.0}, {"tensorboard": True},
-        {"layer_times": True}, {"watts_per_core": 3.0}, {"grid": 32}, {"center_filters": 128},
-        {"warmup_epochs": 1}, {"train_before": "2019-06-01"},
+        {"power_source": "none"},
+        {"power_interval_s": 1.0},
+        {"tensorboard": True},
+        {"layer_times": True},
+        {"watts_per_core": 3.0},
+        {"grid": 32},
+        {"center_filters": 128},
+        {"warmup_epochs": 1},
+        {"train_before": "2019-06-01"},
     ],
-)  # fmt: skip
+)
 def test_what_does_not_matter_is_not(placed, settings):
     """How it is watched; what is the default, or comes to the same events."""
     assert placed(**settings).name == placed().name

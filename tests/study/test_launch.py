@@ -32,8 +32,14 @@ def test_one_process_needs_no_launcher():
     config = RunConfig(depth=3, augment=True, run_dir="runs/a")
     words = Launcher("mpirun", SCRIPTS).training(config, 1)
     assert words == [
-        sys.executable, "experiments/train.py", "--run-dir", "runs/a", "--depth", "3", "--augment",
-    ]  # fmt: skip
+        sys.executable,
+        "experiments/train.py",
+        "--run-dir",
+        "runs/a",
+        "--depth",
+        "3",
+        "--augment",
+    ]
 
 
 def test_a_run_that_goes_on_is_told_only_what_may_differ():
@@ -153,9 +159,13 @@ def test_a_step_longer_than_horovodrun_waits_is_saved(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
 
         ended = attend(
-            launcher.training(RunConfig(run_dir=str(folder)), 2), folder / "console.log", lock,
-            launcher.stop_signal(2), signals, tick=when_ready,
-        )  # fmt: skip
+            launcher.training(RunConfig(run_dir=str(folder)), 2),
+            folder / "console.log",
+            lock,
+            launcher.stop_signal(2),
+            signals,
+            tick=when_ready,
+        )
     assert ended.stopped and (folder / "saved").exists(), ended.printed
 
 

@@ -86,8 +86,14 @@ def test_states(tmp_path, files, state):
 
 def test_what_its_process_knew_of_the_machine_is_kept(tmp_path):
     """A crash joins with sacct by the job that environment.json names."""
-    known = {"world_size": 2, "cpu": "EPYC", "horovod": None, "slurm_job_id": "71",
-             "slurm_array_task_id": "3", "slurm_nodes": "n[1-2]"}  # fmt: skip
+    known = {
+        "world_size": 2,
+        "cpu": "EPYC",
+        "horovod": None,
+        "slurm_job_id": "71",
+        "slurm_array_task_id": "3",
+        "slurm_nodes": "n[1-2]",
+    }
     (tmp_path / "environment.json").write_text(json.dumps(known))
     placed = PlacedCell(Cell({"depth": 3, "grid": 32}, 2), "a-name", (24, 6), None)
     outcome.write_failure(tmp_path, placed, "crash: signal 11")

@@ -36,11 +36,14 @@ def write_study(folder, depths=(2, 3, 4), filters=(4, 8, 16), noise=0.0, joules=
                 cost = count_unet(96, 13, 12, depth, width)
                 counted = cost.state_bytes + cost.step_bytes(precision, 4)
                 study_runs.write_run(
-                    folder / f"d{depth}-f{width}-{precision}", depth=depth, filters=width,
-                    precision=precision, seconds=seconds,
+                    folder / f"d{depth}-f{width}-{precision}",
+                    depth=depth,
+                    filters=width,
+                    precision=precision,
+                    seconds=seconds,
                     joules=WATTS * seconds if joules else None,
                     peak_rss_bytes=int(600e6 + 1.2 * counted),
-                )  # fmt: skip
+                )
 
 
 def config(**fields):
@@ -106,9 +109,12 @@ def test_several_processes(tmp_path):
     write_study(tmp_path)
     # 40 windows: two processes need 5 steps, which take 1.6 times as long as one process' steps.
     study_runs.write_run(
-        tmp_path / "two", depth=3, filters=8, world_size=2,
+        tmp_path / "two",
+        depth=3,
+        filters=8,
+        world_size=2,
         seconds=1.6 * seconds_of(3, 8, "float32") / 2,
-    )  # fmt: skip
+    )
     two, other = predict(
         tmp_path,
         (config(depth=4, filters=16), 2, None),
@@ -142,9 +148,12 @@ def test_what_was_never_measured_is_not_predicted(tmp_path):
 def test_joules_of_an_estimate_stay_one(tmp_path):
     for width in (4, 8, 16, 32):
         study_runs.write_run(
-            tmp_path / str(width), filters=width, joules=10.0 * width, seconds=width,
+            tmp_path / str(width),
+            filters=width,
+            joules=10.0 * width,
+            seconds=width,
             source="estimate",
-        )  # fmt: skip
+        )
     (found,) = predict(tmp_path, (config(depth=4, filters=12), 1, None))
     assert found.is_estimate
     assert "(an ESTIMATE, not measured)" in planner.text_row(found)["energy"]
@@ -155,10 +164,13 @@ def test_joules_are_of_one_kind_of_sensor(tmp_path):
     write_study(tmp_path)
     for width in (4, 8, 16, 32):
         study_runs.write_run(
-            tmp_path / f"estimate{width}", filters=width, source="estimate", seed=1,
+            tmp_path / f"estimate{width}",
+            filters=width,
+            source="estimate",
+            seed=1,
             joules=10 * WATTS * seconds_of(4, width, "float32"),
             seconds=seconds_of(4, width, "float32"),
-        )  # fmt: skip
+        )
     planned = planner.Planner(table.read(records.read_runs([tmp_path])))
     assert (planned.energy_source, planned.energy_left_out) == ("nvml_counter", 4)
     assert planned.energy_note == (
@@ -188,8 +200,9 @@ def test_joules_of_two_sensors_are_not_compared(tmp_path):
     found = planner.reaching(table.read(records.read_runs([tmp_path])), skill, 0.1)
     assert [each.run.name for each in found] == ["a", "b", "c"]
     assert planner.cost_of_reaching(found) == (
-        "seconds", "their energy is by different sensors, nvml_counter and rapl",
-    )  # fmt: skip
+        "seconds",
+        "their energy is by different sensors, nvml_counter and rapl",
+    )
     study_runs.write_run(tmp_path / "d", filters=2)
     found = planner.reaching(table.read(records.read_runs([tmp_path])), skill, 0.1)
     assert "not every one" in planner.cost_of_reaching(found)[1]
@@ -283,8 +296,9 @@ def test_the_cheapest_that_reached_a_skill(tmp_path):
     skill = table.validation_skill(runs)
     found = planner.reaching(runs, skill, 0.25)
     assert [(each.run.name, each.seconds, each.epoch) for each in found] == [
-        ("small", 2.0, 1), ("large", 5.0, 1),
-    ]  # fmt: skip
+        ("small", 2.0, 1),
+        ("large", 5.0, 1),
+    ]
     assert [each.run.name for each in planner.reaching(runs, skill, 0.35)] == ["large"]
     assert planner.reaching(runs, skill, 0.5) == []
 

@@ -27,8 +27,9 @@ def test_a_layer_takes_what_its_slower_roof_allows():
     pooling = LayerCost("p", "pooling", 2, 3, 4, 3)
     flops, moved = 3 * 2 * 16 * 54 + 2 * 48, 12 * (32 + 48 + 27)
     assert (convolution.training_flops, convolution.training_bytes_moved("float32", 2)) == (
-        flops, moved,
-    )  # fmt: skip
+        flops,
+        moved,
+    )
     by_computing = {**ROOFS, "memory_bytes_per_second": 1e12}
     pooled = 8 * (48 + 12)
     update = 28 * 57

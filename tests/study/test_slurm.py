@@ -59,11 +59,25 @@ def test_an_array_for_each_number_of_processes(tmp_path, sbatch):
     assert jobs == ["17", "17"]
     output = f"--output={folder}/slurm-%A_%a.out"
     assert words() == [
-        ["--parsable", "--array=0,1", "--ntasks=1", "--job-name=sweep-np1", output,
-         "slurm/sweep.sbatch", "--retry"],
-        ["--parsable", "--array=2", "--ntasks=2", "--job-name=sweep-np2", output,
-         "slurm/sweep.sbatch", "--retry"],
-    ]  # fmt: skip
+        [
+            "--parsable",
+            "--array=0,1",
+            "--ntasks=1",
+            "--job-name=sweep-np1",
+            output,
+            "slurm/sweep.sbatch",
+            "--retry",
+        ],
+        [
+            "--parsable",
+            "--array=2",
+            "--ntasks=2",
+            "--job-name=sweep-np2",
+            output,
+            "slurm/sweep.sbatch",
+            "--retry",
+        ],
+    ]
     assert said == ["job 17: 2 cells of 1 process each", "job 17: 1 cell of 2 processes each"]
 
 

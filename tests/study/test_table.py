@@ -20,14 +20,19 @@ def test_a_row_has_what_the_run_measured(tmp_path):
     row = run.row
     assert (row["skipped_events"], row["lost_seconds"]) == (1, 2.5)
     assert (row["status"], row["depth"], row["center_filters"], row["gpus"]) == (
-        "completed", 4, 512, "",
-    )  # fmt: skip
+        "completed",
+        4,
+        512,
+        "",
+    )
     assert row["trainable_parameters"] == 4143628
     # 40 windows in batches of 4: 10 steps an epoch.
     assert (row["seconds_per_epoch"], row["seconds_per_step"]) == (2.0, 0.2)
     assert (row["energy_source"], row["energy_joules"], row["joules_per_epoch"]) == (
-        "nvml_counter", 1200.0, 300.0,
-    )  # fmt: skip
+        "nvml_counter",
+        1200.0,
+        300.0,
+    )
     assert row["energy_is_estimate"] is False and row["energy_reason"] is None
     assert (row["val_csi_16"], row["test_csi_16"], row["test_mse"]) == (0.3, 0.5, 300.0)
     assert row["counted_state_bytes"] == 4 * (4148556 + 2 * 4143628)
@@ -73,10 +78,15 @@ def test_what_was_not_measured_is_empty_and_says_why(tmp_path):
 def test_a_cell_that_never_started_is_a_row(tmp_path):
     config = {**study_runs.CONFIG, "precision": "auto"}
     record = {
-        "status": "failed", "status_reason": "out of memory: killed", "config": config,
-        "environment": {"world_size": 2, "gpus": None, "hosts": None}, "model": {},
-        "training": {}, "energy": {"source": "none", "devices": []}, "memory": {},
-    }  # fmt: skip
+        "status": "failed",
+        "status_reason": "out of memory: killed",
+        "config": config,
+        "environment": {"world_size": 2, "gpus": None, "hosts": None},
+        "model": {},
+        "training": {},
+        "energy": {"source": "none", "devices": []},
+        "memory": {},
+    }
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "record.json").write_text(json.dumps(record))
     (run,) = read(tmp_path)
@@ -96,9 +106,12 @@ def test_how_a_run_is_watched_makes_no_cell(tmp_path):
 
 def test_a_cell_holds_the_seeds_of_one_setting(tmp_path):
     for name, fields in {
-        "a": {}, "b": {"seed": 1, "seconds": 3.0}, "c": {"filters": 8},
-        "d": {"status": "interrupted"}, "e": {"cores": 64},
-    }.items():  # fmt: skip
+        "a": {},
+        "b": {"seed": 1, "seconds": 3.0},
+        "c": {"filters": 8},
+        "d": {"status": "interrupted"},
+        "e": {"cores": 64},
+    }.items():
         study_runs.write_run(tmp_path / name, **fields)
     cells = table.cells(read(tmp_path))
     assert [[run.name for run in cell.runs] for cell in cells] == [["c"], ["a", "b"], ["e"]]
@@ -158,9 +171,7 @@ def test_increases_as_the_paper_states_them(tmp_path):
     found = table.increases(first, second, table.choose_skill(read(tmp_path)))
     assert found["energy"] == pytest.approx(63.22)
     assert found["time"] == pytest.approx(150)
-    assert found["parameters"] == pytest.approx(
-        100 * (4143628 / first["trainable_parameters"] - 1)
-    )
+    assert found["parameters"] == pytest.approx(100 * (4143628 / first["trainable_parameters"] - 1))
     assert found["skill"] == pytest.approx(100)
     assert found["skill_difference"] == pytest.approx(0.2)
     other = {**second, "energy_source": "rapl"}

@@ -30,9 +30,7 @@ def powercap(tmp_path):
 
 
 def examine(monkeypatch, root):
-    monkeypatch.setattr(
-        doctor, "choose_source", functools.partial(choose_source, rapl_root=root)
-    )
+    monkeypatch.setattr(doctor, "choose_source", functools.partial(choose_source, rapl_root=root))
     return doctor.examine()
 
 

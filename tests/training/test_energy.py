@@ -49,9 +49,23 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
     stub = stub_driver(two_gpus())
     run_dir = tmp_path / "run"
     command = [
-        HORUN, "-np", "2", "--gloo", *TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL,
-        "--epochs", "3", "--batch-per-replica", "1", "--power-limit-w", "200",
-    ]  # fmt: skip
+        HORUN,
+        "-np",
+        "2",
+        "--gloo",
+        *TRAIN,
+        "--data",
+        small_sevir,
+        "--run-dir",
+        run_dir,
+        *SMALL,
+        "--epochs",
+        "3",
+        "--batch-per-replica",
+        "1",
+        "--power-limit-w",
+        "200",
+    ]
     done = run(command, env=environment(stub, CUDA_VISIBLE_DEVICES="0,1"))
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -95,8 +109,20 @@ def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
     wave = stub_nvml.ramp(60, 260, 60)
     stub = stub_driver([stub_nvml.Device(wave=wave, faults_at_call=(reset,))])
     run_dir = tmp_path / "run"
-    command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL, "--epochs", "2",
-               "--batch-per-replica", "1", "--power-interval-s", "0.01"]  # fmt: skip
+    command = [
+        *TRAIN,
+        "--data",
+        small_sevir,
+        "--run-dir",
+        run_dir,
+        *SMALL,
+        "--epochs",
+        "2",
+        "--batch-per-replica",
+        "1",
+        "--power-interval-s",
+        "0.01",
+    ]
     done = run(command, env=environment(stub, CUDA_VISIBLE_DEVICES="0"))
     assert done.returncode == 0, done.stdout + done.stderr
     energy = json.loads((run_dir / "record.json").read_text())["energy"]
@@ -118,10 +144,12 @@ def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
     run_dir = tmp_path / "run"
     command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL, "--epochs", "500"]
     job = subprocess.Popen(
-        [str(word) for word in command], cwd=ROOT, stdout=subprocess.DEVNULL,
+        [str(word) for word in command],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **environment(stub, CUDA_VISIBLE_DEVICES="0")},
-    )  # fmt: skip
+    )
     give_up = time.monotonic() + 120
     while not list(run_dir.glob("checkpoint/*.npz")):
         assert job.poll() is None and time.monotonic() < give_up
@@ -138,8 +166,15 @@ def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
 
 
 def test_a_limit_that_may_not_be_set_is_refused_before_training(small_sevir, tmp_path):
-    command = [*TRAIN, "--data", small_sevir, "--run-dir", tmp_path / "run",
-               "--power-limit-w", "200"]  # fmt: skip
+    command = [
+        *TRAIN,
+        "--data",
+        small_sevir,
+        "--run-dir",
+        tmp_path / "run",
+        "--power-limit-w",
+        "200",
+    ]
     done = run(command)
     assert done.returncode == 2
     assert "`--power-limit-w` needs GPUs read through NVML" in done.stderr
@@ -152,11 +187,29 @@ def test_energy_claims_are_computed_under_the_driver(small_sevir, tmp_path, stub
     for filters, precision in cells:
         run_dir = tmp_path / "runs" / f"{filters}{precision}"
         done = run(
-            [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, "--depth", "4",
-             "--filters", filters, "--precision", precision, "--epochs", "2", "--batch-per-replica",
-             "1", "--power-source", "nvml", "--power-interval-s", "0.02"],
+            [
+                *TRAIN,
+                "--data",
+                small_sevir,
+                "--run-dir",
+                run_dir,
+                "--depth",
+                "4",
+                "--filters",
+                filters,
+                "--precision",
+                precision,
+                "--epochs",
+                "2",
+                "--batch-per-replica",
+                "1",
+                "--power-source",
+                "nvml",
+                "--power-interval-s",
+                "0.02",
+            ],
             env=environment(stub, CUDA_VISIBLE_DEVICES="0"),
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     plot = [sys.executable, ROOT / "experiments" / "plot_figures.py"]
     drawn = run([*plot, tmp_path / "runs", "--out", tmp_path / "out"])
@@ -181,9 +234,23 @@ def test_energy_claims_are_computed_under_the_driver(small_sevir, tmp_path, stub
 
 
 def test_an_estimate_is_marked_as_one_wherever_it_shows(small_sevir, tmp_path):
-    command = [*TRAIN, "--data", small_sevir, "--run-dir", tmp_path / "run", "--depth", "2",
-               "--filters", "4", "--epochs", "2", "--power-source", "estimate",
-               "--watts-per-core", "5"]  # fmt: skip
+    command = [
+        *TRAIN,
+        "--data",
+        small_sevir,
+        "--run-dir",
+        tmp_path / "run",
+        "--depth",
+        "2",
+        "--filters",
+        "4",
+        "--epochs",
+        "2",
+        "--power-source",
+        "estimate",
+        "--watts-per-core",
+        "5",
+    ]
     done = run(command)
     assert done.returncode == 0, done.stderr
     assert "(estimate)" in done.stdout

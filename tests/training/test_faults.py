@@ -88,9 +88,15 @@ def at_step(monkeypatch, step, action):
 )
 def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line):
     done = run_with_fault(
-        what, 1, step, launcher=launcher, data=small_sevir, run_dir=tmp_path / "run",
-        stall_seconds=4, batch_per_replica=2,
-    )  # fmt: skip
+        what,
+        1,
+        step,
+        launcher=launcher,
+        data=small_sevir,
+        run_dir=tmp_path / "run",
+        stall_seconds=4,
+        batch_per_replica=2,
+    )
     assert done.returncode != 0
     told = [each for each in done.stderr.splitlines() if "failed: " in each]
     assert len(told) == 1 and re.search(f"failed: {line}.*the last checkpoint is kept", told[0])
@@ -119,9 +125,15 @@ def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line
 def test_horovods_own_stall_check_names_the_rank_under_gloo(small_sevir, tmp_path):
     """Horovod 0.28.1 as published finds nobody missing there; our build's patch mends it."""
     done = run_with_fault(
-        "input", 1, 2, launcher=(*GLOO, "--stall-check-warning-time-seconds", "1"),
-        data=small_sevir, run_dir=tmp_path / "run", stall_seconds=8, batch_per_replica=2,
-    )  # fmt: skip
+        "input",
+        1,
+        2,
+        launcher=(*GLOO, "--stall-check-warning-time-seconds", "1"),
+        data=small_sevir,
+        run_dir=tmp_path / "run",
+        stall_seconds=8,
+        batch_per_replica=2,
+    )
     assert re.search(r"Missing ranks:\n\[0\]<stderr>:1: \[\S*HorovodAllreduce", done.stderr)
     assert re.search(r"failed: rank 1 on .* has waited", done.stderr)
 
@@ -252,9 +264,17 @@ def test_a_file_that_vanishes_stops_the_run(own, tmp_path, monkeypatch):
 def test_two_ranks_leave_bad_events_out_together(own, tmp_path):
     names = spoil(own, 2)
     command = [
-        *GLOO, sys.executable, ROOT / "experiments" / "train.py", "--data", own, "--run-dir",
-        tmp_path / "run", "--skip-bad-events", 2, *flags(epochs=3, batch_per_replica=2),
-    ]  # fmt: skip
+        *GLOO,
+        sys.executable,
+        ROOT / "experiments" / "train.py",
+        "--data",
+        own,
+        "--run-dir",
+        tmp_path / "run",
+        "--skip-bad-events",
+        2,
+        *flags(epochs=3, batch_per_replica=2),
+    ]
     done = run(command, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     training = json.loads((tmp_path / "run" / "record.json").read_text())["training"]

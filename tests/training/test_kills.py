@@ -33,17 +33,39 @@ LONGEST_S = 1200  # guards against a hang, on however busy a machine
 
 def start(root, run_dir, ranks, *flags):
     command = [
-        sys.executable, ROOT / "experiments" / "train.py", "--data", root, "--run-dir", run_dir,
-        "--depth", 1, "--filters", 4, "--batch-per-replica", 1, "--precision", "float32",
-        "--epochs", EPOCHS, "--checkpoint-minutes", 0.002, "--deterministic", "--augment", *flags,
-    ]  # fmt: skip
+        sys.executable,
+        ROOT / "experiments" / "train.py",
+        "--data",
+        root,
+        "--run-dir",
+        run_dir,
+        "--depth",
+        1,
+        "--filters",
+        4,
+        "--batch-per-replica",
+        1,
+        "--precision",
+        "float32",
+        "--epochs",
+        EPOCHS,
+        "--checkpoint-minutes",
+        0.002,
+        "--deterministic",
+        "--augment",
+        *flags,
+    ]
     if ranks > 1:
         command = [HORUN, "-np", ranks, "--gloo", *command]
     return subprocess.Popen(
-        [str(word) for word in command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
+        [str(word) for word in command],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )  # fmt: skip
+    )
 
 
 def finish(job):
@@ -75,8 +97,7 @@ def rank_processes(run_dir):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             environ = dict(
-                each.partition(b"=")[::2]
-                for each in (folder / "environ").read_bytes().split(b"\0")
+                each.partition(b"=")[::2] for each in (folder / "environ").read_bytes().split(b"\0")
             )
         except (OSError, ValueError):
             continue
@@ -137,9 +158,7 @@ def kill(kind, job, run_dir, rng, ranks):
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_killed_and_resumed_equals_undisturbed(
-    undisturbed, small_sevir, tmp_path, number, capsys
-):
+def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_path, number, capsys):
     rng = random.Random(f"{SEED} {number}")
     kind = KINDS[number % len(KINDS)]
     ranks = 2 if "two" in kind else 1
@@ -170,8 +189,10 @@ def test_killed_and_resumed_equals_undisturbed(
     )
     with capsys.disabled():
         ranks_killed = ", ".join(map(str, sorted(killed)))
-        print(f"\nkill {number + 1} of {KILLS}, KERAS_NOWCAST_SEED={SEED}: {kind}, "
-              f"rank {ranks_killed} | {went_on}")  # fmt: skip
+        print(
+            f"\nkill {number + 1} of {KILLS}, KERAS_NOWCAST_SEED={SEED}: {kind}, "
+            f"rank {ranks_killed} | {went_on}"
+        )
     found = final_arrays(run_dir)
     assert found.keys() == arrays.keys()
     for name, value in arrays.items():

@@ -40,9 +40,15 @@ def build(policy, depth=1, filters=4, grid=32):
 
     set_precision(policy)
     return build_unet(
-        grid, 13, 12, depth, filters,
-        mean=sevir.VIL_MEAN, scale=sevir.VIL_SCALE, missing=sevir.MISSING,
-    )  # fmt: skip
+        grid,
+        13,
+        12,
+        depth,
+        filters,
+        mean=sevir.VIL_MEAN,
+        scale=sevir.VIL_SCALE,
+        missing=sevir.MISSING,
+    )
 
 
 # ---- what is counted --------------------------------------------------------------------------
@@ -89,22 +95,34 @@ def test_each_part_is_forward_and_every_gradient(policy):
     large, small = (2, 32, 32), (2, 16, 16)
     assert shapes["scale_vil"] == [((*large, 13), half)]
     assert shapes["encoder_1_conv_1"] == [  # no gradient by its input
-        ((*large, 4), half), ((3, 3, 13, 4), "float32"), ((4,), "float32"),
-    ]  # fmt: skip
+        ((*large, 4), half),
+        ((3, 3, 13, 4), "float32"),
+        ((4,), "float32"),
+    ]
     assert shapes["encoder_1_norm_1"] == [
-        ((*large, 4), half), ((4,), "float32"), ((4,), "float32"), ((*large, 4), half),
-    ]  # fmt: skip
+        ((*large, 4), half),
+        ((4,), "float32"),
+        ((4,), "float32"),
+        ((*large, 4), half),
+    ]
     assert shapes["encoder_1_pool"] == [((*small, 4), half), ((*large, 4), half)]
     assert shapes["decoder_1_upsample"] == [
-        ((*large, 4), half), ((2, 2, 4, 16), "float32"), ((4,), "float32"), ((*small, 16), half),
-    ]  # fmt: skip
-    assert shapes["decoder_1_concatenate"] == [
-        ((*large, 8), half), ((*large, 4), half), ((*large, 4), half),
-    ]  # fmt: skip
-    assert shapes["head"] == [
-        ((*large, 12), "float32"), ((1, 1, 4, 12), "float32"), ((12,), "float32"),
         ((*large, 4), half),
-    ]  # fmt: skip
+        ((2, 2, 4, 16), "float32"),
+        ((4,), "float32"),
+        ((*small, 16), half),
+    ]
+    assert shapes["decoder_1_concatenate"] == [
+        ((*large, 8), half),
+        ((*large, 4), half),
+        ((*large, 4), half),
+    ]
+    assert shapes["head"] == [
+        ((*large, 12), "float32"),
+        ((1, 1, 4, 12), "float32"),
+        ((12,), "float32"),
+        ((*large, 4), half),
+    ]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -221,9 +239,12 @@ def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch
     monkeypatch.setattr(RunFolder, "write_layers", lambda self, rows: None)
     since = time.monotonic()
     record = run(
-        small_sevir, tmp_path / "run", layer_times=True, power_source="estimate",
+        small_sevir,
+        tmp_path / "run",
+        layer_times=True,
+        power_source="estimate",
         watts_per_core=1.0,
-    ).read_record()  # fmt: skip
+    ).read_record()
     took_s = time.monotonic() - since
     training, energy = record["training"], record["energy"]
     assert record["roofs"]["measuring_seconds"] > 5

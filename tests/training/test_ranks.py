@@ -25,10 +25,22 @@ MPI = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "-bind-to
 
 def training(root, run_dir, *flags):
     return [
-        sys.executable, ROOT / "experiments" / "train.py", "--data", root, "--run-dir", run_dir,
-        "--depth", "2", "--filters", "4", "--batch-per-replica", "2", "--precision", "float32",
+        sys.executable,
+        ROOT / "experiments" / "train.py",
+        "--data",
+        root,
+        "--run-dir",
+        run_dir,
+        "--depth",
+        "2",
+        "--filters",
+        "4",
+        "--batch-per-replica",
+        "2",
+        "--precision",
+        "float32",
         *flags,
-    ]  # fmt: skip
+    ]
 
 
 def test_two_ranks_under_horovodrun(small_sevir, tmp_path):
@@ -64,9 +76,13 @@ def test_two_ranks_under_mpirun(small_sevir, tmp_path):
 def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(small_sevir, tmp_path):
     command = [*GLOO, *training(small_sevir, tmp_path, "--epochs", "60")]
     job = subprocess.Popen(
-        [str(word) for word in command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+        [str(word) for word in command],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
     give_up = time.monotonic() + 120
     while not list(tmp_path.glob("checkpoint/*.npz")):
         assert job.poll() is None and time.monotonic() < give_up, job.stdout.read()

@@ -46,8 +46,22 @@ def train_here(*words):
 
 def flags(root, run_dir):
     """24 windows an epoch in batches of 2 a rank."""
-    return ("--data", root, "--run-dir", run_dir, "--depth", 1, "--filters", 2,
-            "--batch-per-replica", 2, "--precision", "float32", "--epochs", 3)  # fmt: skip
+    return (
+        "--data",
+        root,
+        "--run-dir",
+        run_dir,
+        "--depth",
+        1,
+        "--filters",
+        2,
+        "--batch-per-replica",
+        2,
+        "--precision",
+        "float32",
+        "--epochs",
+        3,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -179,8 +179,10 @@ def test_a_long_trace_takes_no_more_memory(tmp_path):
     peaks = []
     for rows in (100, 20_000):
         with open(folder.power_file, "w") as file:
-            file.write("time_s,host,device,watts,utilization_percent,memory_mib,sm_mhz,"
-                       "temperature_c,throttle_reasons\n")  # fmt: skip
+            file.write(
+                "time_s,host,device,watts,utilization_percent,memory_mib,sm_mhz,"
+                "temperature_c,throttle_reasons\n"
+            )
             for row in range(rows):
                 file.write(f"{row / 10:.3f},a,GPU-0,100.000,,,,60,\n")
         tracemalloc.start()

@@ -23,24 +23,53 @@ pytestmark = pytest.mark.usefixtures("float32_after")
 RECORD = {
     "": {"schema", "status", "config", "environment", "model", "training", "energy", "memory"},
     "environment": {
-        "python", "tensorflow", "keras", "horovod", "hosts", "cpu", "gpus", "world_size",
-        "git_commit", "slurm_job_id",
+        "python",
+        "tensorflow",
+        "keras",
+        "horovod",
+        "hosts",
+        "cpu",
+        "gpus",
+        "world_size",
+        "git_commit",
+        "slurm_job_id",
     },
     "model": {
-        "parameters", "trainable_parameters", "forward_flops_per_sample",
-        "training_flops_per_sample", "activation_bytes_per_sample", "allreduce_bytes_per_step",
+        "parameters",
+        "trainable_parameters",
+        "forward_flops_per_sample",
+        "training_flops_per_sample",
+        "activation_bytes_per_sample",
+        "allreduce_bytes_per_step",
     },
     "training": {
-        "epochs", "windows_per_epoch", "steps", "skipped_steps", "seconds", "seconds_per_epoch",
-        "samples_per_second", "final_loss_scale", "loss", "val_loss",
-        "achieved_flops_per_second", "setup_seconds",
+        "epochs",
+        "windows_per_epoch",
+        "steps",
+        "skipped_steps",
+        "seconds",
+        "seconds_per_epoch",
+        "samples_per_second",
+        "final_loss_scale",
+        "loss",
+        "val_loss",
+        "achieved_flops_per_second",
+        "setup_seconds",
     },
     "energy": {
-        "source", "joules", "mean_watts", "idle_watts", "joules_per_epoch", "joules_per_sample",
-        "coverage", "crosscheck_joules", "uncertainty_percent", "devices",
+        "source",
+        "joules",
+        "mean_watts",
+        "idle_watts",
+        "joules_per_epoch",
+        "joules_per_sample",
+        "coverage",
+        "crosscheck_joules",
+        "uncertainty_percent",
+        "devices",
     },
     "memory": {"peak_rss_bytes", "peak_gpu_bytes"},
-}  # fmt: skip
+}
 
 
 def run(root, run_dir, **fields):
@@ -68,9 +97,15 @@ def finished(small_sevir, tmp_path_factory):
 def test_the_run_folder_is_complete(finished):
     names = {each.name for each in finished.path.iterdir()}
     assert names >= {
-        "config.json", "environment.json", "epochs.csv", "power.csv", "model.keras",
-        "model_best.keras", "checkpoint", "record.json",
-    }  # fmt: skip
+        "config.json",
+        "environment.json",
+        "epochs.csv",
+        "power.csv",
+        "model.keras",
+        "model_best.keras",
+        "checkpoint",
+        "record.json",
+    }
     assert (finished.path / "power.csv").read_text().splitlines() == [
         "time_s,host,device,watts,utilization_percent,memory_mib,sm_mhz,temperature_c,"
         "throttle_reasons"
@@ -246,9 +281,12 @@ def test_half_precision_trains(small_sevir, tmp_path, precision):
 
 def test_a_run_starts_from_another_runs_network(finished, small_sevir, tmp_path):
     started = run(
-        small_sevir, tmp_path / "started", epochs=1, start_from=str(finished.path),
+        small_sevir,
+        tmp_path / "started",
+        epochs=1,
+        start_from=str(finished.path),
         learning_rate=1e-12,
-    )  # fmt: skip
+    )
     theirs, ours = read_unet(finished.model_file), read_unet(started.model_file)
     for before, after in zip(theirs.weights, ours.weights, strict=True):
         np.testing.assert_allclose(before, after, atol=1e-8, err_msg=before.path)
@@ -256,9 +294,12 @@ def test_a_run_starts_from_another_runs_network(finished, small_sevir, tmp_path)
 
 def test_only_what_is_not_normalization_learns_on(finished, small_sevir, tmp_path):
     further = run(
-        small_sevir, tmp_path / "further", epochs=1, start_from=str(finished.path),
+        small_sevir,
+        tmp_path / "further",
+        epochs=1,
+        start_from=str(finished.path),
         learning_rate=1e-2,
-    )  # fmt: skip
+    )
     before, after = read_unet(finished.model_file), read_unet(further.model_file)
     for mine, other in zip(before.layers, after.layers, strict=True):
         for old, new in zip(mine.weights, other.weights, strict=True):

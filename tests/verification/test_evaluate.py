@@ -108,8 +108,9 @@ def test_rows_hold_the_scores_of_each_lead_and_of_all():
     assert len(rows) == 2 * 13 * 2
     assert [row["lead_minutes"] for row in rows[:26:2]] == [*range(5, 65, 5), "all"]
     total = evaluation.totals()["mean"]
-    row = next(r for r in rows if (r["method"], r["threshold"], r["lead_minutes"])
-               == ("mean", 74, 30))  # fmt: skip
+    row = next(
+        r for r in rows if (r["method"], r["threshold"], r["lead_minutes"]) == ("mean", 74, 30)
+    )
     table = total.contingency()
     assert (
         row["hits"] == table.hits[5, 1]
