@@ -13,6 +13,7 @@ from result_files import write_results
 
 from keras_nowcast.data import sevir
 from keras_nowcast.verification import baselines, evaluate, scores
+from keras_nowcast.vil import FRAME_MINUTES, FRAMES_OUT, MISSING
 
 FRAMES = {"vet": 2, "darts": 9}  # input frames that a method wants
 THRESHOLDS = (16, 74)
@@ -33,11 +34,11 @@ def carried(vil, method):
     from pysteps.motion import get_method
 
     flow = get_method(method)
-    frames = np.where(vil == sevir.MISSING, 0.0, vil)
-    forecasts = np.zeros((*vil.shape[:3], sevir.FRAMES_OUT), np.float32)
+    frames = np.where(vil == MISSING, 0.0, vil)
+    forecasts = np.zeros((*vil.shape[:3], FRAMES_OUT), np.float32)
     for window, forecast in zip(np.moveaxis(frames, -1, 1), forecasts, strict=True):
         motion = flow(window[-FRAMES[method] :], verbose=False)
-        forecast[:] = np.moveaxis(extrapolate(window[-1], motion, sevir.FRAMES_OUT), 0, -1)
+        forecast[:] = np.moveaxis(extrapolate(window[-1], motion, FRAMES_OUT), 0, -1)
     return forecasts
 
 
@@ -59,7 +60,7 @@ def main():
     parser.add_argument("--grid", type=int, default=128)
     args = parser.parse_args()
     events = sevir.read_catalogue(args.data)
-    ours = {"leads": sevir.FRAMES_OUT, "missing": sevir.MISSING}
+    ours = {"leads": FRAMES_OUT, "missing": MISSING}
     methods = {
         "persistence": functools.partial(baselines.persistence, **ours),
         "baseline": functools.partial(baselines.extrapolation, **ours),
@@ -69,14 +70,14 @@ def main():
         windows(events, args.grid),
         {name: timed(name, method, seconds) for name, method in methods.items()},
         THRESHOLDS,
-        sevir.MISSING,
+        MISSING,
     )
     count = sum(len(sevir.window_starts(event.frames)) for event in events)
     rows = []
     for name, total in evaluation.totals().items():
         row = {"method": name, "s_per_window": seconds[name] / count}
         for minutes in LEADS:
-            lead = minutes // sevir.FRAME_MINUTES - 1
+            lead = minutes // FRAME_MINUTES - 1
             row[f"mse_{minutes}_min"] = float(scores.mse(total)[lead])
             for t, threshold in enumerate(THRESHOLDS):
                 csi = scores.csi(total.contingency())[lead, t]

@@ -30,11 +30,11 @@ def build_steps(arguments, world):
     import numpy as np
     import tensorflow as tf
 
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
     from keras_nowcast.model.loss import MaskedMeanSquaredError
     from keras_nowcast.model.precision import build_optimizer
     from keras_nowcast.model.unet import build_unet
     from keras_nowcast.training import distributed
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
 
     vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     grid, batch = arguments.grid, arguments.batch_per_replica
@@ -114,8 +114,8 @@ def main():
     if arguments.out:
         return work(arguments)
 
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
     from keras_nowcast.model.cost import count_unet
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
     cost = count_unet(arguments.grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
     taken_s = {}

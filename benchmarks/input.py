@@ -28,8 +28,9 @@ from result_files import write_results
 
 from keras_nowcast.data import sevir, synthetic
 from keras_nowcast.data.pipeline import WindowPipeline
+from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
-FRAMES = sevir.FRAMES_IN + sevir.FRAMES_OUT
+FRAMES = FRAMES_IN + FRAMES_OUT
 BASE = "h5py, each window"
 
 
@@ -48,7 +49,7 @@ def h5py_each_event(event):
 
 
 def _sliced(vil, start):
-    middle = start + sevir.FRAMES_IN
+    middle = start + FRAMES_IN
     return vil[..., start:middle].copy(), vil[..., middle : start + FRAMES].copy()
 
 

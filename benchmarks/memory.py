@@ -37,10 +37,10 @@ def measure(precision, grid, depth, filters, batch):
     import numpy as np
     import tensorflow as tf
 
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
     from keras_nowcast.model.loss import MaskedMeanSquaredError
     from keras_nowcast.model.precision import build_optimizer, set_precision
     from keras_nowcast.model.unet import build_unet
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
 
     vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     set_precision(precision)
@@ -75,8 +75,8 @@ def measure_apart(*arguments):
 
 def compare(precision, grid, depth, filters, few, many):
     """Returns a row: counted and measured bytes of one model."""
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
     from keras_nowcast.model.cost import count_unet
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
     cost = count_unet(grid, FRAMES_IN, FRAMES_OUT, depth, filters)
     rise, resident = measure_apart(precision, grid, depth, filters, many)

@@ -222,15 +222,16 @@ class Phases:
 
         from keras_nowcast.data import sevir
         from keras_nowcast.data.pipeline import WindowPipeline
+        from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
         self.world = world
         batch = arguments.batch_per_replica
         plain = build_model(arguments, None)
         joined = build_model(arguments, world) if world.size > 1 else plain
         rng = np.random.default_rng(world.rank)
-        shape = (batch, arguments.grid, arguments.grid, sevir.FRAMES_IN + sevir.FRAMES_OUT)
-        frames = rng.integers(0, sevir.MISSING, shape, "uint8")
-        x, y = (tf.constant(part) for part in np.split(frames, [sevir.FRAMES_IN], axis=-1))
+        shape = (batch, arguments.grid, arguments.grid, FRAMES_IN + FRAMES_OUT)
+        frames = rng.integers(0, MISSING, shape, "uint8")
+        x, y = (tf.constant(part) for part in np.split(frames, [FRAMES_IN], axis=-1))
         share = batch // world.size
         events = sevir.read_catalogue(arguments.data, say=str)
         pipeline = WindowPipeline(
@@ -316,11 +317,11 @@ def build_copy():
 
 def build_model(arguments, world):
     """Returns a compiled UNet; over the ranks of a World, or None for this process alone."""
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
     from keras_nowcast.model.loss import MaskedMeanSquaredError
     from keras_nowcast.model.precision import build_optimizer, set_precision
     from keras_nowcast.model.unet import build_unet
     from keras_nowcast.training import distributed
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
 
     vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     set_precision(arguments.precision)
@@ -580,8 +581,8 @@ def fit(jobs):
 
 def assume_gpus(arguments):
     """Returns the Link of GPUs that nobody measured, from the flags."""
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
     from keras_nowcast.model.cost import count_unet
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
     batch = arguments.model_batch
     sizes = (arguments.model_grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.model_filters)

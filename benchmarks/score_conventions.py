@@ -12,6 +12,7 @@ from result_files import write_results
 
 from keras_nowcast.data import sevir
 from keras_nowcast.verification import baselines, evaluate, scores
+from keras_nowcast.vil import FRAMES_OUT, MISSING, VIL_THRESHOLDS
 
 # What each publication does with the counts, see docs/scores.md.
 CONVENTIONS = {
@@ -49,10 +50,10 @@ def rows_of(statistics):
 
 def _row(name, pooling, empty, values):
     row = {"convention": name, "pooling": pooling, "empty": empty}
-    for threshold, value in zip(sevir.VIL_THRESHOLDS, values, strict=True):
+    for threshold, value in zip(VIL_THRESHOLDS, values, strict=True):
         row[f"csi_{threshold}"] = None if np.isnan(value) else float(value)
-    for title, chosen in (("csi_m_six", sevir.VIL_THRESHOLDS), ("csi_m_three", THREE)):
-        row[title] = float(scores.mean_over_thresholds(values, sevir.VIL_THRESHOLDS, chosen))
+    for title, chosen in (("csi_m_six", VIL_THRESHOLDS), ("csi_m_three", THREE)):
+        row[title] = float(scores.mean_over_thresholds(values, VIL_THRESHOLDS, chosen))
     return row
 
 
@@ -61,11 +62,9 @@ def main():
     parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
     args = parser.parse_args()
     events = sevir.read_catalogue(args.data)
-    persistence = functools.partial(
-        baselines.persistence, leads=sevir.FRAMES_OUT, missing=sevir.MISSING
-    )
+    persistence = functools.partial(baselines.persistence, leads=FRAMES_OUT, missing=MISSING)
     evaluation = evaluate.accumulate(
-        windows(events), {"persistence": persistence}, sevir.VIL_THRESHOLDS, sevir.MISSING, POOLS
+        windows(events), {"persistence": persistence}, VIL_THRESHOLDS, MISSING, POOLS
     )
     statistics = evaluation.methods["persistence"]
     write_results(

@@ -21,8 +21,8 @@ import time
 import numpy as np
 from result_files import write_results
 
-from keras_nowcast.data.sevir import FRAMES_OUT, MISSING, VIL_THRESHOLDS
 from keras_nowcast.verification import scores
+from keras_nowcast.vil import FRAMES_OUT, MISSING, VIL_THRESHOLDS
 
 POOLS, SCALES = (1, 4, 16), (5, 17, 33)
 

@@ -25,10 +25,10 @@ def build_step(arguments, precision, normalization):
     import numpy as np
     import tensorflow as tf
 
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
     from keras_nowcast.model.loss import MaskedMeanSquaredError
     from keras_nowcast.model.precision import build_optimizer, set_precision
     from keras_nowcast.model.unet import build_unet
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
 
     vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     grid, batch = arguments.grid, arguments.batch_per_replica
@@ -107,8 +107,8 @@ def main():
     parser.add_argument("--steps", type=int, default=3, help="of each variant in a round")
     arguments = parser.parse_args()
 
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
     from keras_nowcast.model.cost import count_unet
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
     batch = arguments.batch_per_replica
     cost = count_unet(arguments.grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)

@@ -43,9 +43,9 @@ def main():
             add_field(parser, field)
     config = RunConfig(**vars(parser.parse_args()))
 
-    from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
     from keras_nowcast.model.cost import count_unet
     from keras_nowcast.model.precision import choose_precision
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
     policy, reason = choose_precision(config.precision, gpus=())
     grid = config.grid or STORED_GRID

@@ -23,6 +23,16 @@ from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
 from keras_nowcast.process import run_script
 from keras_nowcast.records import RunFolder
+from keras_nowcast.vil import (
+    FRAME_MINUTES,
+    FRAMES_IN,
+    FRAMES_OUT,
+    MISSING,
+    VIL_LEVELS,
+    VIL_MEAN,
+    VIL_SCALE,
+    VIL_THRESHOLDS,
+)
 
 PANEL_MINUTES = (5, 15, 30, 45, 60)
 POOLS = (1, 4, 16)
@@ -68,13 +78,13 @@ def build_parser():
     parser.add_argument("--window-stride", type=int, help="frames (default: the run's)")
     parser.add_argument("--max-events", type=int, help="score so many events at most")
     parser.add_argument(
-        "--thresholds", type=int, nargs="+", default=list(sevir.VIL_THRESHOLDS), help="VIL codes"
+        "--thresholds", type=int, nargs="+", default=list(VIL_THRESHOLDS), help="VIL codes"
     )
     parser.add_argument(
         "--levels",
         type=int,
         nargs=11,
-        default=list(sevir.VIL_LEVELS),
+        default=list(VIL_LEVELS),
         help="VIL codes between which the pictures change colour",
     )
     parser.add_argument("--out", type=Path, help="folder for the results (default: the run's)")
@@ -96,15 +106,15 @@ def load_network(run, weights):
 
     model = read_unet(file)
     frames = (model.input_shape[-1], model.output_shape[-1])
-    if frames != (sevir.FRAMES_IN, sevir.FRAMES_OUT):
+    if frames != (FRAMES_IN, FRAMES_OUT):
         raise InputError(
-            f"`run` must hold a model of {sevir.FRAMES_IN} frames in and {sevir.FRAMES_OUT} out. "
+            f"`run` must hold a model of {FRAMES_IN} frames in and {FRAMES_OUT} out. "
             f"Received: {frames[0]} in and {frames[1]} out, in {file}."
         )
 
     def forecast(vil):
         codes = model.predict_on_batch(vil).astype(np.float32)
-        return codes * np.float32(sevir.VIL_SCALE) + np.float32(sevir.VIL_MEAN)
+        return codes * np.float32(VIL_SCALE) + np.float32(VIL_MEAN)
 
     return forecast, model.input_shape[1]
 
@@ -156,7 +166,7 @@ def score(world, network, events, stored, arguments):
             def on_forecast(event, x, y, forecasts):
                 nonlocal example
                 save(event, forecasts["model"])  # in the order of the windows
-                rain = np.where(y == sevir.MISSING, 0, y).mean(axis=(1, 2, 3))
+                rain = np.where(y == MISSING, 0, y).mean(axis=(1, 2, 3))
                 window = int(rain.argmax())
                 if rain[window] > example[0]:
                     fields = {name: field[window] for name, field in forecasts.items()}
@@ -164,7 +174,7 @@ def score(world, network, events, stored, arguments):
 
             windows = read_windows(events[world.rank :: world.size], grid, stride)
             return evaluate.accumulate(
-                windows, methods, arguments.thresholds, sevir.MISSING, POOLS, SCALES, on_forecast
+                windows, methods, arguments.thresholds, MISSING, POOLS, SCALES, on_forecast
             )
 
     parts = world.gather((world.on_all(score_mine), example))
@@ -177,7 +187,7 @@ def build_methods(forecast, is_first):
     from keras_nowcast.verification import baselines
 
     def baseline(function):
-        return lambda vil: function(vil, sevir.FRAMES_OUT, sevir.MISSING)
+        return lambda vil: function(vil, FRAMES_OUT, MISSING)
 
     methods = {"model": forecast, "persistence": baseline(baselines.persistence)}
     if importlib.util.find_spec("pysteps") is not None:
@@ -214,7 +224,7 @@ def saving(folder, world, events, grid, stride):
     by_name = {event.name: event for event in events}
     columns = sevir.CATALOGUE_COLUMNS
     with saved_forecasts(
-        folder, "model", columns, grid, sevir.FRAMES_OUT, sevir.FRAME_MINUTES, sevir.MISSING
+        folder, "model", columns, grid, FRAMES_OUT, FRAME_MINUTES, MISSING
     ) as append:
 
         def save(name, forecasts):
@@ -222,7 +232,7 @@ def saving(folder, world, events, grid, stride):
             for start, codes in zip(
                 sevir.window_starts(event.frames, stride), forecasts, strict=True
             ):
-                time = event.frame_time(start + sevir.FRAMES_IN - 1)
+                time = event.frame_time(start + FRAMES_IN - 1)
                 append(f"{event.id}_{time:%Y%m%d%H%M}", time, codes)
 
         yield save
@@ -234,7 +244,7 @@ def write_results(evaluation, example, out, arguments):
     from keras_nowcast.report.figures import write_figure
     from keras_nowcast.verification import evaluate
 
-    minutes = sevir.FRAME_MINUTES
+    minutes = FRAME_MINUTES
     evaluate.write_evaluation(out / "statistics.npz", evaluation)
     rows = evaluate.score_rows(evaluation, minutes)
     evaluate.write_rows(out / "scores.csv", rows, evaluate.COLUMNS)
@@ -261,7 +271,7 @@ def draw_example(example, out, levels):
         print("no rain in any window: no panel and no animation")
         return
     name, x, y, forecasts = example
-    leads = [minutes // sevir.FRAME_MINUTES - 1 for minutes in PANEL_MINUTES]
+    leads = [minutes // FRAME_MINUTES - 1 for minutes in PANEL_MINUTES]
     title = f"event {name} UTC"
     scores = {
         method: [f"MSE {_mse(field[..., lead], y[..., lead]):.0f}" for lead in leads]
@@ -269,10 +279,10 @@ def draw_example(example, out, levels):
     }
     chosen = {method: field[..., leads] for method, field in forecasts.items()}
     panel = panels.forecast_panel(
-        x[..., -1], y[..., leads], chosen, PANEL_MINUTES, levels, sevir.MISSING, title, scores
+        x[..., -1], y[..., leads], chosen, PANEL_MINUTES, levels, MISSING, title, scores
     )
     write_figure(panel, out, "panel")
-    minutes = sevir.FRAME_MINUTES * np.arange(1 - sevir.FRAMES_IN, sevir.FRAMES_OUT + 1)
+    minutes = FRAME_MINUTES * np.arange(1 - FRAMES_IN, FRAMES_OUT + 1)
     together = {k: np.concatenate([x, field], axis=-1) for k, field in forecasts.items()}
     panels.write_animation(
         out / "animation.gif",
@@ -280,13 +290,13 @@ def draw_example(example, out, levels):
         together,
         minutes,
         levels,
-        sevir.MISSING,
+        MISSING,
         title,
     )
 
 
 def _mse(forecast, observed):
-    valid = observed != sevir.MISSING
+    valid = observed != MISSING
     error = np.nan_to_num(forecast)[valid] - observed[valid].astype(np.float32)
     return np.square(error).mean() if valid.any() else np.nan
 

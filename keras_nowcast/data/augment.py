@@ -5,7 +5,7 @@ is heavy rain to one radar, or in one season, is moderate to another. All frames
 changed alike, as uint8, inside TensorFlow.
 """
 
-from keras_nowcast.data import sevir
+from keras_nowcast.vil import MISSING
 
 SHIFT_SHARE = 8  # shifts go up to an eighth of the grid, so that most of a window stays on it
 # Codes are multiplied by a factor from this range. Choice: codes and not VIL, so that echoes keep
@@ -51,9 +51,7 @@ def _changed(window, key):
     window = tf.image.rot90(window, turns)
     window = _scaled(window, tf.random.stateless_uniform((), keys[3], *STRENGTHS))
     margin = window.shape[0] // SHIFT_SHARE
-    beyond = tf.pad(
-        window, [[margin, margin], [margin, margin], [0, 0]], constant_values=sevir.MISSING
-    )
+    beyond = tf.pad(window, [[margin, margin], [margin, margin], [0, 0]], constant_values=MISSING)
     return tf.image.stateless_random_crop(beyond, window.shape, keys[2])
 
 
@@ -61,6 +59,6 @@ def _scaled(window, factor):
     """Returns a window of codes multiplied by `factor`, rounded, at most the highest code."""
     import tensorflow as tf
 
-    highest = sevir.MISSING - 1
+    highest = MISSING - 1
     scaled = tf.minimum(tf.round(tf.cast(window, tf.float32) * factor), float(highest))
-    return tf.where(window == sevir.MISSING, window, tf.cast(scaled, tf.uint8))
+    return tf.where(window == MISSING, window, tf.cast(scaled, tf.uint8))

@@ -25,6 +25,7 @@ import numpy as np
 from keras_nowcast.data import hdf5, sevir
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
+from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 SUMS = "SHA256SUMS"
 AUTHORS_FILES = {"train": "nowcast_training.h5", "test": "nowcast_testing.h5"}
@@ -183,7 +184,7 @@ def _authors_file(name, events, grid, stride):
     ]
     if not windows:
         raise InputError(
-            f"`--data` must have events of {sevir.FRAMES_IN + sevir.FRAMES_OUT} frames or more. "
+            f"`--data` must have events of {FRAMES_IN + FRAMES_OUT} frames or more. "
             f"Received: none for {name}."
         )
     ids, times = map(np.array, zip(*windows, strict=True))
@@ -194,7 +195,7 @@ def _authors_file(name, events, grid, stride):
         return {"IN": np.stack(x), "OUT": np.stack(y)}
 
     shape = (len(windows), side, side)
-    shapes = {"IN": (*shape, sevir.FRAMES_IN), "OUT": (*shape, sevir.FRAMES_OUT)}
+    shapes = {"IN": (*shape, FRAMES_IN), "OUT": (*shape, FRAMES_OUT)}
     return PackedFile(Path(name), shapes, {"id": ids, "time_utc": times}, events, pieces)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
 POOL_EVENTS = 16  # events whose windows are mixed; bounds the memory of the shuffle
 _MOST_STEPS_AHEAD = 4 * POOL_EVENTS
@@ -197,7 +198,7 @@ class WindowPipeline:
         self.windows = sum(map(len, self.starts))
         if not self.windows:
             raise InputError(
-                f"`--data` must have events of {sevir.FRAMES_IN + sevir.FRAMES_OUT} frames or "
+                f"`--data` must have events of {FRAMES_IN + FRAMES_OUT} frames or "
                 f"more. Received: at most {max(event.frames for event in events)} frames."
             )
         self.steps = steps_per_epoch(self.windows, world_size, batch_per_replica)
@@ -270,7 +271,7 @@ class WindowPipeline:
 
         dataset = tf.data.Dataset.from_generator(
             lambda: self.batches(first_epoch, first_step, seen),
-            output_signature=(signature(sevir.FRAMES_IN), signature(sevir.FRAMES_OUT)),
+            output_signature=(signature(FRAMES_IN), signature(FRAMES_OUT)),
         )
         options = tf.data.Options()
         # Nothing here is for TensorFlow to tune; and to end an iterator it waits for its tuner,
@@ -344,7 +345,7 @@ class WindowPipeline:
         step: the others wait for it in the allreduce.
         """
         shape = (max(1, len(step)), self.grid, self.grid)
-        x, y = _aligned((*shape, sevir.FRAMES_IN)), _aligned((*shape, sevir.FRAMES_OUT))
+        x, y = _aligned((*shape, FRAMES_IN)), _aligned((*shape, FRAMES_OUT))
         count = 0
         for event, start in step:
             entry = reading[place[0], event]
@@ -358,7 +359,7 @@ class WindowPipeline:
         if count < len(step):
             self.left_out[place] = len(step) - count
         if not count:
-            x[0] = y[0] = sevir.MISSING
+            x[0] = y[0] = MISSING
         return x[: max(1, count)], y[: max(1, count)]
 
     def _pixels(self, event, future):

@@ -21,17 +21,10 @@ import numpy as np
 
 from keras_nowcast.data import hdf5
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import FRAME_MINUTES, FRAMES_IN, FRAMES_OUT, MISSING
 
-FRAMES_IN = 13
-FRAMES_OUT = 12
-FRAME_MINUTES = 5
 WINDOW_STRIDE = 12  # frames; the authors' windows start at 0, 12 and 24
 
-MISSING = 255
-VIL_MEAN = 33.44  # of the codes of the authors' training set
-VIL_SCALE = 47.54
-VIL_THRESHOLDS = (16, 74, 133, 160, 181, 219)
-VIL_LEVELS = (0, 16, 31, 59, 74, 100, 133, 160, 181, 219, 255)  # edges of the ten colors
 
 SPLIT_TIME = datetime.datetime(2019, 6, 1)
 AUTHORS_BATCH = 8  # events; the authors drop what does not fill a batch
@@ -61,24 +54,6 @@ CATALOGUE_COLUMNS = (
 )
 _LONGEST_ID = 100  # characters; SEVIR's have 14 at most
 _DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
-
-
-def vil_kg_m2(code):
-    """Vertically integrated liquid of stored codes.
-
-    Args:
-      code: stored codes, any shape, 0 to 255.
-
-    Returns:
-      float32 kg/m2 of the same shape; NaN where the code is 255, missing.
-
-    Source: the SEVIR paper's scaling, linear up to code 18 and exponential above.
-    """
-    code = np.asarray(code, dtype=np.float32)
-    linear = (code - 2) / np.float32(90.66)
-    exponential = np.exp((code - np.float32(83.9)) / np.float32(38.9))
-    vil = np.where(code <= 18, linear, exponential)
-    return np.where(code <= 5, 0, np.where(code == MISSING, np.nan, vil)).astype(np.float32)
 
 
 # ---- the catalogue ----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import FRAME_MINUTES, MISSING
 
 DEFAULT_ROOT = Path("data/synthetic")
 
@@ -143,8 +144,8 @@ def _row(seed, k, name, index, codes):
     time = first_day + datetime.timedelta(minutes=5 * int(rng.integers(days * 288)))
     event_type = str(rng.choice(_EVENT_TYPES))
     west, south = rng.uniform(-1.2e6, 1.2e6), rng.uniform(-8e5, 8e5)
-    valid = codes[codes != sevir.MISSING]
-    offsets = (sevir.FRAME_MINUTES * (frame - frames // 2) for frame in range(frames))
+    valid = codes[codes != MISSING]
+    offsets = (FRAME_MINUTES * (frame - frames // 2) for frame in range(frames))
     row = {
         "id": _event_id(k),
         "file_name": name,
@@ -160,7 +161,7 @@ def _row(seed, k, name, index, codes):
         "size_y": size,
         "height_m": size * 1000.0,
         "width_m": size * 1000.0,
-        "data_min": float(valid.min(initial=sevir.MISSING)),
+        "data_min": float(valid.min(initial=MISSING)),
         "data_max": float(valid.max(initial=0)),
         "pct_missing": f"{1 - valid.size / codes.size:.6f}",
     }
@@ -218,7 +219,7 @@ def event_codes(seed, k, size, frames):
         codes[frame] = np.clip(code, 0, 254)
     codes = np.ascontiguousarray(np.moveaxis(codes, 0, -1))
     if k % _MISSING_EVERY == _MISSING_EVERY - 1:
-        codes[_gap(rng, size)] = sevir.MISSING
+        codes[_gap(rng, size)] = MISSING
     return codes
 
 
@@ -262,7 +263,7 @@ class _Noise:
         amplitude = np.where(inside, length_km**1.4, 0)
         variance = np.sum(amplitude**2 * np.where(x == 0, 1, 2))
         self.amplitude = (amplitude * points**2 / np.sqrt(2 * variance)).astype(np.float32)
-        memory = np.exp(-sevir.FRAME_MINUTES / (_LIFETIME_MIN_PER_KM * length_km))
+        memory = np.exp(-FRAME_MINUTES / (_LIFETIME_MIN_PER_KM * length_km))
         self.memory = memory.astype(np.float32)
         self.renewal = np.sqrt(1 - memory**2).astype(np.float32)
         self.spectrum = self._draw()

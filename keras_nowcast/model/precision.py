@@ -3,13 +3,10 @@
 Variables are float32 under every policy here; the mixed ones compute in half precision.
 """
 
-from pathlib import Path
-
 from keras_nowcast.errors import InputError
+from keras_nowcast.machine import CPUINFO, cpu_has_bfloat16
 
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-CPUINFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: the first two; Arm: the last
 
 
 def choose_precision(asked, gpus, cpuinfo=CPUINFO):
@@ -44,16 +41,6 @@ def choose_precision(asked, gpus, cpuinfo=CPUINFO):
     if cpu_has_bfloat16(cpuinfo):
         return "mixed_bfloat16", "no GPU; the CPU has bfloat16 instructions"
     return "float32", "no GPU; the CPU has no bfloat16 instructions"
-
-
-def cpu_has_bfloat16(cpuinfo=CPUINFO):
-    """Whether the CPU multiplies bfloat16; False where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return False
-    flags = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return bool(BFLOAT16_FLAGS & set(next(flags, "").split()))
 
 
 def set_precision(policy):

@@ -143,7 +143,7 @@ def _draw(axes, field, colors, norm, missing):
 
 
 def _color_bar(figure, axes, colors, norm):
-    from keras_nowcast.data.sevir import vil_kg_m2
+    from keras_nowcast.vil import vil_kg_m2
 
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, spacing="uniform", aspect=30)
     levels = np.asarray(norm.boundaries)

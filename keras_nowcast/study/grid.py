@@ -13,6 +13,7 @@ from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.precision import choose_precision
 from keras_nowcast.model.sizes import default_center_filters
 from keras_nowcast.records import MAY_CHANGE_ON_RESUME
+from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 DEFAULTS = {each.name: each.default for each in dataclasses.fields(RunConfig)}
 # Which events are used. A cell is known by the events themselves, however they were selected and
@@ -120,7 +121,7 @@ class PlacedCell:
         """The counted Cost of its network."""
         names = ("depth", "filters", "center_filters")
         return count_unet(
-            self.cell.value("grid"), sevir.FRAMES_IN, sevir.FRAMES_OUT, *map(self.cell.value, names)
+            self.cell.value("grid"), FRAMES_IN, FRAMES_OUT, *map(self.cell.value, names)
         )
 
     @property

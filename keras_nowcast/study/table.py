@@ -10,12 +10,12 @@ import statistics
 from dataclasses import dataclass
 
 from keras_nowcast.config import RunConfig
-from keras_nowcast.data.sevir import FRAMES_IN, FRAMES_OUT
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.sizes import default_center_filters
 from keras_nowcast.records import MAY_CHANGE_ON_RESUME
+from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 THRESHOLDS = (16, 74, 133)  # codes whose CSI every run validates
 RUNNING = "running"  # the status of a run that a job works on

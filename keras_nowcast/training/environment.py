@@ -8,6 +8,7 @@ from pathlib import Path
 
 from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
 from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
+from keras_nowcast.machine import cpu_model
 from keras_nowcast.training import distributed
 
 
@@ -70,30 +71,6 @@ def capabilities():
 
     details = map(tf.config.experimental.get_device_details, tf.config.get_visible_devices("GPU"))
     return [each.get("compute_capability", (0, 0)) for each in details]
-
-
-def cpu_model():
-    """Returns the processor's name as Linux gives it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def peak_rss_bytes():
-    """Returns the largest resident memory this process has had, None where Linux does not tell.
-
-    Not getrusage's ru_maxrss: that one survives exec, so that a child of a large process begins
-    with its parent's peak.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    kib = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
-    return kib and int(kib) * 1024
 
 
 def _gpus(local_rank):

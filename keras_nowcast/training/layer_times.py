@@ -13,7 +13,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from keras_nowcast.data import sevir
+from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
 LAYER_S = 0.1  # for the repetitions of a layer
 LEAST_REPETITIONS = 3  # also of a layer that takes longer than that
@@ -231,9 +231,9 @@ def _loss_step(output, batch):
 
     from keras_nowcast.model.loss import MaskedMeanSquaredError
 
-    loss = MaskedMeanSquaredError(sevir.VIL_MEAN, sevir.VIL_SCALE, sevir.MISSING)
+    loss = MaskedMeanSquaredError(VIL_MEAN, VIL_SCALE, MISSING)
     vil_norm = _random(output, batch)
-    vil = tf.cast(tf.clip_by_value(100 * vil_norm, 0, sevir.MISSING), tf.uint8)
+    vil = tf.cast(tf.clip_by_value(100 * vil_norm, 0, MISSING), tf.uint8)
 
     def step():
         forecast = tf.identity(vil_norm)
@@ -273,6 +273,6 @@ def _random(like, batch):
     shape = (batch, *like.shape[1:])
     # Stateless, so that the run's own random numbers stay what they are without this.
     if like.dtype == "uint8":
-        codes = tf.random.stateless_uniform(shape, (0, 0), 0, sevir.MISSING, tf.int32)
+        codes = tf.random.stateless_uniform(shape, (0, 0), 0, MISSING, tf.int32)
         return tf.cast(codes, tf.uint8)
     return tf.cast(tf.random.stateless_normal(shape, (0, 0)), like.dtype)

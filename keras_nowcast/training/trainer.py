@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_nowcast import machine
 from keras_nowcast.data import sevir
 from keras_nowcast.data.augment import augmented
 from keras_nowcast.energy.merge import WHOLE_COVERAGE
@@ -25,8 +26,15 @@ from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
 from keras_nowcast.training.runlock import TOUCH_EVERY_S, RunLock, lost_energy
 from keras_nowcast.training.watchdog import Watchdog
+from keras_nowcast.vil import (
+    FRAMES_IN,
+    FRAMES_OUT,
+    MISSING,
+    VALIDATION_THRESHOLDS,
+    VIL_MEAN,
+    VIL_SCALE,
+)
 
-VALIDATION_THRESHOLDS = (16, 74, 133)  # codes, of those in sevir.VIL_THRESHOLDS
 ENERGY_OF_ALL_RANKS = (
     "joules",
     "mean_watts",
@@ -725,7 +733,7 @@ class Run:
         """Returns the largest memory of any rank."""
         import tensorflow as tf
 
-        rss = environment.peak_rss_bytes()
+        rss = machine.peak_rss_bytes()
         gpus = tf.config.get_visible_devices("GPU")
         gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
         ranks = self.world.gather((rss, gpu))
@@ -753,8 +761,8 @@ def _network_sizes(config):
     """Returns what build_unet and count_unet both take first."""
     return (
         config.grid,
-        sevir.FRAMES_IN,
-        sevir.FRAMES_OUT,
+        FRAMES_IN,
+        FRAMES_OUT,
         config.depth,
         config.filters,
         config.center_filters,
@@ -782,7 +790,7 @@ def _build_compiled(config, world, flags, schedule):
     from keras_nowcast.model.unet import build_unet, freeze_normalization
     from keras_nowcast.training.validation import ValidationScores
 
-    scaling = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
+    scaling = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     model = build_unet(*_network_sizes(config), **scaling)
     if config.start_from is not None:
         freeze_normalization(model)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_nowcast.data import sevir
+from keras_nowcast.vil import MISSING
 
 RADAR = Path(__file__).parents[3] / "shared" / "radar"
 
@@ -72,7 +73,7 @@ def _write_sevir(root, events, size=16, frames=49, seed=0, per_file=4, **storage
     """
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 256, (events, size, size, frames), np.uint8)
-    codes[rng.random(codes.shape) < 0.1] = sevir.MISSING
+    codes[rng.random(codes.shape) < 0.1] = MISSING
     rows = []
     for k in range(events):
         year = 2020 if k % 5 == 4 else 2018
@@ -85,7 +86,7 @@ def _write_sevir(root, events, size=16, frames=49, seed=0, per_file=4, **storage
                 minute_offsets=":".join(str(5 * i) for i in range(frames)),
                 size_x=size,
                 size_y=size,
-                pct_missing=f"{(codes[k] == sevir.MISSING).mean():.6f}",
+                pct_missing=f"{(codes[k] == MISSING).mean():.6f}",
             )
         )
     _write_catalogue(root, rows)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_nowcast.data import augment, sevir
+from keras_nowcast.data import augment
 from keras_nowcast.data.augment import SHIFT_SHARE, STRENGTHS, augmented
+from keras_nowcast.vil import MISSING
 
 GRID = 16
 
@@ -39,7 +40,7 @@ def possible(image):
     margin = GRID // SHIFT_SHARE
     for mirror, turns in itertools.product((False, True), range(4)):
         turned = np.rot90(image[:, ::-1] if mirror else image, turns)
-        beyond = np.pad(turned, margin, constant_values=sevir.MISSING)
+        beyond = np.pad(turned, margin, constant_values=MISSING)
         for y, x in itertools.product(range(2 * margin + 1), repeat=2):
             yield beyond[y : y + GRID, x : x + GRID]
 
@@ -58,8 +59,8 @@ def test_each_window_is_a_mirrored_turned_and_shifted_one(as_strong):
 
 def test_all_frames_are_changed_alike(as_strong):
     for batch in changed():
-        valid = batch[..., 0] != sevir.MISSING
-        np.testing.assert_array_equal((batch == sevir.MISSING).all(-1), ~valid)
+        valid = batch[..., 0] != MISSING
+        np.testing.assert_array_equal((batch == MISSING).all(-1), ~valid)
         frames = batch[valid]
         np.testing.assert_array_equal(frames, frames[:, :1] + np.arange(25, dtype=np.uint8))
 
@@ -72,7 +73,7 @@ def test_the_seed_and_the_step_decide():
 
 
 def test_all_codes_of_a_window_are_scaled_by_one_factor_and_missing_ones_by_none():
-    codes = np.array([[0, 100], [200, sevir.MISSING]], np.uint8)
+    codes = np.array([[0, 100], [200, MISSING]], np.uint8)
     vil = np.tile(codes[None, None, :, :, None], (8, 2, GRID // 2, GRID // 2, 25))
     dataset = tf.data.Dataset.from_tensor_slices((vil[..., :13], vil[..., 13:]))
     factors = set()
@@ -80,7 +81,7 @@ def test_all_codes_of_a_window_are_scaled_by_one_factor_and_missing_ones_by_none
         for window in np.concatenate([x, y], axis=-1):
             found = np.unique(window)
             none, weak, strong, missing = found
-            assert (none, missing) == (0, sevir.MISSING)
+            assert (none, missing) == (0, MISSING)
             low, high = (weak - 0.5) / 100, (weak + 0.5) / 100
             assert min(round(200 * low), 254) <= strong <= min(round(200 * high), 254)
             factors.add(int(weak))

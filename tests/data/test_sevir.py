@@ -10,6 +10,7 @@ import pytest
 
 from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import MISSING, VIL_THRESHOLDS, vil_kg_m2
 
 
 def _event(time, **values):
@@ -24,12 +25,12 @@ def _event(time, **values):
 
 def test_thresholds_in_kg_m2():
     expected = [0.154, 0.775, 3.53, 7.07, 12.1, 32.2]  # as published
-    for code, kg_m2 in zip(sevir.VIL_THRESHOLDS, expected, strict=True):
-        assert float(f"{sevir.vil_kg_m2(code):.3g}") == kg_m2
+    for code, kg_m2 in zip(VIL_THRESHOLDS, expected, strict=True):
+        assert float(f"{vil_kg_m2(code):.3g}") == kg_m2
 
 
 def test_vil_of_no_echo_is_zero_and_of_missing_is_nan():
-    vil = sevir.vil_kg_m2(np.array([[0, 5, 6], [18, 19, 255]], np.uint8))
+    vil = vil_kg_m2(np.array([[0, 5, 6], [18, 19, 255]], np.uint8))
     assert vil.dtype == np.float32
     assert vil[0].tolist() == [0, 0, pytest.approx(4 / 90.66)]
     assert vil[1, 0] == pytest.approx(16 / 90.66)
@@ -345,7 +346,7 @@ def test_radar_windows_are_those_of_h5py(radar):
     sevir.check_files(events)
     for event in events:
         vil = sevir.read_event(event)
-        assert np.mean(vil == sevir.MISSING) == pytest.approx(event.missing_share, abs=1e-6)
+        assert np.mean(vil == MISSING) == pytest.approx(event.missing_share, abs=1e-6)
         with h5py.File(event.file) as file:
             for start in sevir.window_starts(event.frames):
                 x, y = sevir.cut_window(vil, start)

@@ -8,6 +8,7 @@ import pytest
 
 from keras_nowcast.data import sevir, synthetic
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import VIL_THRESHOLDS
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_codes_are_distributed_as_radar_is():
     assert np.mean(codes[:7] == 0) > 0.4
     assert np.all(codes[:7] != 255)
     assert 0.05 < np.mean(codes[7] == 255) < 0.9
-    shares = [np.mean(codes[:7] >= threshold) for threshold in sevir.VIL_THRESHOLDS]
+    shares = [np.mean(codes[:7] >= threshold) for threshold in VIL_THRESHOLDS]
     assert 0.1 < shares[0] < 0.5
     assert all(
         1.2 * heavier < lighter for lighter, heavier in zip(shares, shares[1:], strict=False)

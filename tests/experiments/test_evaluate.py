@@ -13,6 +13,7 @@ import pytest
 
 from keras_nowcast.config import RunConfig
 from keras_nowcast.data import sevir, synthetic
+from keras_nowcast.vil import VIL_SCALE
 
 ROOT = Path(__file__).parents[2]
 EVALUATE = [sys.executable, ROOT / "experiments" / "evaluate.py"]
@@ -79,7 +80,7 @@ def test_the_scores_are_those_of_the_validation(evaluated, run_dir):
     record = json.loads((run_dir / "record.json").read_text())
     last = rows_of(run_dir / "epochs.csv")[-1]
     pooled = [r for r in rows if (r["method"], r["lead_minutes"]) == ("model", "all")]
-    mse = record["training"]["val_loss"] * sevir.VIL_SCALE**2
+    mse = record["training"]["val_loss"] * VIL_SCALE**2
     assert float(pooled[0]["mse"]) == pytest.approx(mse, rel=1e-4)
     assert float(pooled[0]["mae"]) == pytest.approx(float(last["val_mae"]), rel=1e-4)
     for row in pooled:

@@ -2,12 +2,8 @@ import keras
 import pytest
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.model.precision import (
-    build_optimizer,
-    choose_precision,
-    cpu_has_bfloat16,
-    set_precision,
-)
+from keras_nowcast.machine import cpu_has_bfloat16
+from keras_nowcast.model.precision import build_optimizer, choose_precision, set_precision
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from keras_nowcast.data.sevir import MISSING, VIL_LEVELS
 from keras_nowcast.errors import InputError
 from keras_nowcast.report import panels
+from keras_nowcast.vil import MISSING, VIL_LEVELS
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_nowcast.data import sevir
 from keras_nowcast.model.layers import FusedBatchNormalization
 from keras_nowcast.model.loss import MaskedMeanSquaredError
 from keras_nowcast.model.unet import build_unet
 from keras_nowcast.training import distributed
+from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
-SCALING = {"mean": sevir.VIL_MEAN, "scale": sevir.VIL_SCALE, "missing": sevir.MISSING}
+SCALING = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
 
 
 def without_batch_norm(model):
@@ -47,7 +47,7 @@ def main(out, allreduce):
     rng = np.random.default_rng(0)
     for _ in range(3):
         vil = rng.integers(0, 255, (4, 16, 16, 5), dtype=np.uint8)
-        vil[0, :10] = sevir.MISSING  # the first rank has fewer valid pixels
+        vil[0, :10] = MISSING  # the first rank has fewer valid pixels
         part = np.array_split(vil, world.size)[world.rank]
         model.train_on_batch(part[..., :3], part[..., 3:])
     np.savez(Path(out) / f"{world.rank}.npz", *[np.asarray(v) for v in model.trainable_variables])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from keras_nowcast.config import RunConfig
-from keras_nowcast.data import sevir
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.records import LAYER_COLUMNS, RunFolder
 from keras_nowcast.training import layer_times
 from keras_nowcast.training.trainer import Run, train
+from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
 pytestmark = pytest.mark.usefixtures("float32_after")
 
@@ -45,9 +45,9 @@ def build(policy, depth=1, filters=4, grid=32):
         12,
         depth,
         filters,
-        mean=sevir.VIL_MEAN,
-        scale=sevir.VIL_SCALE,
-        missing=sevir.MISSING,
+        mean=VIL_MEAN,
+        scale=VIL_SCALE,
+        missing=MISSING,
     )
 
 

@@ -6,14 +6,13 @@ import pytest
 from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
 from keras_nowcast.verification.forecasts import saved_forecasts
+from keras_nowcast.vil import FRAME_MINUTES, MISSING
 
 TIME = datetime.datetime(2016, 9, 28, 12, 5)
 
 
 def saving(root):
-    return saved_forecasts(
-        root, "model", sevir.CATALOGUE_COLUMNS, 8, 12, sevir.FRAME_MINUTES, sevir.MISSING
-    )
+    return saved_forecasts(root, "model", sevir.CATALOGUE_COLUMNS, 8, 12, FRAME_MINUTES, MISSING)
 
 
 def forecast(seed):
@@ -31,7 +30,7 @@ def test_our_own_reader_reads_them(tmp_path):
     assert [event.id for event in events] == ["S0-0", "S1-0", "S2-0"]
     assert events[1].time == TIME + datetime.timedelta(hours=1) and events[1].frames == 12
     codes = sevir.read_event(events[1])
-    assert codes[0, 0, 0] == sevir.MISSING
+    assert codes[0, 0, 0] == MISSING
     expected = np.clip(np.rint(forecast(1)), 0, 254)
     np.testing.assert_array_equal(codes[1:], expected[1:])
 
