@@ -28,28 +28,29 @@ def main():
         raise InputError(
             f"`--timeout-minutes` must be above 0. Received: {arguments.timeout_minutes}."
         )
-    from keras_nowcast.study import grid, slurm
-    from keras_nowcast.study.launch import LAUNCHERS, Launcher
     from keras_nowcast.study.roofline import GPUS
+    from keras_nowcast.sweep import slurm
+    from keras_nowcast.sweep.cells import place
+    from keras_nowcast.sweep.launch import LAUNCHERS, Launcher
 
     if arguments.gpu and not (arguments.dry_run and arguments.gpu in GPUS):
         raise InputError(
             f"`--gpu` must be one of {', '.join(GPUS)}, together with --dry-run. "
             f"Received: {arguments.gpu}{'' if arguments.dry_run else ' without --dry-run'}."
         )
-    from keras_nowcast.study.sweep import Options, Sweep
+    from keras_nowcast.sweep.runner import Options, Sweep
 
     folder = arguments.sweep_dir or Path("runs") / (preset_name(arguments.preset) or "sweep")
     one_of_a_list = arguments.run_cell is not None
     cells = [slurm.listed_cell(folder, arguments.run_cell)] if one_of_a_list else asked(arguments)
-    placed = grid.place(cells, say=print)
+    placed = place(cells, say=print)
     through_slurm = arguments.launcher == "slurm"
     launcher = Launcher(LAUNCHERS[0] if through_slurm else arguments.launcher, HERE)
     timeout_s = arguments.timeout_minutes and 60 * arguments.timeout_minutes
     sweep = Sweep(placed, folder, Options(launcher, timeout_s, arguments.retry, arguments.evaluate))
     if arguments.dry_run:
-        from keras_nowcast.study.outcome import state_now
-        from keras_nowcast.study.outlook import outlook_table
+        from keras_nowcast.sweep.estimate import outlook_table
+        from keras_nowcast.sweep.outcome import state_now
 
         states = [state_now(folder / cell.name) for cell in placed]
         measured = [folder, *arguments.measured]
@@ -122,7 +123,7 @@ def preset_name(preset):
 
 def asked(arguments):
     """Returns the Cells that the preset and the flags ask for."""
-    from keras_nowcast.study import grid
+    from keras_nowcast.sweep.cells import Cell, span
 
     given = vars(arguments)
     axes = {
@@ -132,13 +133,15 @@ def asked(arguments):
     }
     if arguments.np:
         axes["processes"] = arguments.np
-    cells = read_preset(HERE / "presets", arguments.preset) if arguments.preset else [grid.Cell({})]
-    return grid.span(cells, axes)
+    cells = (
+        read_preset(HERE / "presets", arguments.preset) if arguments.preset else [Cell({})]
+    )
+    return span(cells, axes)
 
 
 def submit(sweep, arguments):
     """Submits what has work to do; what cannot run becomes a row at once."""
-    from keras_nowcast.study import slurm
+    from keras_nowcast.sweep import slurm
 
     waiting = [cell for cell in sweep.cells if sweep.has_work(cell)]
     for cell in [cell for cell in waiting if cell.refusal]:

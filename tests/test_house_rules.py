@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "records": GROUND,
     "config": GROUND | {"records", "model", "energy"},
     "training": GROUND | {"process", "records", "config", *LEAVES},
-    # Run folders are all that these two know of training.
+    # Run folders are all that these three know of training.
     "study": GROUND | {"process", "records", "config", *LEAVES},
+    "sweep": GROUND | {"process", "records", "config", "study", *LEAVES},
     "report": GROUND | {"process", "records", "config", "study", *LEAVES},
 }
 
@@ -128,7 +129,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not loaded & {"tensorflow", "keras", "h5py", "matplotlib", "horovod", "numpy"}
 
 
-@pytest.mark.parametrize("room", ["report", "study"])
+@pytest.mark.parametrize("room", ["report", "study", "sweep"])
 def test_figures_and_tables_need_no_tensorflow(room):
     files = sorted((PACKAGE / room).glob("*.py"))
     if not files:

@@ -11,7 +11,7 @@ timed by itself. Networks this small, trained this briefly, forecast little; wha
 how time, memory and skill move with size.
 """
 
-from keras_nowcast.study.grid import grid_of
+from keras_nowcast.sweep.cells import grid_of
 
 COMMON = dict(grid=(64,), epochs=(10,), schedule=("cosine",), precision=("float32", "auto"))
 

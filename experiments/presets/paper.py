@@ -15,7 +15,7 @@ pairs of networks are here that come near its +1549 % parameters: four times the
 against 128 filters with 512 in the centre.
 """
 
-from keras_nowcast.study.grid import grid_of
+from keras_nowcast.sweep.cells import grid_of
 
 COMMON = dict(
     precision=("float32", "mixed_float16"),

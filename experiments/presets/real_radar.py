@@ -6,7 +6,7 @@
     python experiments/evaluate.py runs/radar
 """
 
-from keras_nowcast.study.grid import Cell
+from keras_nowcast.sweep.cells import Cell
 
 RUNS = [
     Cell(

@@ -5,7 +5,7 @@
 It sees nothing but the synthetic SEVIR, which is written first; see `real_radar` for what follows.
 """
 
-from keras_nowcast.study.grid import Cell
+from keras_nowcast.sweep.cells import Cell
 
 RUNS = [
     Cell(

@@ -14,7 +14,7 @@ processes, each layer of the largest is timed by itself, and depth 6 does not fi
 says so.
 """
 
-from keras_nowcast.study.grid import grid_of
+from keras_nowcast.sweep.cells import grid_of
 
 COMMON = dict(
     grid=(96,), epochs=(20,), schedule=("cosine",), precision=("float32", "mixed_bfloat16")

@@ -6,9 +6,9 @@ import study_runs
 from keras_nowcast import records
 from keras_nowcast.model.cost import Cost, LayerCost, count_unet
 from keras_nowcast.study import table
-from keras_nowcast.study.grid import Cell, PlacedCell
-from keras_nowcast.study.outlook import least_seconds, outlook_table
 from keras_nowcast.study.roofline import GPUS, least_step_seconds, times_the_least
+from keras_nowcast.sweep.cells import Cell, PlacedCell
+from keras_nowcast.sweep.estimate import least_seconds, outlook_table
 
 ROOFS = {
     "compute_flops_per_second": {"float32": 1e9, "bfloat16": 4e9},

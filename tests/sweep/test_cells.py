@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.study.grid import Cell, grid_of, place, span
+from keras_nowcast.sweep.cells import Cell, grid_of, place, span
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import pytest
 
 from keras_nowcast import records
 from keras_nowcast.energy.merge import merge_energy
-from keras_nowcast.study import outcome, table
-from keras_nowcast.study.grid import Cell, PlacedCell
-from keras_nowcast.study.launch import Ended
+from keras_nowcast.study import table
+from keras_nowcast.sweep import outcome
+from keras_nowcast.sweep.cells import Cell, PlacedCell
+from keras_nowcast.sweep.launch import Ended
 
 
 def ended(status=1, printed="", timed_out=False):

@@ -2,9 +2,9 @@
 
 import json
 
-from keras_nowcast.study.grid import Cell, PlacedCell
-from keras_nowcast.study.launch import Launcher
-from keras_nowcast.study.sweep import CONSOLE, Options, Sweep
+from keras_nowcast.sweep.cells import Cell, PlacedCell
+from keras_nowcast.sweep.launch import Launcher
+from keras_nowcast.sweep.runner import CONSOLE, Options, Sweep
 
 REASON = "rank 1 on n2 ended without a word: killed, or out of memory; the last checkpoint is kept"
 TRAIN = f"""

@@ -5,10 +5,11 @@ import statistics
 from keras_nowcast.data.pipeline import steps_per_epoch
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder, read_runs
-from keras_nowcast.study import outcome, table
+from keras_nowcast.study import table
 from keras_nowcast.study.claims import spread
 from keras_nowcast.study.planner import FEWEST_CELLS, fit_rates, predict, step_terms, total
 from keras_nowcast.study.roofline import GPUS, least_step_seconds, times_the_least
+from keras_nowcast.sweep import outcome
 
 MIB = 2**20
 NOT_KNOWN = "not known yet"

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.study import slurm
-from keras_nowcast.study.grid import Cell, PlacedCell
+from keras_nowcast.sweep import slurm
+from keras_nowcast.sweep.cells import Cell, PlacedCell
 
 
 def cells(*filters, processes=1):

@@ -14,9 +14,9 @@ from pathlib import Path
 from keras_nowcast.errors import Interrupted, TrainingFailed
 from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
-from keras_nowcast.study import outcome
-from keras_nowcast.study.launch import Launcher, attend, locked
-from keras_nowcast.study.outlook import NOT_KNOWN, duration, measured_seconds, seconds_left
+from keras_nowcast.sweep import outcome
+from keras_nowcast.sweep.estimate import NOT_KNOWN, duration, measured_seconds, seconds_left
+from keras_nowcast.sweep.launch import Launcher, attend, locked
 
 CONSOLE = "console.log"
 SCORES = "scores.csv"

@@ -16,8 +16,8 @@ from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
-from keras_nowcast.study import launch
-from keras_nowcast.study.launch import Launcher, attend, locked
+from keras_nowcast.sweep import launch
+from keras_nowcast.sweep.launch import Launcher, attend, locked
 
 SCRIPTS = Path("experiments")
 PATIENT = """
@@ -225,7 +225,7 @@ _SWEEP = """
 from pathlib import Path
 import signal, sys
 from keras_nowcast.process import Signals
-from keras_nowcast.study.launch import attend, locked
+from keras_nowcast.sweep.launch import attend, locked
 folder = Path({folder!r})
 with locked(folder) as lock:
     command = [sys.executable, "-c", {code!r}]

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import write_json
-from keras_nowcast.study.grid import Cell
+from keras_nowcast.sweep.cells import Cell
 
 CELLS = "cells.json"
 

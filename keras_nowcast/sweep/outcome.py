@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from keras_nowcast.records import RunFolder
-from keras_nowcast.study.grid import DEFAULTS
+from keras_nowcast.sweep.cells import DEFAULTS
 
 NEW, COMPLETED, INTERRUPTED, FAILED = "new", "completed", "interrupted", "failed"
 RUNNING = "running"

@@ -1,0 +1,1 @@
+"""Sweeps: makes the runs of many cells, here or as Slurm arrays."""
