@@ -23,7 +23,7 @@ from pathlib import Path
 from result_files import write_results
 
 from keras_nowcast.records import RunFolder
-from keras_nowcast.study.claims import mean_difference
+from keras_nowcast.study.compare import mean_difference
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LEADS = (5, 10, 15, 20, 30, 45, 60)

@@ -20,12 +20,12 @@ def main():
     arguments = parser.parse_args(sys.argv[1:])
 
     from keras_nowcast import records
-    from keras_nowcast.study import table
+    from keras_nowcast.study import compare, table
 
     runs = table.read([only_run(records, path) for path in (arguments.first, arguments.second)])
     skill = table.choose_skill(runs)
     first, second = (run.row for run in runs)
-    increases = table.increases(first, second, skill)
+    increases = compare.increases(first, second, skill)
     print(f"{runs[0].name} to {runs[1].name}:")
     for name, words in (
         ("parameters", "trainable parameters"),
@@ -66,7 +66,7 @@ def remark(name, first, second):
     """Returns what must be said beside an increase: that it is an estimate, or why it is absent."""
     if name != "energy":
         return ""
-    from keras_nowcast.study.claims import ESTIMATE
+    from keras_nowcast.study.compare import ESTIMATE
 
     reason = first["energy_reason"] or second["energy_reason"]
     if reason is not None:

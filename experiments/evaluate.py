@@ -241,7 +241,7 @@ def saving(folder, world, events, grid, stride):
 def write_results(evaluation, example, out, arguments):
     """Writes tables and pictures into a Path and prints the table of all leads."""
     from keras_nowcast.report import panels
-    from keras_nowcast.report.figures import write_figure
+    from keras_nowcast.report.style import write_figure
     from keras_nowcast.verification import evaluate
 
     minutes = FRAME_MINUTES
@@ -265,7 +265,7 @@ def write_results(evaluation, example, out, arguments):
 def draw_example(example, out, levels):
     """Draws the example window as a panel and as an animation."""
     from keras_nowcast.report import panels
-    from keras_nowcast.report.figures import write_figure
+    from keras_nowcast.report.style import write_figure
 
     if example is None:
         print("no rain in any window: no panel and no animation")

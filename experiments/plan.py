@@ -188,7 +188,7 @@ def print_errors(planned):
 
 def print_reaching(runs, level):
     """What the measured runs had cost when they reached a skill, the cheapest first."""
-    from keras_nowcast.study import claims, planner, table
+    from keras_nowcast.study import compare, planner, table
 
     skill = table.validation_skill(runs)
     if skill is None:
@@ -205,7 +205,7 @@ def print_reaching(runs, level):
     print(f"{skill.name} of {level:g}, as measured, the cheapest first by {by}:")
     for each in found:
         source = each.run.row["energy_source"]
-        told = claims.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
+        told = compare.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
         joules = "energy not measured here" if each.joules is None else f"{each.joules:.4g} J{told}"
         print(f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch}")
     print(

@@ -61,18 +61,18 @@ def draw_all(runs, found, folder):
     Returns:
       ({name: SVG}, {name: why it was not drawn}).
     """
-    from keras_nowcast.report import figures
+    from keras_nowcast.report import figures, power, style
 
     drawn, not_drawn = {}, {}
     for draw in figures.OF_ALL_RUNS:
         try:
-            drawn[draw.__name__] = figures.write_figure(draw(runs), folder, draw.__name__)
-        except figures.NotDrawn as why:
+            drawn[draw.__name__] = style.write_figure(draw(runs), folder, draw.__name__)
+        except style.NotDrawn as why:
             not_drawn[draw.__name__] = str(why)
     traced = [i for i, run in enumerate(runs) if run.devices]
-    if len(traced) > figures.MANY_RUNS:
+    if len(traced) > style.MANY_RUNS:
         not_drawn["power_<run>"] = (
-            f"{len(traced)} runs have a trace of power, and {figures.MANY_RUNS} are drawn each by "
+            f"{len(traced)} runs have a trace of power, and {style.MANY_RUNS} are drawn each by "
             "itself; give fewer run folders"
         )
         return drawn, not_drawn
@@ -80,7 +80,7 @@ def draw_all(runs, found, folder):
     for number, i in enumerate(traced):
         again = names[:number].count(names[number])  # runs of one name in several folders
         name = f"power_{names[number]}" + (f"-{again + 1}" if again else "")
-        figures.write_figure(figures.power_trace(runs[i], found[i][1]), folder, name)
+        style.write_figure(power.power_trace(runs[i], found[i][1]), folder, name)
     return drawn, not_drawn
 
 

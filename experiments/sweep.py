@@ -133,9 +133,7 @@ def asked(arguments):
     }
     if arguments.np:
         axes["processes"] = arguments.np
-    cells = (
-        read_preset(HERE / "presets", arguments.preset) if arguments.preset else [Cell({})]
-    )
+    cells = read_preset(HERE / "presets", arguments.preset) if arguments.preset else [Cell({})]
     return span(cells, axes)
 
 

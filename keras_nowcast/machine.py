@@ -4,8 +4,6 @@ import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-
-
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: the first two; Arm: the last
 
 

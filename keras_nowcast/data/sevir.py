@@ -24,8 +24,6 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.vil import FRAME_MINUTES, FRAMES_IN, FRAMES_OUT, MISSING
 
 WINDOW_STRIDE = 12  # frames; the authors' windows start at 0, 12 and 24
-
-
 SPLIT_TIME = datetime.datetime(2019, 6, 1)
 AUTHORS_BATCH = 8  # events; the authors drop what does not fill a batch
 

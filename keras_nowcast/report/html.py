@@ -9,7 +9,8 @@ import shlex
 from keras_nowcast.config import as_arguments
 from keras_nowcast.report.figures import CAPTIONS
 from keras_nowcast.study import planner, table
-from keras_nowcast.study.claims import ESTIMATE, NOT_MEASURED, PAPER
+from keras_nowcast.study.claims import NOT_MEASURED, PAPER
+from keras_nowcast.study.compare import ESTIMATE
 
 # Of the table: (head, column, form, what it says when the pointer rests on it).
 _SHOWN = (

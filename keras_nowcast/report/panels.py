@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
-from keras_nowcast.report.figures import COLORS, MARKERS
+from keras_nowcast.report.style import COLORS, MARKERS
 
 # Source: the SEVIR authors' display code, a colour from each level up to the next. Theirs has one
 # more, for codes above the last level, of which there are none.

@@ -8,55 +8,42 @@ quality (seconds of training until the loss level that the slower-converging of 
 """
 
 import itertools
-import math
 import statistics
 from collections import Counter
 from dataclasses import dataclass
 
-from keras_nowcast.study import table
+from keras_nowcast.study import compare, table
+from keras_nowcast.study.compare import (
+    ESTIMATE,
+    SIZE,
+    Spread,
+    by_size,
+    cost_of_cells,
+    counted,
+    growth_percent,
+    is_estimate,
+    mean_difference,
+    model_name,
+    paired,
+    pareto_cells,
+    precision_pairs,
+    processes,
+    quality_ratio,
+    ratio_of,
+    scaling_pairs,
+    seed_differences,
+    seed_range,
+    shares_cores,
+    spread,
+    throughput_ratio,
+)
 
 NOT_MEASURED = "not measured here"
-ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
 PAPER = "arXiv 2008.08062"
 PAPER_DEPTH = 4
 PAPER_PARAMETERS_PERCENT = 1549
 PAPER_ENERGY_PERCENT = 63.22
-# The 0.975 quantile of Student's t for 1, 2, ... degrees of freedom; that of 30 serves for more.
-T_975 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
-)
 _VERDICTS = ("not told apart", "better", "worse")
-# What sets one size of network apart from another.
-SIZE = ("depth", "filters", "center_filters")
 
 
 @dataclass(frozen=True)
@@ -80,29 +67,6 @@ class Claim:
     rows: tuple = ()
     notes: tuple = ()
     missing: tuple = ()
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A number measured several times: its median, least and most, and how often."""
-
-    median: float
-    least: float
-    most: float
-    count: int
-
-    def text(self, form, unit=""):
-        """Returns '1.32 (1.20 to 1.41, 3 times)', the median alone where it was measured once."""
-        middle = f"{self.median:{form}}{unit}"
-        if self.count == 1:
-            return middle
-        return f"{middle} ({self.least:{form}} to {self.most:{form}}{unit}, {self.count} times)"
-
-
-def spread(values):
-    """Returns the Spread of numbers, without those that are None; None where none is left."""
-    known = [value for value in values if value is not None]
-    return Spread(statistics.median(known), min(known), max(known), len(known)) if known else None
 
 
 def claims(runs):
@@ -150,34 +114,6 @@ def mixed_precision(cells, skill):
     return Claim(title, paper, "\n".join(answers), True, _texts(compared), notes, missing)
 
 
-def precision_pairs(cells):
-    """Returns (float32, mixed precision) Cells that differ in nothing else."""
-    return [
-        (plain, mixed)
-        for alike in table.group(cells, "precision", "fp16_allreduce")
-        for plain in alike
-        for mixed in alike
-        if plain.setting["precision"] == "float32" and mixed.setting["precision"] != "float32"
-    ]
-
-
-def throughput_ratio(first, second):
-    """Returns the Spread of the second Cell's windows a second over the first's; None without."""
-    return spread(_ratio(b, a, "samples_per_second") for a, b in _paired(first, second))
-
-
-def quality_ratio(first, second):
-    """Returns the Spread of `time_to_quality_ratio` over pairs of the Cells' runs, or None."""
-    return spread(time_to_quality_ratio(a, b) for a, b in _paired(first, second))
-
-
-def _energy_ratio(first, second):
-    pairs = _paired(first, second)
-    return _energy(
-        spread(_ratio(b, a, "joules_per_sample") for a, b in pairs), _RATIO, first, second
-    )
-
-
 def _precision_row(plain, mixed, skill):
     return {
         "precision": mixed.setting["precision"],
@@ -199,7 +135,7 @@ def _both(first, second):
 def _precision_sentences(policy, rows, skill):
     rates = spread(row["throughput"] and row["throughput"].median for row in rows)
     quality = spread(row["time to quality"] and row["time to quality"].median for row in rows)
-    yield f"{policy}, over {_counted(len(rows), 'cell')}:"
+    yield f"{policy}, over {counted(len(rows), 'cell')}:"
     if rates:
         yield f"throughput {_over_cells(rates, '.2f')} times float32's;"
     if quality:
@@ -216,7 +152,7 @@ def _precision_sentences(policy, rows, skill):
     if told:
         counts = Counter(each.verdict for each in told)
         found = ", ".join(f"{word} in {counts[word]}" for word in _VERDICTS if counts[word])
-        yield f"{skill.name} {found} of the {_counted(len(told), 'cell')} with several seeds."
+        yield f"{skill.name} {found} of the {counted(len(told), 'cell')} with several seeds."
     else:
         yield (
             f"whether the skill is equal is {NOT_MEASURED}: no cell has several seeds of both, and "
@@ -232,7 +168,7 @@ def more_parameters(cells, skill):
         f"for a UNet with {PAPER_DEPTH} encoding levels ({PAPER}); which two models is not said."
     )
     deep = [cell for cell in cells if cell.setting["depth"] == PAPER_DEPTH]
-    ladders = [ladder for ladder in map(_by_size, table.group(deep, *SIZE)) if len(ladder) > 1]
+    ladders = [ladder for ladder in map(by_size, table.group(deep, *SIZE)) if len(ladder) > 1]
     if not ladders:
         return _not_measured(
             title,
@@ -271,19 +207,19 @@ def _far_from_paper(row):
 def _told_pairs(ladder):
     """Returns the smallest and largest of a ladder, and the pair nearest the paper's increase."""
     pairs = list(itertools.combinations(ladder, 2))
-    nearest = min(pairs, key=lambda pair: abs(_growth_percent(*pair) - PAPER_PARAMETERS_PERCENT))
+    nearest = min(pairs, key=lambda pair: abs(growth_percent(*pair) - PAPER_PARAMETERS_PERCENT))
     ends = (ladder[0], ladder[-1])
     return [ends] if nearest == ends else [ends, nearest]
 
 
 def _size_row(small, large, skill):
-    both = [table.increases(a.row, b.row, skill) for a, b in _paired(small, large)]
+    both = [compare.increases(a.row, b.row, skill) for a, b in paired(small, large)]
     return {
         "from": model_name(small.setting),
         "to": model_name(large.setting),
         "precision": small.setting["precision"],
         "processes": str(small.setting["world_size"]),
-        "parameters": _growth_percent(small, large),
+        "parameters": growth_percent(small, large),
         "time": spread(each["time"] for each in both),
         "energy": _energy(spread(each["energy"] for each in both), _PERCENT, small, large),
         "skill": spread(each["skill_difference"] for each in both),
@@ -296,7 +232,7 @@ def larger_models(cells, skill):
     paper = f"No figure of {PAPER} is at hand for it but that of the second claim."
     if skill is None:
         return _not_measured(title, paper, "no score is known of all completed runs")
-    ladders = [each for each in map(_by_size, table.group(cells, *SIZE)) if len(each) > 1]
+    ladders = [each for each in map(by_size, table.group(cells, *SIZE)) if len(each) > 1]
     if not ladders:
         return _not_measured(
             title, paper, "it needs two completed runs that differ in the size of the network alone"
@@ -321,62 +257,16 @@ def larger_models(cells, skill):
     return Claim(title, paper, "\n".join(sentences), True, _texts(compared), notes)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What cells are compared by: energy where all measured it by one kind of sensor, else time.
-
-    Attributes:
-      column: of the table, per epoch.
-      name, unit: in words.
-      is_estimate: whether the energy of any is an estimate.
-    """
-
-    column: str
-    name: str
-    unit: str
-    is_estimate: bool = False
-
-    @property
-    def label(self):
-        """Returns its name, with the mark of an estimate where it is one."""
-        return self.name + (ESTIMATE if self.is_estimate else "")
-
-
-def cost_of_cells(cells):
-    """Returns the Cost by which all these cells can be compared, None where there is none."""
-    sources = {
-        run.row["energy_source"]
-        for cell in cells
-        for run in cell.runs
-        if run.row["joules_per_epoch"] is not None
-    }
-    if len(sources) == 1 and all(cell.values("joules_per_epoch") for cell in cells):
-        estimate = any(is_estimate(cell) for cell in cells)
-        return Cost("joules_per_epoch", "energy", "J per epoch", estimate)
-    if all(cell.median("seconds_per_epoch") is not None for cell in cells):
-        return Cost("seconds_per_epoch", "training time", "s per epoch")
-    return None
-
-
-def pareto_cells(cells, skill, cost):
-    """Returns the cells that none of the others beats in both cost and skill, cheapest first."""
-    sign = 1 if skill.higher_is_better else -1
-    points = [
-        (cell.median(cost.column), sign * statistics.median(skill.of_cell(cell))) for cell in cells
-    ]
-    return [cells[i] for i in table.pareto(points)]
-
-
 def _step_row(small, large, skill, cost):
     gain = statistics.median(skill.of_cell(large)) - statistics.median(skill.of_cell(small))
-    more = table.increase_percent(small.median(cost.column), large.median(cost.column))
-    chance = _seed_range(small, large, skill)
+    more = compare.increase_percent(small.median(cost.column), large.median(cost.column))
+    chance = seed_range(small, large, skill)
     return {
         "from": model_name(small.setting),
         "to": model_name(large.setting),
         "precision": small.setting["precision"],
         "processes": str(small.setting["world_size"]),
-        "parameters": _growth_percent(small, large),
+        "parameters": growth_percent(small, large),
         "cost": f"{more:+.1f} % {cost.label}",
         "skill": f"{gain:+.4f}",
         "spread of seeds": NOT_MEASURED if chance is None else f"{chance:.4f}",
@@ -392,10 +282,10 @@ def _front_sentence(ladder, front, skill, cost):
             f"{where}: of {len(ladder)} networks the cheapest, {model_name(first.setting)}, is "
             f"also the most skilful ({skill.name} {statistics.median(skill.of_cell(first)):.4f})."
         )
-    more = table.increase_percent(first.median(cost.column), last.median(cost.column))
+    more = compare.increase_percent(first.median(cost.column), last.median(cost.column))
     return (
         f"{where}: {model_name(first.setting)} to {model_name(last.setting)}, "
-        f"{_growth_percent(first, last):+,.0f} % trainable parameters, {more:+.1f} % {cost.label}, "
+        f"{growth_percent(first, last):+,.0f} % trainable parameters, {more:+.1f} % {cost.label}, "
         f"{skill.name} {statistics.median(skill.of_cell(first)):.4f} to "
         f"{statistics.median(skill.of_cell(last)):.4f}; {len(front)} of {len(ladder)} networks are "
         "on the Pareto front."
@@ -426,7 +316,7 @@ def data_parallel(cells):
         quality = spread(row["time to quality"] and row["time to quality"].median for row in mine)
         efficiency = spread(row["efficiency"].median for row in mine if row["efficiency"])
         sentences.append(
-            f"{many} processes against {few}, over {_counted(len(mine), 'cell')}: throughput "
+            f"{many} processes against {few}, over {counted(len(mine), 'cell')}: throughput "
             f"{_over_cells(speed, '.2f')} times, efficiency {_over_cells(efficiency, '.0%')}; to "
             "the same validation loss "
             + (f"{_over_cells(quality, '.2f')} times as fast." if quality else f"{NOT_MEASURED}.")
@@ -446,26 +336,6 @@ def data_parallel(cells):
     return Claim(title, paper, answer, bool(sentences), _texts(compared), tuple(notes))
 
 
-def scaling_pairs(cells):
-    """Returns (few, many) Cells that differ in the number of processes alone, few the fewest."""
-    pairs = []
-    for alike in table.group(cells, "world_size", "hosts", "gpus"):
-        # Of one number of processes there may be several: the same GPUs, on one host or on two.
-        ordered = sorted(alike, key=lambda cell: cell.setting["world_size"])
-        first = ordered[0]
-        pairs += [
-            (first, each)
-            for each in ordered[1:]
-            if each.setting["world_size"] > first.setting["world_size"]
-        ]
-    return pairs
-
-
-def shares_cores(setting):
-    """Whether its processes compute on the cores of one host."""
-    return not setting["gpus"] and setting["world_size"] > (setting["hosts"] or 1)
-
-
 def _scaling_row(few, many):
     times = many.setting["world_size"] / few.setting["world_size"]
     speed = throughput_ratio(few, many)
@@ -482,56 +352,6 @@ def _scaling_row(few, many):
         "time to quality": quality_ratio(few, many),
         "energy": _energy_ratio(few, many),
     }
-
-
-def time_to_quality_ratio(slow, fast):
-    """Returns seconds of `slow` over seconds of `fast` until the level both reached, or None.
-
-    The level is the validation loss of the slower-converging of the two: the higher of their
-    lowest. Seconds are of training, whole epochs, as `table.whole_epochs` counts them.
-    """
-    level = common_level(slow, fast)
-    if level is None:
-        return None
-    a, b = seconds_to(slow, level), seconds_to(fast, level)
-    return a / b if a and b else None
-
-
-def common_level(*runs):
-    """Returns the lowest validation loss that every one of the Runs reached, None if unknown."""
-    lowest = [
-        min((row["val_loss"] for row in run.epochs if row["val_loss"] is not None), default=None)
-        for run in runs
-    ]
-    return None if None in lowest else max(lowest)
-
-
-def seconds_to(run, level):
-    """Returns the seconds a Run trained until its first epoch of a validation loss, or None."""
-    seconds = 0.0
-    for row, of_epoch, _ in table.whole_epochs(run):
-        seconds += of_epoch
-        if row["val_loss"] is not None and row["val_loss"] <= level:
-            return seconds
-    return None
-
-
-def is_estimate(cell):
-    """Whether the energy of any run of a cell is an estimate, which no sensor measured."""
-    return any(run.row["energy_is_estimate"] for run in cell.runs)
-
-
-def model_name(setting):
-    """Returns 'depth 4, 16 filters', with the centre's where they are not the default."""
-    default = table.default_center_filters(setting["depth"], setting["filters"])
-    other = setting["center_filters"] != default
-    center = f", {setting['center_filters']} in the centre" if other else ""
-    return f"depth {setting['depth']}, {_counted(setting['filters'], 'filter')}{center}"
-
-
-def processes(world_size):
-    """Returns '1 process' or 'n processes'."""
-    return _counted(world_size, "process", "processes")
 
 
 @dataclass(frozen=True)
@@ -606,7 +426,7 @@ def _skill_verdict(plain, mixed, skill):
     text = "{:.4f}, {:.4f}".format(*medians)
     differences = seed_differences(plain, mixed, skill)
     if len(differences) < 2:
-        common = _counted(len(differences), "common seed")
+        common = counted(len(differences), "common seed")
         return _Verdict(f"{text}; {common}: not told from chance", None)
     mean, deviation, half = mean_difference(differences)
     verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
@@ -619,69 +439,11 @@ def _skill_verdict(plain, mixed, skill):
     )
 
 
-def seed_differences(first, second, skill):
-    """Returns the skill of the second Cell less that of the first, of each seed that both have."""
-    one, other = (_skill_by_seed(cell, skill) for cell in (first, second))
-    return [other[seed] - one[seed] for seed in sorted(one.keys() & other.keys())]
-
-
-def _skill_by_seed(cell, skill):
-    # A seed that was run twice is one sample of chance, not two.
-    found = {}
-    for run in cell.runs:
-        found.setdefault(run.row["seed"], []).append(skill.of(run.row))
-    return {seed: statistics.fmean(scores) for seed, scores in found.items()}
-
-
-def mean_difference(differences):
-    """Returns (mean, standard deviation, half the 95 % interval of the mean) of two or more.
-
-    Source: Student's t with one degree of freedom less than there are differences.
-    """
-    count = len(differences)
-    deviation = statistics.stdev(differences)
-    t = T_975[min(count - 1, len(T_975)) - 1]
-    return statistics.fmean(differences), deviation, t * deviation / math.sqrt(count)
-
-
-def _seed_range(first, second, skill):
-    """Returns the wider of the two cells' ranges over seeds; None unless both have several."""
-    if len(first.runs) < 2 or len(second.runs) < 2:
-        return None
-    return max(max(each) - min(each) for each in (skill.of_cell(first), skill.of_cell(second)))
-
-
-def _paired(first, second):
-    """Returns pairs of Runs of the same seed; all pairs where no seed is in both cells."""
-    everything = list(itertools.product(first.runs, second.runs))
-    alike = [(a, b) for a, b in everything if a.row["seed"] == b.row["seed"]]
-    return alike or everything
-
-
-def _ratio(above, below, column):
-    a, b = above.row[column], below.row[column]
-    return a / b if a is not None and b else None
-
-
-def _by_size(cells):
-    return sorted(cells, key=lambda cell: cell.median("trainable_parameters"))
-
-
-def _growth_percent(small, large):
-    return table.increase_percent(
-        small.median("trainable_parameters"), large.median("trainable_parameters")
-    )
-
-
 def _over_cells(of_cells, form):
     middle = format(of_cells.median, form)
     if of_cells.count == 1:
         return middle
     return f"{middle} ({of_cells.least:{form}} to {of_cells.most:{form}})"
-
-
-def _counted(number, word, words=None):
-    return f"{number} {word if number == 1 else words or word + 's'}"
 
 
 def _not_measured(title, paper, why):
@@ -712,3 +474,10 @@ def _text(name, value):
     if value is None:
         return NOT_MEASURED
     return f"{value:+,.0f} %"
+
+
+def _energy_ratio(first, second):
+    pairs = paired(first, second)
+    return _energy(
+        spread(ratio_of(b, a, "joules_per_sample") for a, b in pairs), _RATIO, first, second
+    )

@@ -257,57 +257,6 @@ def whole_epochs(run):
         yield row, seconds, joules
 
 
-def increase_percent(first, second):
-    """Returns by how many percent `second` is more than `first`; None where either is unknown."""
-    if first is None or second is None or first == 0:
-        return None
-    return 100 * (second / first - 1)
-
-
-def increases(first, second, skill):
-    """Returns what the second of two rows has more than the first, as the paper states it.
-
-    Args:
-      first, second: rows of the table.
-      skill: the Skill to compare by, or None.
-
-    Returns:
-      A dict of percent: parameters, time and energy of a sample; skill, and the `skill_difference`
-      itself. None where either row has no value, and for energy by two kinds of sensor.
-    """
-    joules = [row["joules_per_sample"] for row in (first, second)]
-    if first["energy_source"] != second["energy_source"]:
-        joules = [None, None]
-    seconds = [
-        row["samples_per_second"] and 1 / row["samples_per_second"] for row in (first, second)
-    ]
-    scores = [skill and skill.of(row) for row in (first, second)]
-    return {
-        "parameters": increase_percent(
-            first["trainable_parameters"], second["trainable_parameters"]
-        ),
-        "time": increase_percent(*seconds),
-        "energy": increase_percent(*joules),
-        "skill": increase_percent(*scores),
-        "skill_difference": None if None in scores else scores[1] - scores[0],
-    }
-
-
-def pareto(points):
-    """Returns the indices of the points nothing beats, cheapest first.
-
-    Args:
-      points: list of (cost, worth): less cost and more worth are better.
-    """
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    front, best = [], None
-    for i in order:
-        if best is None or points[i][1] > best:
-            front.append(i)
-            best = points[i][1]
-    return front
-
-
 def write_table(runs, path):
     """Writes the rows of Runs, at least one, as CSV, whole; an empty cell where not measured."""
     with written_whole(path) as beside, open(beside, "w", newline="") as file:

@@ -6,8 +6,9 @@ from keras_nowcast.data.pipeline import steps_per_epoch
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder, read_runs
 from keras_nowcast.study import table
-from keras_nowcast.study.claims import spread
-from keras_nowcast.study.planner import FEWEST_CELLS, fit_rates, predict, step_terms, total
+from keras_nowcast.study.compare import spread
+from keras_nowcast.study.laws import FEWEST_CELLS, fit_rates, step_terms
+from keras_nowcast.study.planner import predict, total
 from keras_nowcast.study.roofline import GPUS, least_step_seconds, times_the_least
 from keras_nowcast.sweep import outcome
 

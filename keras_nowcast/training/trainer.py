@@ -14,6 +14,7 @@ import numpy as np
 from keras_nowcast import machine
 from keras_nowcast.data import sevir
 from keras_nowcast.data.augment import augmented
+from keras_nowcast.energy.lost import lost_energy
 from keras_nowcast.energy.merge import WHOLE_COVERAGE
 from keras_nowcast.energy.sampler import longest_gap_s
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
@@ -24,7 +25,7 @@ from keras_nowcast.records import RunFolder
 from keras_nowcast.training import checkpoint, distributed, environment
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
-from keras_nowcast.training.runlock import TOUCH_EVERY_S, RunLock, lost_energy
+from keras_nowcast.training.runlock import TOUCH_EVERY_S, RunLock
 from keras_nowcast.training.watchdog import Watchdog
 from keras_nowcast.vil import (
     FRAMES_IN,
@@ -206,7 +207,7 @@ class Run:
         import keras
         import tensorflow as tf
 
-        from keras_nowcast.training import callbacks
+        from keras_nowcast.training import callbacks, progress
 
         self.config = config
         self.world = world
@@ -217,7 +218,7 @@ class Run:
         self.environment = environment.describe(world)
         self.training = self._pipeline(split.train, shuffle=True)
         self.validation = self._pipeline(split.test, shuffle=False)
-        self.progress, self.saved_unix_s, arrays = callbacks.Progress(), None, None
+        self.progress, self.saved_unix_s, arrays = progress.Progress(), None, None
         if config.resume:
             arrays = self._read_checkpoint()
         self.progress.starts.append({"world_size": world.size, "steps": self.progress.steps})
@@ -468,7 +469,7 @@ class Run:
         Raises:
           InputError: the run had other windows.
         """
-        from keras_nowcast.training import callbacks
+        from keras_nowcast.training import progress
 
         arrays = {}
 
@@ -495,7 +496,7 @@ class Run:
                     f"`--resume` needs the very {name.replace('_', ' ')} that the run was started "
                     f"with, {layout[name]}. Received: {mine}; is --data the same, and whole?"
                 )
-        self.progress = callbacks.Progress.from_dict(values)
+        self.progress = progress.Progress.from_dict(values)
         if layout["world_size"] != self.world.size:
             self._change_world(layout["world_size"], **schedule)
         self.say(f"going on in epoch {self.progress.epoch + 1} after step {self.progress.step}")
@@ -614,7 +615,7 @@ class Run:
         From the watchdog's thread, while this rank may wait in a collective or in a step for ever:
         no other rank and no device is asked.
         """
-        from keras_nowcast.training import callbacks
+        from keras_nowcast.training import progress
 
         self.lock.touch(last=True)  # up to now it worked, in vain
         rows = self.progress.rows
@@ -632,7 +633,7 @@ class Run:
         memory = _nulls(("peak_rss_bytes", "peak_gpu_bytes"), unknown)
         # Of finished epochs alone: the time of the one under way is added as it is interrupted.
         scale = rows[-1]["loss_scale"] if rows else None
-        training = self._training_record(scale, callbacks.Sums())
+        training = self._training_record(scale, progress.Sums())
         with contextlib.suppress(OSError):  # a full disk, say: the reason is told anyhow
             self._write_once("failed", reason, training, energy, memory)
 

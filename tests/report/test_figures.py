@@ -7,7 +7,7 @@ import pytest
 import study_runs
 
 from keras_nowcast import records
-from keras_nowcast.report import figures
+from keras_nowcast.report import figures, power, roofline, style
 from keras_nowcast.study import table
 
 
@@ -42,7 +42,7 @@ def test_each_is_drawn_and_names_its_runs(study, draw, tmp_path):
     figure = draw(study)
     signature = figure.get_supxlabel()
     assert signature.startswith("8 runs of ") and "f4-float32-np1 ..." in signature
-    svg = figures.write_figure(figure, tmp_path, draw.__name__)
+    svg = style.write_figure(figure, tmp_path, draw.__name__)
     assert (tmp_path / f"{draw.__name__}.png").stat().st_size > 5000
     assert (tmp_path / f"{draw.__name__}.pdf").read_bytes().startswith(b"%PDF")
     ElementTree.fromstring(svg.replace("xlink:href", "href"))  # well-formed
@@ -64,7 +64,7 @@ def test_each_is_drawn_and_names_its_runs(study, draw, tmp_path):
 )
 def test_without_data_a_figure_is_not_drawn(tmp_path, name, why):
     study_runs.write_run(tmp_path / "a")
-    with pytest.raises(figures.NotDrawn, match=re.escape(why)):
+    with pytest.raises(style.NotDrawn, match=re.escape(why)):
         getattr(figures, name)(read(tmp_path))
 
 
@@ -75,7 +75,7 @@ def test_a_failed_run_alone_gives_no_figure_of_cost(tmp_path, draw):
     run.epochs.clear()
     for column in ("seconds_per_epoch", "achieved_flops_per_second", "peak_rss_bytes"):
         run.row[column] = None
-    with pytest.raises(figures.NotDrawn):
+    with pytest.raises(style.NotDrawn):
         draw([run])
 
 
@@ -99,12 +99,12 @@ def test_cost_has_the_numbers_of_the_runs(study):
 def test_an_estimate_is_hollow_and_called_one(tmp_path):
     study_runs.write_run(tmp_path / "a", joules=100.0, source="estimate")
     runs = read(tmp_path)
-    for draw in (figures.cost_by_size, figures.skill_by_cost, figures.power_traces):
+    for draw in (figures.cost_by_size, figures.skill_by_cost, power.power_traces):
         figure = draw(runs)
         assert any("ESTIMATE, not measured" in text for text in texts(figure)), draw.__name__
         figures.plt.close(figure)
-    (_, energy, power) = (figure := figures.cost_by_size(runs)).axes
-    for axes in (energy, power):
+    (_, energy, watts) = (figure := figures.cost_by_size(runs)).axes
+    for axes in (energy, watts):
         assert axes.containers[0].lines[0].get_markerfacecolor() == "none"
     figures.plt.close(figure)
 
@@ -189,7 +189,7 @@ def test_joules_of_several_sensors_are_called_so(tmp_path):
 
 
 def test_no_roof_is_made_up(study):
-    figure = figures.roofline(study)
+    figure = roofline.roofline(study)
     assert any("no roof is drawn" in text for text in texts(figure))
     assert all(line.get_linestyle() == "None" for line in figure.axes[0].lines)
     figures.plt.close(figure)
@@ -211,7 +211,7 @@ def test_layers_lie_beneath_the_measured_roofs(tmp_path):
                 roofs=ROOFS,
             )
     runs = read(tmp_path)
-    figure = figures.roofline(runs)
+    figure = roofline.roofline(runs)
     assert len(figure.axes) == 2
     for axes, precision in zip(figure.axes, ("float32", "mixed_bfloat16"), strict=True):
         (large,) = [run for run in runs if run.name == f"{precision}-f16"]
@@ -242,7 +242,7 @@ def test_runs_without_layers_are_whole_steps_beside_those_with(tmp_path):
     study_runs.write_run(tmp_path / "lost", filters=32, roofs=ROOFS)
     (tmp_path / "lost" / "layers.csv").unlink()
     runs = read(tmp_path)
-    figure = figures.roofline(runs)
+    figure = roofline.roofline(runs)
     left, right = figure.axes
     assert "depth 4, 16 filters, float32" in left.get_title()
     assert right.get_title() == "no run in mixed_bfloat16 timed its layers" and not right.texts
@@ -269,16 +269,16 @@ def test_a_long_trace_keeps_its_peaks():
     seconds = list(range(100_000))
     watts = [100.0] * 100_000
     watts[54_321], watts[77_777], watts[5] = 300.0, 1.0, float("nan")
-    kept_s, kept_w = figures._thinned(seconds, watts)
-    assert len(kept_s) <= figures.MOST_POINTS and max(kept_w) == 300.0 and min(kept_w) == 1.0
+    kept_s, kept_w = power._thinned(seconds, watts)
+    assert len(kept_s) <= power.MOST_POINTS and max(kept_w) == 300.0 and min(kept_w) == 1.0
     assert kept_s == sorted(kept_s)
-    assert figures._thinned([1, 2], [3, 4]) == ([1, 2], [3, 4])
+    assert power._thinned([1, 2], [3, 4]) == ([1, 2], [3, 4])
 
 
 def test_of_many_traces_a_dozen_is_drawn(tmp_path):
     for seed in range(20):
         study_runs.write_run(tmp_path / f"{seed:02}", joules=100.0, seed=seed)
-    figure = figures.power_traces(read(tmp_path))
+    figure = power.power_traces(read(tmp_path))
     assert sum(bool(axes.lines) for axes in figure.axes) == 12
     assert any("12 of 20 runs with a trace" in text for text in texts(figure))
     figures.plt.close(figure)

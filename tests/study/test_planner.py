@@ -11,7 +11,7 @@ from keras_nowcast import records
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
-from keras_nowcast.study import planner, table
+from keras_nowcast.study import laws, planner, table
 
 RATES = {  # seconds a FLOP, a byte, a layer and a byte of the update
     "float32": (5e-12, 3e-11, 2e-4, 1.5e-10),
@@ -23,7 +23,7 @@ STEPS = 10
 
 def seconds_of(depth, filters, precision):
     cost = count_unet(96, 13, 12, depth, filters)
-    terms = planner.step_terms(cost, precision, study_runs.WINDOWS / STEPS)
+    terms = laws.step_terms(cost, precision, study_runs.WINDOWS / STEPS)
     return STEPS * float(np.dot(terms, RATES[precision]))
 
 
@@ -128,7 +128,7 @@ def test_several_processes(tmp_path):
 def test_without_runs_there_are_reasons():
     (found,) = planner.predict([(config(depth=3, filters=8), 1, 40)], [])
     assert found.seconds is found.joules is found.memory_bytes is None
-    assert set(found.reasons) == set(planner.QUANTITIES)
+    assert set(found.reasons) == set(laws.QUANTITIES)
     assert planner.total([found], "seconds") == (None, 1)
 
 
@@ -220,7 +220,7 @@ def test_other_machines_have_no_say(tmp_path):
 def test_the_terms_of_a_step():
     # All channels fill their blocks of 16 but the 13 frames in and the 12 out.
     cost = count_unet(32, 13, 12, 1, 16)
-    computed, moved, layers, parameters = planner.step_terms(cost, "float32", 3)
+    computed, moved, layers, parameters = laws.step_terms(cost, "float32", 3)
     scaling, first, head, loss = (cost.layers[i] for i in (0, 1, -2, -1))
     flops = sum(layer.training_flops for layer in cost.layers)
     more = 3 / 13 * first.training_flops + 4 / 12 * head.training_flops
@@ -241,28 +241,28 @@ def test_the_terms_of_a_step():
 
 def test_rates_are_not_negative():
     terms = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [4.0, 0.5]])
-    assert planner.fit_rates(terms, [1, 2, 3, 4]) == pytest.approx([1, 0])
-    falling = planner.fit_rates(terms, [3.0, 2.0, 1.0, 0.4])
+    assert laws.fit_rates(terms, [1, 2, 3, 4]) == pytest.approx([1, 0])
+    falling = laws.fit_rates(terms, [3.0, 2.0, 1.0, 0.4])
     assert (falling >= 0).all() and falling[0] == 0
     # Of as few values as terms, the later terms are left out.
-    assert planner.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
+    assert laws.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
 
 
 def test_the_cell_left_out_has_no_say():
-    points = [planner.Point("float32", 1, (1.0,), 0, 1, value) for value in (1, 1, 1, 1, 2)]
-    assert planner.leave_one_out(points).percent[-1] == pytest.approx(-50)
+    points = [laws.Point("float32", 1, (1.0,), 0, 1, value) for value in (1, 1, 1, 1, 2)]
+    assert laws.leave_one_out(points).percent[-1] == pytest.approx(-50)
     # A cell of two processes is the only one of its kind: nothing is left to predict it by.
-    points.append(planner.Point("float32", 2, (1.0,), 0, 1, 3))
-    assert len(planner.leave_one_out(points).percent) == 5
+    points.append(laws.Point("float32", 2, (1.0,), 0, 1, 3))
+    assert len(laws.leave_one_out(points).percent) == 5
 
 
 def test_numbers_have_three_figures():
-    interval = planner.Interval(12345.6, 999.6, 1234567.0, 0.9)
+    interval = laws.Interval(12345.6, 999.6, 1234567.0, 0.9)
     assert interval.text("J") == "12,300 (1,000 to 1,230,000) J"
 
 
 def test_errors():
-    errors = planner.Errors((10.0, -5.0, 1.0))
+    errors = laws.Errors((10.0, -5.0, 1.0))
     assert errors.text() == "median 5.0 %, at most 10.0 %, over 3 cells"
     factor, share = errors.factor
     assert (factor, share) == (pytest.approx(1.1), 0.75)
@@ -270,7 +270,7 @@ def test_errors():
 
 def forecasts():
     def interval(value):
-        return planner.Interval(value, value / 2, value * 2, 0.9)
+        return laws.Interval(value, value / 2, value * 2, 0.9)
 
     return [
         planner.Forecast({}, parameters, seconds=interval(seconds))

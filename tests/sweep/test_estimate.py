@@ -6,7 +6,7 @@ import json
 import pytest
 
 from keras_nowcast.model.cost import count_unet
-from keras_nowcast.study.planner import step_terms
+from keras_nowcast.study.laws import step_terms
 from keras_nowcast.sweep.cells import Cell, PlacedCell
 from keras_nowcast.sweep.estimate import duration, measured_seconds, outlook_table, seconds_left
 

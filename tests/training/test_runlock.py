@@ -11,9 +11,10 @@ import tracemalloc
 
 import pytest
 
+from keras_nowcast.energy.lost import lost_energy
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
-from keras_nowcast.training.runlock import RunLock, lost_energy
+from keras_nowcast.training.runlock import RunLock
 
 HOLD = (
     "import sys, time\n"

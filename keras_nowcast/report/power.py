@@ -1,0 +1,128 @@
+"""Figures of power over time."""
+
+import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from keras_nowcast.report.style import (
+    COLORS,
+    MANY_RUNS,
+    STYLE,
+    NotDrawn,
+    draw_legend,
+    estimate_mark,
+    label,
+    signed,
+)
+
+MOST_POINTS = 1500  # of a power trace that are drawn: more than a figure has dots across
+
+
+def power_traces(runs):
+    """Draws the power of up to a dozen runs over time, a panel each, all devices together."""
+    traced = [run for run in runs if run.devices]
+    if not traced:
+        raise NotDrawn("no run has a trace of power: " + _why_no_energy(runs))
+    # Evenly over the runs, so that not only the first ones are seen.
+    drawn = [traced[len(traced) * i // MANY_RUNS] for i in range(MANY_RUNS)]
+    drawn = list(dict.fromkeys(drawn)) if len(traced) > MANY_RUNS else traced
+    columns = min(3, len(drawn))
+    rows = -(-len(drawn) // columns)
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            rows,
+            columns,
+            figsize=(4 * columns, 2.3 * rows + 0.8),
+            layout="constrained",
+            squeeze=False,
+            sharey=True,
+        )
+        for axes, run in zip(panels.flat, drawn, strict=False):
+            for number, (seconds, watts) in enumerate(run.folder.read_power().values()):
+                axes.plot(
+                    *_thinned(seconds, watts), linewidth=0.8, color=COLORS[number % len(COLORS)]
+                )
+            axes.set_title(label(run.row) + estimate_mark(run.row), fontsize=7)
+            axes.set_ylim(bottom=0)
+        for axes in panels.flat[len(drawn) :]:
+            axes.axis("off")
+        for axes in panels[-1]:
+            axes.set_xlabel("time since the start (s)", fontsize=9)
+        figure.supylabel("power (W)", fontsize=9)
+        if len(drawn) < len(traced):
+            figure.suptitle(f"{len(drawn)} of {len(traced)} runs with a trace", fontsize=9)
+        return signed(figure, drawn)
+
+
+def _why_no_energy(runs):
+    return (
+        "; ".join(
+            dict.fromkeys(run.row["energy_reason"] for run in runs if run.row["energy_reason"])
+        )
+        or "none was kept"
+    )
+
+
+def _thinned(seconds, watts):
+    """Returns a trace of at most MOST_POINTS, least and most of each stretch of a longer one."""
+    if len(seconds) <= MOST_POINTS:
+        return seconds, watts
+    stretch = 2 * len(seconds) // MOST_POINTS + 1
+    kept = []
+    for start in range(0, len(seconds), stretch):
+        places = range(start, min(start + stretch, len(seconds)))
+        known = [i for i in places if watts[i] == watts[i]] or [start]
+        kept += sorted({min(known, key=watts.__getitem__), max(known, key=watts.__getitem__)})
+    return [seconds[i] for i in kept], [watts[i] for i in kept]
+
+
+def power_trace(run, record):
+    """Draws one run's power over time, the epochs marked, and the energy of each epoch.
+
+    Args:
+      run: a Run that measured or estimated its energy.
+      record: its record.json.
+
+    Returns:
+      A Figure; watts of each device against seconds since the start, joules against the epoch.
+    """
+    energy = record["energy"]
+    with plt.rc_context(STYLE):
+        figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.4), layout="constrained")
+        traces = run.folder.read_power()
+        for number, ((host, device), (seconds, watts)) in enumerate(traces.items()):
+            color = COLORS[number % len(COLORS)]
+            seconds, watts = _thinned(seconds, watts)
+            above.plot(seconds, watts, color=color, linewidth=1, label=f"{host} {device}")
+        for window in energy["windows"]:
+            if window["name"] in _WINDOW_COLORS:
+                above.axvspan(
+                    window["start_s"],
+                    window["end_s"],
+                    color=_WINDOW_COLORS[window["name"]],
+                    alpha=0.2,
+                    linewidth=0,
+                )
+        handles, labels = above.get_legend_handles_labels()
+        handles += [Patch(color=color, alpha=0.3) for color in _WINDOW_COLORS.values()]
+        labels += [name if name != "epoch" else "training" for name in _WINDOW_COLORS]
+        draw_legend(figure, handles, labels, columns=2)
+        above.set_ylim(bottom=0)
+        above.set_xlabel("time since the start (s)")
+        above.set_ylabel("power (W)")
+        above.set_title(
+            f"{label(run.row)}\nenergy source: {energy['source']}{estimate_mark(run.row)}",
+            fontsize=9,
+        )
+        known = [
+            (row["epoch"] + 1, row["joules"]) for row in run.epochs if row["joules"] is not None
+        ]
+        if known:
+            below.bar(*zip(*known, strict=True), color=COLORS[0])
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        below.set_xlabel("epoch")
+        below.set_ylabel("energy of training (J)")
+        return signed(figure, [run])
+
+
+_WINDOW_COLORS = {"idle": "#999999", "epoch": COLORS[2], "validation": COLORS[4]}

@@ -1,0 +1,318 @@
+"""Comparing cells: pairs that differ in one thing, ratios over seeds, costs and fronts."""
+
+import itertools
+import math
+import statistics
+from dataclasses import dataclass
+
+from keras_nowcast.study import table
+
+ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
+# The 0.975 quantile of Student's t for 1, 2, ... degrees of freedom; that of 30 serves for more.
+T_975 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
+# What sets one size of network apart from another.
+SIZE = ("depth", "filters", "center_filters")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number measured several times: its median, least and most, and how often."""
+
+    median: float
+    least: float
+    most: float
+    count: int
+
+    def text(self, form, unit=""):
+        """Returns '1.32 (1.20 to 1.41, 3 times)', the median alone where it was measured once."""
+        middle = f"{self.median:{form}}{unit}"
+        if self.count == 1:
+            return middle
+        return f"{middle} ({self.least:{form}} to {self.most:{form}}{unit}, {self.count} times)"
+
+
+def spread(values):
+    """Returns the Spread of numbers, without those that are None; None where none is left."""
+    known = [value for value in values if value is not None]
+    return Spread(statistics.median(known), min(known), max(known), len(known)) if known else None
+
+
+def precision_pairs(cells):
+    """Returns (float32, mixed precision) Cells that differ in nothing else."""
+    return [
+        (plain, mixed)
+        for alike in table.group(cells, "precision", "fp16_allreduce")
+        for plain in alike
+        for mixed in alike
+        if plain.setting["precision"] == "float32" and mixed.setting["precision"] != "float32"
+    ]
+
+
+def throughput_ratio(first, second):
+    """Returns the Spread of the second Cell's windows a second over the first's; None without."""
+    return spread(ratio_of(b, a, "samples_per_second") for a, b in paired(first, second))
+
+
+def quality_ratio(first, second):
+    """Returns the Spread of `time_to_quality_ratio` over pairs of the Cells' runs, or None."""
+    return spread(time_to_quality_ratio(a, b) for a, b in paired(first, second))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What cells are compared by: energy where all measured it by one kind of sensor, else time.
+
+    Attributes:
+      column: of the table, per epoch.
+      name, unit: in words.
+      is_estimate: whether the energy of any is an estimate.
+    """
+
+    column: str
+    name: str
+    unit: str
+    is_estimate: bool = False
+
+    @property
+    def label(self):
+        """Returns its name, with the mark of an estimate where it is one."""
+        return self.name + (ESTIMATE if self.is_estimate else "")
+
+
+def cost_of_cells(cells):
+    """Returns the Cost by which all these cells can be compared, None where there is none."""
+    sources = {
+        run.row["energy_source"]
+        for cell in cells
+        for run in cell.runs
+        if run.row["joules_per_epoch"] is not None
+    }
+    if len(sources) == 1 and all(cell.values("joules_per_epoch") for cell in cells):
+        estimate = any(is_estimate(cell) for cell in cells)
+        return Cost("joules_per_epoch", "energy", "J per epoch", estimate)
+    if all(cell.median("seconds_per_epoch") is not None for cell in cells):
+        return Cost("seconds_per_epoch", "training time", "s per epoch")
+    return None
+
+
+def pareto_cells(cells, skill, cost):
+    """Returns the cells that none of the others beats in both cost and skill, cheapest first."""
+    sign = 1 if skill.higher_is_better else -1
+    points = [
+        (cell.median(cost.column), sign * statistics.median(skill.of_cell(cell))) for cell in cells
+    ]
+    return [cells[i] for i in pareto(points)]
+
+
+def scaling_pairs(cells):
+    """Returns (few, many) Cells that differ in the number of processes alone, few the fewest."""
+    pairs = []
+    for alike in table.group(cells, "world_size", "hosts", "gpus"):
+        # Of one number of processes there may be several: the same GPUs, on one host or on two.
+        ordered = sorted(alike, key=lambda cell: cell.setting["world_size"])
+        first = ordered[0]
+        pairs += [
+            (first, each)
+            for each in ordered[1:]
+            if each.setting["world_size"] > first.setting["world_size"]
+        ]
+    return pairs
+
+
+def shares_cores(setting):
+    """Whether its processes compute on the cores of one host."""
+    return not setting["gpus"] and setting["world_size"] > (setting["hosts"] or 1)
+
+
+def time_to_quality_ratio(slow, fast):
+    """Returns seconds of `slow` over seconds of `fast` until the level both reached, or None.
+
+    The level is the validation loss of the slower-converging of the two: the higher of their
+    lowest. Seconds are of training, whole epochs, as `table.whole_epochs` counts them.
+    """
+    level = common_level(slow, fast)
+    if level is None:
+        return None
+    a, b = seconds_to(slow, level), seconds_to(fast, level)
+    return a / b if a and b else None
+
+
+def common_level(*runs):
+    """Returns the lowest validation loss that every one of the Runs reached, None if unknown."""
+    lowest = [
+        min((row["val_loss"] for row in run.epochs if row["val_loss"] is not None), default=None)
+        for run in runs
+    ]
+    return None if None in lowest else max(lowest)
+
+
+def seconds_to(run, level):
+    """Returns the seconds a Run trained until its first epoch of a validation loss, or None."""
+    seconds = 0.0
+    for row, of_epoch, _ in table.whole_epochs(run):
+        seconds += of_epoch
+        if row["val_loss"] is not None and row["val_loss"] <= level:
+            return seconds
+    return None
+
+
+def is_estimate(cell):
+    """Whether the energy of any run of a cell is an estimate, which no sensor measured."""
+    return any(run.row["energy_is_estimate"] for run in cell.runs)
+
+
+def model_name(setting):
+    """Returns 'depth 4, 16 filters', with the centre's where they are not the default."""
+    default = table.default_center_filters(setting["depth"], setting["filters"])
+    other = setting["center_filters"] != default
+    center = f", {setting['center_filters']} in the centre" if other else ""
+    return f"depth {setting['depth']}, {counted(setting['filters'], 'filter')}{center}"
+
+
+def processes(world_size):
+    """Returns '1 process' or 'n processes'."""
+    return counted(world_size, "process", "processes")
+
+
+def seed_differences(first, second, skill):
+    """Returns the skill of the second Cell less that of the first, of each seed that both have."""
+    one, other = (_skill_by_seed(cell, skill) for cell in (first, second))
+    return [other[seed] - one[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def _skill_by_seed(cell, skill):
+    # A seed that was run twice is one sample of chance, not two.
+    found = {}
+    for run in cell.runs:
+        found.setdefault(run.row["seed"], []).append(skill.of(run.row))
+    return {seed: statistics.fmean(scores) for seed, scores in found.items()}
+
+
+def mean_difference(differences):
+    """Returns (mean, standard deviation, half the 95 % interval of the mean) of two or more.
+
+    Source: Student's t with one degree of freedom less than there are differences.
+    """
+    count = len(differences)
+    deviation = statistics.stdev(differences)
+    t = T_975[min(count - 1, len(T_975)) - 1]
+    return statistics.fmean(differences), deviation, t * deviation / math.sqrt(count)
+
+
+def seed_range(first, second, skill):
+    """Returns the wider of the two cells' ranges over seeds; None unless both have several."""
+    if len(first.runs) < 2 or len(second.runs) < 2:
+        return None
+    return max(max(each) - min(each) for each in (skill.of_cell(first), skill.of_cell(second)))
+
+
+def paired(first, second):
+    """Returns pairs of Runs of the same seed; all pairs where no seed is in both cells."""
+    everything = list(itertools.product(first.runs, second.runs))
+    alike = [(a, b) for a, b in everything if a.row["seed"] == b.row["seed"]]
+    return alike or everything
+
+
+def ratio_of(above, below, column):
+    """Returns a column of one run divided by that of another, or None if it is unknown or 0."""
+    a, b = above.row[column], below.row[column]
+    return a / b if a is not None and b else None
+
+
+def by_size(cells):
+    """Returns cells in order of their trainable parameters."""
+    return sorted(cells, key=lambda cell: cell.median("trainable_parameters"))
+
+
+def growth_percent(small, large):
+    """Returns by how many percent the larger cell has more trainable parameters."""
+    return increase_percent(
+        small.median("trainable_parameters"), large.median("trainable_parameters")
+    )
+
+
+def increase_percent(first, second):
+    """Returns by how many percent `second` is more than `first`; None where either is unknown."""
+    if first is None or second is None or first == 0:
+        return None
+    return 100 * (second / first - 1)
+
+
+def increases(first, second, skill):
+    """Returns what the second of two rows has more than the first, as the paper states it.
+
+    Args:
+      first, second: rows of the table.
+      skill: the Skill to compare by, or None.
+
+    Returns:
+      A dict of percent: parameters, time and energy of a sample; skill, and the `skill_difference`
+      itself. None where either row has no value, and for energy by two kinds of sensor.
+    """
+    joules = [row["joules_per_sample"] for row in (first, second)]
+    if first["energy_source"] != second["energy_source"]:
+        joules = [None, None]
+    seconds = [
+        row["samples_per_second"] and 1 / row["samples_per_second"] for row in (first, second)
+    ]
+    scores = [skill and skill.of(row) for row in (first, second)]
+    return {
+        "parameters": increase_percent(
+            first["trainable_parameters"], second["trainable_parameters"]
+        ),
+        "time": increase_percent(*seconds),
+        "energy": increase_percent(*joules),
+        "skill": increase_percent(*scores),
+        "skill_difference": None if None in scores else scores[1] - scores[0],
+    }
+
+
+def pareto(points):
+    """Returns the indices of the points nothing beats, cheapest first.
+
+    Args:
+      points: list of (cost, worth): less cost and more worth are better.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    front, best = [], None
+    for i in order:
+        if best is None or points[i][1] > best:
+            front.append(i)
+            best = points[i][1]
+    return front
+
+
+def counted(number, word, words=None):
+    """Returns a number with its noun, as in '1 filter' and '3 processes'."""
+    return f"{number} {word if number == 1 else words or word + 's'}"

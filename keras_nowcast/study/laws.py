@@ -1,0 +1,233 @@
+"""The planner's regressions: which terms a quantity has, their rates, and how well they predict."""
+
+import itertools
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+QUANTITIES = ("seconds", "wall_seconds", "joules", "memory_bytes")
+SHARE = 0.9  # of leave-one-out errors that an interval is to hold
+FEWEST_CELLS = 3  # of a precision, to fit anything
+# The side of the blocks in which vector instructions handle channels: a convolution of 4 channels
+# takes nearly as long as one of 16. Choice: that of float32 in AVX-512.
+CHANNEL_BLOCK = 16
+# What decides the number of windows of an epoch.
+WINDOW_FIELDS = (
+    "data",
+    "window_stride",
+    "max_windows",
+    "max_missing",
+    "train_before",
+    "test_from",
+    "authors_split",
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A predicted number.
+
+    Attributes:
+      value: the prediction.
+      low, high: between them lies, by the errors of leaving one cell out, a share of the truths.
+      share: that share; below SHARE where there are too few cells for it.
+    """
+
+    value: float
+    low: float
+    high: float
+    share: float
+
+    def text(self, unit):
+        """Returns '12.3 (10.1 to 15.0) s'."""
+        value, low, high = map(_three_figures, (self.value, self.low, self.high))
+        return f"{value} ({low} to {high}) {unit}"
+
+    def scaled(self, factor):
+        """Returns it in another unit."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor, self.share)
+
+
+def _three_figures(number):
+    """Returns 12,300 for 12345, 1.23 for 1.234."""
+    if number < 999.5:
+        return f"{number:.3g}"
+    digits = len(str(round(number))) - 3
+    return f"{round(number, -digits):,.0f}"
+
+
+def step_terms(cost, precision, windows):
+    """Returns what a step of one process is made of, for the rates to multiply.
+
+    Args:
+      cost: the Cost of the network.
+      precision: a mixed or float32 policy.
+      windows: in the step, of one process; may be a fraction, the mean over an epoch's steps.
+
+    Returns:
+      (FLOPs computed, bytes of activations moved, both with channels filled up to blocks; layers;
+      bytes of kernels moved, with the optimizer's): the order in which few cells can tell them
+      apart.
+    """
+    computed = moved = kernels = 0.0
+    for layer in cost.layers:
+        filled = _filled(layer.channels)
+        # Of an endless batch no sample has a share in moving the kernels.
+        activations = layer.training_bytes_moved(precision, math.inf)
+        kernels += layer.training_bytes_moved(precision, 1) - activations
+        moved += filled * activations
+        both = filled * _filled(layer.input_channels) if layer.kernel else 1
+        computed += both * layer.training_flops
+    parameters = kernels + cost.optimizer_bytes_moved
+    return windows * computed, windows * moved, len(cost.layers), parameters
+
+
+def _filled(channels):
+    return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK / channels
+
+
+def memory_terms(cost, precision, batch):
+    """Returns what the memory of a process is made of: counted bytes, and the base of 1."""
+    return cost.step_bytes(precision, batch) + cost.state_bytes, 1
+
+
+def fit_rates(terms, values):
+    """Returns the rates, none below 0, whose sums come closest to values in relative error.
+
+    Exact: the best of the least-squares solutions on all subsets of the terms that are feasible.
+    Terms beyond one less than there are values are left out (their rates 0).
+
+    Args:
+      terms: (n, k) array.
+      values: n numbers above 0.
+    """
+    terms = np.asarray(terms, float)
+    relative = terms / np.asarray(values, float)[:, None]
+    scale = relative.max(axis=0)
+    scale[scale == 0] = 1
+    relative /= scale
+    usable = range(min(terms.shape[1], max(1, len(terms) - 1)))
+    best, rates = math.inf, np.zeros(terms.shape[1])
+    for count in range(1, len(usable) + 1):
+        for chosen in map(list, itertools.combinations(usable, count)):
+            solution = np.linalg.lstsq(relative[:, chosen], np.ones(len(terms)), rcond=None)[0]
+            misfit = np.sum((relative[:, chosen] @ solution - 1) ** 2)
+            if (solution >= 0).all() and misfit < best - 1e-12:
+                best, rates = misfit, np.zeros(terms.shape[1])
+                rates[chosen] = solution
+    return rates / scale
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A cell as a law sees it.
+
+    Attributes:
+      precision, world_size: which rates it follows.
+      terms: what they multiply.
+      exchanged: bytes of gradients a step, for the law of several processes; 0 for memory.
+      times: steps that one value of the law is multiplied by, and
+      value: the measured quantity; None for a cell that was not run.
+      cell: the Cell; None likewise.
+    """
+
+    precision: str
+    world_size: int
+    terms: tuple
+    exchanged: float
+    times: float
+    value: float | None = None
+    cell: object = None
+
+
+class Laws:
+    """The rates of one quantity, of every precision and number of processes that was measured.
+
+    Args:
+      points: measured Points.
+    """
+
+    def __init__(self, points):
+        self._rates = {}
+        self._base = {}
+        self._several = {}
+        for precision in {point.precision for point in points}:
+            mine = [point for point in points if point.precision == precision]
+            base = Counter(point.world_size for point in mine).most_common(1)[0][0]
+            alone = [point for point in mine if point.world_size == base]
+            if len(alone) < FEWEST_CELLS:
+                continue
+            self._base[precision] = base
+            self._rates[precision] = _fit(alone, [point.terms for point in alone])
+            for processes in {point.world_size for point in mine} - {base}:
+                those = [point for point in mine if point.world_size == processes]
+                terms = [(self._alone(point), point.exchanged) for point in those]
+                self._several[precision, processes] = _fit(those, terms)
+
+    def _alone(self, point):
+        return float(np.dot(self._rates[point.precision], point.terms))
+
+    def value(self, point):
+        """Returns (value, None), or (None, why there is none)."""
+        if point.precision not in self._rates:
+            return None, f"fewer than {FEWEST_CELLS} completed cells in {point.precision} tell it"
+        alone = self._alone(point)
+        if point.world_size == self._base[point.precision]:
+            return point.times * alone, None
+        key = (point.precision, point.world_size)
+        if key not in self._several:
+            return None, f"no completed cell of {key[1]} processes in {key[0]} tells it"
+        return point.times * float(np.dot(self._several[key], (alone, point.exchanged))), None
+
+
+def _fit(points, terms):
+    return fit_rates(terms, [point.value / point.times for point in points])
+
+
+def leave_one_out(points):
+    """Returns the Errors of predicting each measured Point from the others, None without any."""
+    percent = []
+    for left in points:
+        # Another precision's cells have no say.
+        others = [each for each in points if each is not left and each.precision == left.precision]
+        value, _ = Laws(others).value(left)
+        if value:
+            percent.append(100 * (value / left.value - 1))
+    return Errors(tuple(percent)) if percent else None
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far predictions of cells from the other cells were off.
+
+    Attributes:
+      percent: one an error, signed, predicted over measured.
+    """
+
+    percent: tuple
+
+    @property
+    def median(self):
+        """The median of their sizes, percent."""
+        return statistics.median(map(abs, self.percent))
+
+    def text(self):
+        """Returns 'median 4.2 %, at most 13.0 %, over 24 cells'."""
+        worst = max(map(abs, self.percent))
+        return f"median {self.median:.1f} %, at most {worst:.1f} %, over {len(self.percent)} cells"
+
+    @property
+    def factor(self):
+        """(factor, share): a truth lies within this factor of its prediction, in this share.
+
+        Source: the jackknife as conformal prediction has it: of n errors, the n + 1 times the
+        share smallest; with too few of them the largest, which holds n of n + 1. The share is
+        nominal: it holds for cells that are like the measured ones, not for sizes beyond them, and
+        the plain jackknife guarantees none.
+        """
+        sizes = sorted(abs(math.log1p(each / 100)) for each in self.percent)
+        rank = min(len(sizes), math.ceil((len(sizes) + 1) * SHARE))
+        return math.exp(sizes[rank - 1]), min(SHARE, rank / (len(sizes) + 1))
