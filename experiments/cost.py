@@ -11,6 +11,7 @@ import dataclasses
 
 from keras_nowcast.config import Parser, RunConfig, add_field
 from keras_nowcast.process import run_script
+from keras_nowcast.text_table import aligned
 
 FLAGS = (
     "depth",
@@ -75,12 +76,7 @@ def print_layers(cost, policy, batch):
                 f"{layer.training_flops / moved:,.1f}" if moved else "",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        left, right = row[:2], row[2:]
-        cells = [cell.ljust(width) for cell, width in zip(left, widths, strict=False)]
-        cells += [cell.rjust(width) for cell, width in zip(right, widths[2:], strict=True)]
-        print("  ".join(cells).rstrip())
+    print(aligned(rows, left=2))
 
 
 def print_totals(cost, policy, batch, fp16_allreduce):
@@ -102,11 +98,10 @@ def print_totals(cost, policy, batch, fp16_allreduce):
             f"{activations / MIB:,.1f} MiB of activations a sample; a step of {batch} adds "
             f"{step / MIB:,.1f} MiB to parameters and moments of {cost.state_bytes / MIB:,.1f} MiB"
         )
-    for name, text in lines.items():
-        print(f"{name:<23}{text}")
+    print(aligned(lines.items(), left=2))
     print("\ntraining FLOPs by kind")
-    for kind, flops in cost.training_flops_by_kind(policy, batch).items():
-        print(f"  {kind:<23}{100 * flops / training:6.2f} %")
+    kinds = cost.training_flops_by_kind(policy, batch)
+    print(aligned([(k, f"{100 * f / training:.2f}%") for k, f in kinds.items()], left=1))
 
 
 if __name__ == "__main__":

@@ -115,14 +115,12 @@ def forecasts_of(planned, arguments):
 def print_forecasts(forecasts):
     """One line a network, intervals in brackets."""
     from keras_nowcast.study.planner import text_row
+    from keras_nowcast.text_table import aligned
 
     rows = [text_row(each) for each in forecasts]
     header = list(rows[0])
     lines = [header, *([row[name] for name in header] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(padded).rstrip())
+    print(aligned(lines, left=len(header)))
     for reason in dict.fromkeys(each for row in forecasts for each in row.reasons.values()):
         print(f"not predicted: {reason}")
     print()

@@ -11,6 +11,7 @@ from keras_nowcast.study.laws import FEWEST_CELLS, fit_rates, step_terms
 from keras_nowcast.study.planner import predict, total
 from keras_nowcast.study.roofline import GPUS, least_step_seconds, times_the_least
 from keras_nowcast.sweep import outcome
+from keras_nowcast.text_table import aligned
 
 MIB = 2**20
 NOT_KNOWN = "not known yet"
@@ -159,7 +160,7 @@ def outlook_table(cells, states, folders, gpu=None):
     ]
     waiting = [forecasts[cell.name] for cell in left]
     of_gpu = _of_gpu(left, gpu, runs) if gpu else []
-    return "\n".join([_aligned(rows), *_totals(waiting), *_reasons(waiting), *of_gpu])
+    return "\n".join([aligned(rows, left=2), *_totals(waiting), *_reasons(waiting), *of_gpu])
 
 
 def least_seconds(cell, gpu):
@@ -251,14 +252,3 @@ def _reasons(waiting):
         for name, reason in each.reasons.items()
     )
     return list(reasons)
-
-
-def _aligned(rows):
-    whole = [row for row in rows if len(row) >= len(HEADER)]
-    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
-    lines = []
-    for row in rows:
-        left = [text.ljust(width) for text, width in zip(row[:2], widths, strict=False)]
-        right = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=False)]
-        lines.append("  ".join(left + right).rstrip())
-    return "\n".join(lines)

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
+from keras_nowcast.text_table import aligned
 from keras_nowcast.verification import bootstrap, scores
 
 ALL_LEADS = "all"
@@ -231,11 +232,7 @@ def console_table(rows):
                 f"{_shown(last['mse_low'], '.1f')} to {_shown(last['mse_high'], '.1f')}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _by_lead_and_all(statistics, frame_minutes):
