@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv: the pinned packages, then Horovod. Does nothing where that is done already.
+# Creates .venv with the pinned packages and Horovod. Does nothing if that is already done.
 #
-# PYTHON is the Python to make it from (default: the first of 3.10 to 3.13 on PATH, 3.11 first);
-# EXTRA is cpu (default) or gpu. What was chosen is remembered, HOROVOD_* build variables too: a
-# later `make test` keeps a GPU environment.
+#   PYTHON     the Python to create it from (default: the first of 3.10 to 3.13 on PATH, beginning
+#              with 3.11)
+#   EXTRA      cpu (default) or gpu
+#   HOROVOD_*  Horovod's build variables
+#
+# These choices are remembered, so a later `make test` keeps a GPU environment.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,7 +48,7 @@ chosen() {
   env | grep -E "^($build_variables)=" | sort || true
 }
 
-# What the environment depends on, as one line.
+# Prints a hash of everything that the environment depends on.
 wanted() {
   {
     echo "$PWD"
@@ -59,7 +62,7 @@ check_space() {
   [ "$EXTRA" = cpu ] || need_gb=12
   free_kib=$(df -Pk . | awk 'NR == 2 { print $4 }')
   [ "$free_kib" -ge $((need_gb * 1000000)) ] ||
-    die "set-up needs $need_gb GB on the disk of $PWD, and $((free_kib / 1000)) MB are free." \
+    die "setup needs $need_gb GB on the disk of $PWD, and $((free_kib / 1000)) MB are free." \
       "Make room there, or clone to another disk."
 }
 
@@ -73,8 +76,8 @@ make_environment() {
   "$python" -m venv --clear .venv
 }
 
-# True where .venv runs, was made at this place and from the Python asked for, and has no
-# TensorFlow of the other kind: the two share a folder.
+# True if .venv runs, was created in this folder from the requested Python, and does not have the
+# other TensorFlow distribution: tensorflow and tensorflow-cpu install into the same folder.
 usable() {
   supported .venv/bin/python && grep -qF "$PWD/.venv" .venv/bin/activate || return 1
   [ -z "${PYTHON:-}" ] || [ "$(version_of "$PYTHON")" = "$(version_of .venv/bin/python)" ] || return 1
@@ -85,7 +88,7 @@ usable() {
 
 choose_python() {
   local rule="keras_nowcast needs Python 3.10 to 3.13"
-  local how="On Debian or Ubuntu: sudo apt-get install python3 python3-venv; or name one:"
+  local how="On Debian or Ubuntu: sudo apt-get install python3 python3-venv; or choose one:"
   if [ -n "${PYTHON:-}" ]; then
     supported "$PYTHON" || die "$rule. Received: PYTHON=$PYTHON, $(version_of "$PYTHON")."
     echo "$PYTHON"
@@ -115,8 +118,8 @@ install_packages() {
   if [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; then
     extras=$extras,baselines
   else
-    echo "note: Python's headers are missing (python3-dev), so pysteps is left out and the tests" \
-      "that compare with it are skipped."
+    echo "note: Python's headers are missing (python3-dev). pysteps is not installed, and the" \
+      "tests that compare with it are skipped."
   fi
   echo "Installing TensorFlow and the other packages: 1 to 3 minutes; the log is $log."
   {
@@ -129,7 +132,7 @@ failed() {
   local reason="pip could not install the packages"
   ! grep -q 'No space left on device' "$log" || reason="$reason: the disk is full"
   tail -n 8 "$log" | sed 's/^/  | /' >&2
-  die "$reason. The lines above are from $log; when the cause is mended, run the same command again."
+  die "$reason. The lines above are from $log; fix the cause and run the same command again."
 }
 
 main "$@"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs Horovod 0.28.1 beside the TensorFlow of an environment.
+# Installs Horovod 0.28.1 for the TensorFlow of an environment.
 #
-#   install/horovod.sh            builds it from its sdist with our patch, or takes the wheel of an
-#                                 earlier build from the user's cache
-#   install/horovod.sh --check    says whether the tools for that are there
+#   install/horovod.sh            builds Horovod from its source distribution with this project's
+#                                 patch, or takes the wheel of an earlier build from the user cache
+#   install/horovod.sh --check    only checks that the tools for the build are on PATH
 #
-# PYTHON is the environment's Python (default: .venv/bin/python). HOROVOD_* variables decide the
-# build as Horovod documents them; HOROVOD_GPU_OPERATIONS=NCCL makes a GPU build, with the nvcc of
+# PYTHON is the environment's Python (default: .venv/bin/python). HOROVOD_* variables control the
+# build as Horovod documents them. HOROVOD_GPU_OPERATIONS=NCCL makes a GPU build, with the nvcc of
 # HOROVOD_CUDA_HOME or of PATH and the NCCL of tensorflow[and-cuda].
 set -euo pipefail
 
@@ -40,7 +40,7 @@ main() {
   wheel=$(find "$work/wheel" -name '*.whl')
   install_wheel "$wheel" ||
     die "Horovod was built, but could not be installed or loaded: $(tail -n 1 "$log")" \
-      "The whole log: $log"
+      "The complete log: $log"
   keep "$wheel" "$cache"
   echo "Horovod $version is built and installed."
 }
@@ -51,12 +51,13 @@ check_tools() {
   command -v make >/dev/null || missing+=(make)
   command -v patch >/dev/null || command -v git >/dev/null || missing+=(patch)
   [ ${#missing[@]} = 0 ] ||
-    die "building Horovod needs ${missing[*]}, which PATH does not have. On Debian or Ubuntu:" \
-      "sudo apt-get install ${missing[*]}. Without Horovod, for one process:" \
-      "pip install -e '.[cpu]' in an environment of your own."
+    die "building Horovod needs ${missing[*]}, not found on PATH. On Debian or Ubuntu:" \
+      "sudo apt-get install ${missing[*]}. To use one process without Horovod:" \
+      "pip install -e '.[cpu]' in a separate environment."
 }
 
-# Sets `tensorflow` to what a wheel depends on: Python, machine, TensorFlow's distribution.
+# Sets `tensorflow` to the versions that a wheel depends on: Python, TensorFlow's distribution, and
+# the machine type.
 find_tensorflow() {
   tensorflow=$("$python" - 2>>"$log" <<'PYTHON'
 import platform, sys
@@ -72,12 +73,12 @@ for name in ("tensorflow-cpu", "tensorflow"):
 else:
     sys.exit("no TensorFlow")
 PYTHON
-  ) || die "Horovod is built for the TensorFlow that is installed, and $python has none." \
-    "\`make install\` does it all in order."
+  ) || die "building Horovod needs an installed TensorFlow, and $python has none." \
+    "\`make install\` installs both in order."
 }
 
 choose_features() {
-  # What the user sets passes through, also as a part of the key of the cache.
+  # Variables that the user sets take precedence, and are part of the cache key.
   chosen=$(env | grep '^HOROVOD_' | sort || true)
   export HOROVOD_WITH_TENSORFLOW=${HOROVOD_WITH_TENSORFLOW-1}
   export HOROVOD_WITHOUT_PYTORCH=${HOROVOD_WITHOUT_PYTORCH-1}
@@ -87,7 +88,7 @@ choose_features() {
   if command -v mpicxx >/dev/null; then
     mpi=$(mpicxx -show 2>&1; mpirun --version 2>&1 | head -n 3 || true)
   elif [ -z "${HOROVOD_WITH_MPI:-}" ]; then
-    export HOROVOD_WITHOUT_MPI=1  # libraries without a compiler wrapper are of no use
+    export HOROVOD_WITHOUT_MPI=1  # MPI libraries without a compiler wrapper are unusable
   fi
   nvcc=none nccl=none
   if [ "${HOROVOD_GPU_OPERATIONS:-}" = NCCL ]; then
@@ -97,34 +98,35 @@ choose_features() {
 }
 
 find_cuda() {
-  local how="Set HOROVOD_CUDA_HOME to a toolkit of CUDA 12, which TensorFlow is built for."
+  local how="Set HOROVOD_CUDA_HOME to a CUDA 12 toolkit; TensorFlow is built for CUDA 12."
   if [ -n "${HOROVOD_CUDA_HOME:-}" ]; then
     nvcc=$HOROVOD_CUDA_HOME/bin/nvcc
-    [ -x "$nvcc" ] || die "HOROVOD_CUDA_HOME=$HOROVOD_CUDA_HOME holds no bin/nvcc. $how"
+    [ -x "$nvcc" ] || die "HOROVOD_CUDA_HOME=$HOROVOD_CUDA_HOME has no bin/nvcc. $how"
     nvcc=$("$nvcc" --version)
     return
   fi
-  command -v nvcc >/dev/null || die "a GPU build needs nvcc, which PATH does not have. $how"
+  command -v nvcc >/dev/null || die "a GPU build needs nvcc, not found on PATH. $how"
   nvcc=$(nvcc --version)
   [[ $nvcc == *"release 12."* ]] ||
-    die "the nvcc of PATH is of $(grep -o 'release [0-9.]*' <<<"$nvcc"). $how"
-  # nvcc on PATH may be a link or a wrapper; it knows its own folder.
+    die "a GPU build needs nvcc of CUDA 12. Received: the nvcc on PATH," \
+      "$(grep -o 'release [0-9.]*' <<<"$nvcc"). $how"
+  # nvcc on PATH may be a link or a wrapper, so ask it for its folder.
   HOROVOD_CUDA_HOME=$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')
   export HOROVOD_CUDA_HOME
 }
 
 find_nccl() {
-  # Horovod would ask whichever nvcc is first on PATH.
+  # Without this list, Horovod asks the first nvcc on PATH.
   export HOROVOD_BUILD_CUDA_CC_LIST=${HOROVOD_BUILD_CUDA_CC_LIST:-70,80,90}
   [ -z "${HOROVOD_NCCL_HOME:-}" ] || return 0
   HOROVOD_NCCL_HOME=$("$python" -c \
     'import nvidia.nccl; print(list(nvidia.nccl.__path__)[0])' 2>>"$log") ||
-    die "a GPU build needs NCCL, which is not installed. \`make install EXTRA=gpu\` brings it;" \
-      "or set HOROVOD_NCCL_HOME."
+    die "a GPU build needs NCCL, which is not installed. Run \`make install EXTRA=gpu\`, which" \
+      "includes it, or set HOROVOD_NCCL_HOME."
   export HOROVOD_NCCL_HOME
   nccl=$("$python" -c 'from importlib.metadata import version; print(version("nvidia-nccl-cu12"))')
-  # The linker looks for this name, which wheels do not carry; at run time the library is found in
-  # the same environment, wherever that is.
+  # The linker needs this file name, which the wheel of NCCL does not have. At run time the relative
+  # path finds the library in the same environment, wherever that is.
   ln -sf libnccl.so.2 "$HOROVOD_NCCL_HOME/lib/libnccl.so"
   export LDFLAGS="${LDFLAGS:-} -Wl,-rpath,'\$ORIGIN/../../nvidia/nccl/lib'"
 }
@@ -136,7 +138,7 @@ key() {
   printf '%s-%s' "$tensorflow" "$hash"
 }
 
-# Fails where the wheel cannot be loaded, so that a stale one is built anew.
+# Fails if the wheel cannot be loaded, so that an outdated one is built again.
 install_wheel() {
   {
     "$python" -m pip install --force-reinstall --no-deps "$1" &&
@@ -160,9 +162,9 @@ build_wheel() {
     else
       GIT_CEILING_DIRECTORIES=$work git apply "$here/horovod-$version.patch"
     fi
-  ) >>"$log" 2>&1 || failed "our patch does not fit Horovod's sources"
+  ) >>"$log" 2>&1 || failed "this project's patch does not fit Horovod's sources"
   find_cmake
-  # A MAKEFLAGS that make left in the environment would make this a build on one core.
+  # MAKEFLAGS inherited from `make install` would limit this build to one core.
   MAKEFLAGS=-j$(jobs_at_once) "$python" -m pip wheel --no-deps --no-build-isolation \
     -w "$work/wheel" "$work/horovod-$version" >>"$log" 2>&1 || failed "Horovod could not be built"
 }
@@ -176,16 +178,16 @@ check_space() {
 }
 
 find_cmake() {
-  export CMAKE_POLICY_VERSION_MINIMUM=3.5  # for CMake 4; Gloo's own files ask for 2.8
+  export CMAKE_POLICY_VERSION_MINIMUM=3.5  # CMake 4 needs it, because Gloo's files request 2.8
   if command -v cmake >/dev/null || [ -n "${HOROVOD_CMAKE:-}" ]; then
     return
   fi
   "$python" -m pip install -c "$here/constraints.txt" --target "$work/cmake" cmake >>"$log" 2>&1 ||
-    failed "pip could not install cmake; sudo apt-get install cmake is another way"
+    failed "pip could not install cmake; sudo apt-get install cmake works too"
   export HOROVOD_CMAKE=$work/cmake/cmake/data/bin/cmake
 }
 
-# A core each, 8 at most: a compiler takes up to 2 GB here.
+# Prints the number of parallel compilations: one per core, at most 8, since each takes up to 2 GB.
 jobs_at_once() {
   local cores
   cores=$(nproc)
@@ -200,13 +202,13 @@ failed() {
     echo ...
     tail -n 5 "$log"
   } | sed 's/^/  | /' >&2
-  die "$reason. The lines above are from $log; when its cause is mended, run the same command again."
+  die "$reason. The lines above are from $log; fix the cause and run the same command again."
 }
 
-# The cache holds whole wheels only.
+# Copies a wheel to the cache. It gets its name last, so the cache holds complete wheels only.
 keep() {
   mkdir -p "$2" && cp "$1" "$2/.$$" && mv "$2/.$$" "$2/$(basename "$1")" ||
-    echo "note: the wheel could not be kept in $2; the next set-up builds it again." >&2
+    echo "note: the wheel could not be stored in $2; the next setup builds it again." >&2
 }
 
 main "$@"

@@ -1,4 +1,4 @@
-"""The set-up scripts on machines that lack something, played by a PATH of stubs."""
+"""The setup scripts on machines that lack something, simulated by a PATH of stub programs."""
 
 import os
 import re
@@ -16,7 +16,7 @@ TOOLS = """awk bash basename cat cp cut df dirname env find grep gzip head ln mk
     rm sed sha256sum sort tail tar""".split()
 PATCHER = "patch" if shutil.which("patch") else "git"
 
-# A Python with TensorFlow whose pip does what STUB_FAILS lets it.
+# Stands for a Python with TensorFlow; STUB_FAILS names the step at which its pip or build fails.
 PYTHON = """#!{executable} -S
 import os, pathlib, shutil, sys
 arguments, line = sys.argv[1:], " ".join(sys.argv[1:])
@@ -62,7 +62,7 @@ elif fails == "load" and "import horovod" in line:
 
 
 class Machine:
-    """A clone of the project on a machine that has what its folder of stubs has."""
+    """A clone of the project on a machine whose only programs are those of a folder."""
 
     def __init__(self, folder):
         self.stage, self.clone, self.path = folder, folder / "clone", folder / "bin"
@@ -87,7 +87,7 @@ class Machine:
         return path
 
     def run(self, script, *arguments, **environment):
-        """Runs a script of install/ in an environment of PATH and `environment` alone."""
+        """Runs a script of install/ with no environment except PATH and `environment`."""
         environment = {
             "PATH": self.path,
             "HOME": self.stage,
@@ -105,17 +105,17 @@ class Machine:
         )
 
     def horovod(self, **environment):
-        """Runs install/horovod.sh for the stub of Python."""
+        """Runs install/horovod.sh with the stub Python."""
         return self.run("horovod.sh", PYTHON=self.path / "python3.11", **environment)
 
     def calls(self, part):
-        """Returns how many calls of Python so far had `part` in their arguments."""
+        """Returns how many calls of the stub Python so far had `part` in their arguments."""
         path = self.stage / "calls"
         return sum(part in line for line in path.read_text().splitlines()) if path.exists() else 0
 
 
 def write_sdist(folder):
-    """Writes as much of Horovod's sdist as our patch touches: its context and what it removes."""
+    """Writes the part of Horovod's sdist that the patch touches: its context and removed lines."""
     root = folder / "horovod-0.28.1"
     for part in re.split(r"^--- a/", PATCH.read_text(), flags=re.MULTILINE)[1:]:
         name, _, _, *lines = part.splitlines()
@@ -127,7 +127,7 @@ def write_sdist(folder):
 
 
 def error_of(done):
-    """Returns the one line that a failed script ends with."""
+    """Returns the single error line with which a failed script must end."""
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
@@ -176,7 +176,7 @@ def test_no_disk_space(machine, script):
     error = error_of(done)
     assert "300 MB are free" in error
     assert "Make room" in error
-    assert not machine.calls("pip")  # said before anything is downloaded
+    assert not machine.calls("pip")  # the error comes before any download
     assert not (machine.clone / ".venv").exists()
 
 
@@ -229,7 +229,7 @@ def test_the_patch_is_applied(machine, tool):
     assert "platform_specific_handle().stream" in (built / "mpi_ops.cc").read_text()
 
 
-def test_set_up_is_done_once(machine):
+def test_setup_runs_once(machine):
     assert machine.run("environment.sh").returncode == 0
     calls = machine.calls("")
     assert machine.run("environment.sh").stdout == ""
@@ -239,16 +239,16 @@ def test_set_up_is_done_once(machine):
     assert machine.run("environment.sh").returncode == 0
     assert machine.calls("-m venv") == 1  # the environment is kept,
     assert machine.calls("pip wheel") == 1  # the wheel comes from the cache,
-    assert machine.calls("-e .[cpu") == 2  # the packages are looked at again
+    assert machine.calls("-e .[cpu") == 2  # pip checks the packages again
 
 
-def test_set_up_that_was_cut_short_is_done_again(machine):
+def test_interrupted_setup_runs_again(machine):
     assert machine.run("environment.sh", STUB_FAILS="wheel").returncode != 0
     assert machine.run("environment.sh").returncode == 0
     assert machine.calls("pip wheel") == 2
 
 
-def test_what_was_chosen_is_remembered(machine):
+def test_choices_are_remembered(machine):
     gpu = {"EXTRA": "gpu", "HOROVOD_WITHOUT_MPI": "1"}
     assert machine.run("environment.sh", **gpu).returncode == 0
     assert machine.run("environment.sh").stdout == ""
@@ -256,7 +256,7 @@ def test_what_was_chosen_is_remembered(machine):
     assert machine.calls("-e .[gpu") == 1
 
 
-def test_the_cache_tells_builds_apart(machine):
+def test_the_cache_distinguishes_builds(machine):
     for environment in ({}, {"HOROVOD_CPU_OPERATIONS": "GLOO"}, {}):
         assert machine.horovod(**environment).returncode == 0
     assert machine.calls("pip wheel") == 2
@@ -265,7 +265,7 @@ def test_the_cache_tells_builds_apart(machine):
     assert machine.calls("pip wheel") == 3
 
 
-def test_a_cached_wheel_that_cannot_be_loaded_is_built_anew(machine):
+def test_a_cached_wheel_that_cannot_be_loaded_is_built_again(machine):
     assert machine.horovod().returncode == 0
     assert machine.horovod(STUB_FAILS="load").returncode != 0
     assert machine.calls("pip wheel") == 2
@@ -278,7 +278,7 @@ def test_gloo_alone_without_mpi(machine):
 
 
 def nvcc_of(machine, release, name="nvcc"):
-    """Puts an nvcc of a release on PATH, as a wrapper of the one in cuda/."""
+    """Puts an nvcc of a release on PATH, as a wrapper of the one in cuda/; returns that folder."""
     home = machine.stage / "cuda"
     machine.stub(
         name,
