@@ -1,7 +1,7 @@
-# make install   .venv with everything in it (EXTRA=gpu for NVIDIA GPUs, PYTHON=... for the Python)
-# make demo      a small study: a sweep over sizes and precisions, then its table and figures
-# make test      the tests
-# make lint      style
+# make install   create .venv with everything (EXTRA=gpu for NVIDIA GPUs, PYTHON=... for the Python)
+# make demo      run a small study: a sweep over sizes and precisions, then its table and figures
+# make test      run the tests
+# make lint      check the style
 
 .PHONY: install demo test lint
 

@@ -1,7 +1,8 @@
-# What the batch scripts share. Each sources it in the repository, where sbatch starts a job.
+# Shared code of the batch scripts. Each script sources it in the repository, where sbatch starts
+# the job.
 #
-# Sets: job (its id for scontrol), run_name, restarts, nodes, ranks, cores (of a rank), and what
-# slurm/site.sh sets.
+# Sets: job (the id for scontrol), run_name, restarts, nodes, ranks, cores (per rank), and the
+# variables of slurm/site.sh.
 # shellcheck shell=bash disable=SC2154
 
 die() {
@@ -9,34 +10,35 @@ die() {
   exit 2
 }
 
-# ---- the warning before the end ---------------------------------------------------------------
-# Slurm sends USR1 some time before the end (#SBATCH --signal), and TERM with the end itself. Ranks
-# save at USR1; mpirun would kill them at TERM.
+# ---- the warning before the end of the job's time ---------------------------------------------
+# Slurm sends USR1 some time before the time limit (#SBATCH --signal), and TERM at the limit itself.
+# Ranks save at USR1; mpirun would kill them at TERM.
 
 status=0 signals=0 warned="" child="" rank_0=""
-trap 'warned=${warned:-USR1}; hand_on' USR1
-trap 'warned=TERM; hand_on' TERM
+trap 'warned=${warned:-USR1}; forward_warning' USR1
+trap 'warned=TERM; forward_warning' TERM
 
-hand_on() {
+# Sends USR1 to the launcher, or to rank 0 if horovodrun is the launcher.
+forward_warning() {
   local rank
   signals=$((signals + 1))
   if [ -z "$rank_0" ]; then
     [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null
     return
   fi
-  # horovodrun would give the ranks five seconds. One rank that is told tells the others.
+  # horovodrun would kill the ranks after five seconds. Rank 0 informs the others.
   rank=$(cat -- "$rank_0")
   if [ -n "$rank" ]; then kill -USR1 "$rank"; else kill -TERM "$child"; fi 2>/dev/null
 }
 
-# on_all_ranks COMMAND...: runs it to its end. Sets status.
+# on_all_ranks COMMAND...: runs the command on all ranks until it ends. Sets status.
 on_all_ranks() {
-  printf '%s: ranks %s, nodes %s (%s), cores a rank %s, launcher %s, restart %s\n' "$job" \
+  printf '%s: ranks %s, nodes %s (%s), cores per rank %s, launcher %s, restart %s\n' "$job" \
     "$ranks" "$nodes" "${SLURM_JOB_NODELIST:-?}" "$cores" "$launcher" "$restarts"
   start "$@"
-  [ -z "$warned" ] || hand_on # it came before there was anything to hand it on to
+  [ -z "$warned" ] || forward_warning # the warning came before the command had started
   local seen=-1
-  until [ "$seen" = "$signals" ]; do # a signal cuts `wait` short
+  until [ "$seen" = "$signals" ]; do # a signal interrupts `wait`
     seen=$signals
     wait "$child"
     status=$?
@@ -45,32 +47,33 @@ on_all_ranks() {
   child="" rank_0=""
 }
 
-# Ends the job with the command's status. A run that was warned, and one that Slurm pre-empts, goes
-# back to the queue, though not when it was cancelled.
+# Ends the job with the command's status. A job that was warned or is preempted is requeued, unless
+# it was canceled.
 end() {
   if [ "$status" = 0 ] || [ "$status" = 2 ] || [ "$warned" = TERM ]; then
     exit "$status"
   fi
   [ "$status" = 75 ] || [ "$warned" = USR1 ] || is_preempted || exit "$status"
   if [ "$restarts" -ge "$max_requeues" ]; then
-    echo "$job: requeued $restarts times, the limit; go on with the same command and --resume" >&2
+    echo "$job: requeued $restarts times, the limit; resume with the same command and --resume" >&2
   else
-    echo "$job: interrupted with status $status, goes back to the queue"
-    scontrol requeue "$job" && sleep 60 # until Slurm ends this script
+    echo "$job: interrupted with status $status, requeued"
+    scontrol requeue "$job" && sleep 60 # Slurm ends this script meanwhile
   fi
   exit 75
 }
 
-# A pre-empted job has some time left. Its steps, and with them mpirun's daemons on other nodes, get
-# TERM at once, this script only where Slurm has preempt_send_user_signal.
+# True if Slurm preempts the job, which then has some time left. Its steps, and with them mpirun's
+# daemons on other nodes, get TERM at once. This script gets a signal only if Slurm has
+# preempt_send_user_signal.
 is_preempted() {
   [[ $(scontrol --oneliner show job "$job") =~ PreemptTime=[0-9] ]]
 }
 
-# ---- what Slurm tells of the job --------------------------------------------------------------
+# ---- the job as Slurm describes it ------------------------------------------------------------
 
-# read_number TARGET VARIABLE DEFAULT: what enters arithmetic must be a number, because bash would
-# run a command that stands in its place.
+# read_number TARGET VARIABLE DEFAULT: sets TARGET to a number from VARIABLE. Text that enters
+# arithmetic must be checked, because bash would run a command in its place.
 read_number() {
   local value=${!2:-$3}
   [[ $value =~ ^[0-9]{1,9}$ ]] || die "\`$2\` must be a whole number. Received: ${value@Q}."
@@ -81,17 +84,18 @@ read_job() {
   local array task tasks per_node
   read_number max_requeues max_requeues 20
   read_number job SLURM_JOB_ID 0
-  [ "$job" -gt 0 ] || die "this script is for sbatch. Received: no SLURM_JOB_ID."
+  [ "$job" -gt 0 ] ||
+    die "\`SLURM_JOB_ID\` must be set: submit this script with sbatch. Received: none."
   # shellcheck disable=SC2034  # for train.sbatch
   run_name=slurm-$job
   if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     read_number array SLURM_ARRAY_JOB_ID "$job"
     read_number task SLURM_ARRAY_TASK_ID 0
-    job=${array}_$task # the number of an array alone would mean all its tasks
+    job=${array}_$task # the id of the array alone would mean all of its tasks
   fi
   read_number restarts SLURM_RESTART_COUNT 0
   read_number nodes SLURM_JOB_NUM_NODES 1
-  # As many ranks as sbatch was told, else one a GPU, else one a node.
+  # The number of ranks that sbatch was given, otherwise one per GPU, otherwise one per node.
   read_number per_node SLURM_GPUS_ON_NODE 1
   if [ -n "${SLURM_NTASKS:-}" ]; then
     read_number ranks SLURM_NTASKS 1
@@ -100,12 +104,12 @@ read_job() {
     read_number per_node tasks 1
   else
     ranks=$((nodes * per_node))
-    # For Open MPI, whose slots these are.
+    # Open MPI takes its slots from this variable.
     export SLURM_TASKS_PER_NODE="$per_node(x$nodes)"
   fi
   ((ranks >= nodes && nodes > 0 && per_node > 0)) ||
-    die "\`--ntasks\` must be the number of nodes at least. Received: $ranks ranks, $nodes nodes."
-  # Threads for the cores of a rank: without this each rank starts as many as the node has cores.
+    die "\`--ntasks\` must be at least the number of nodes. Received: $ranks ranks, $nodes nodes."
+  # One thread per core of a rank. By default each rank would start one per core of the node.
   read_number cores SLURM_CPUS_ON_NODE 1
   cores=$((cores / per_node))
   read_number cores SLURM_CPUS_PER_TASK "$((cores > 1 ? cores : 1))"
@@ -113,8 +117,9 @@ read_job() {
   choose_binding "$per_node"
 }
 
-# Several ranks on a node are kept to cores of their own where that can be told: no GPU (its rank
-# belongs near it), and as many processors in sight as Slurm gave.
+# choose_binding RANKS_PER_NODE: sets `binding`. Several ranks on a node are bound to separate cores
+# if there is no GPU (a rank belongs near its GPU) and if the visible processors are those that
+# Slurm allocated.
 choose_binding() {
   local processors
   binding=(--bind-to none)
@@ -125,7 +130,7 @@ choose_binding() {
   fi
 }
 
-# ---- how the ranks are started ----------------------------------------------------------------
+# ---- starting the ranks -----------------------------------------------------------------------
 
 choose_launcher() {
   if [ "$ranks" = 1 ]; then
@@ -138,8 +143,8 @@ choose_launcher() {
     none | mpirun | srun) ;;
     horovodrun)
       [ "$nodes" = 1 ] || die "\`launcher\` must be mpirun or srun on several nodes: horovodrun" \
-        "needs ssh. Received: horovodrun, $nodes nodes; \`make install\` builds Horovod with MPI" \
-        "where mpicxx is on PATH, slurm/site.sh names the launcher."
+        "needs ssh. Received: horovodrun, $nodes nodes; set the launcher in slurm/site.sh" \
+        "(mpirun needs Horovod with MPI: \`make install\` with mpicxx on PATH)."
       ;;
     *) die "\`launcher\` must be auto, mpirun, srun or horovodrun. Received: ${launcher@Q}." ;;
   esac
@@ -158,7 +163,8 @@ PYTHON
   ) && [ -n "$library" ] && ldd "$library" | grep -q libmpi
 }
 
-# start COMMAND...: starts it on every rank, in the background.
+# start COMMAND...: starts the command on every rank, in the background. Sets child, and with
+# horovodrun rank_0, a file with the process id of rank 0.
 start() {
   case $launcher in
     none) "$@" & ;;
@@ -168,8 +174,8 @@ start() {
         "$@" &
       ;;
     horovodrun)
-      rank_0=$(mktemp) || die "\`TMPDIR\` must be a folder that can be written."
-      # shellcheck disable=SC2016  # for the shell of each rank
+      rank_0=$(mktemp) || die "\`TMPDIR\` must be a writable folder."
+      # shellcheck disable=SC2016  # expanded by the shell of each rank
       "$python" -m horovod.runner.launch -np "$ranks" --gloo bash -c \
         '[ "$HOROVOD_RANK" != 0 ] || echo $$ >"$0"; exec "$@"' "$rank_0" "$@" &
       ;;
@@ -177,9 +183,9 @@ start() {
   child=$!
 }
 
-# ---- at the start of a job --------------------------------------------------------------------
+# ---- the start of every job -------------------------------------------------------------------
 
 . slurm/site.sh
-set -u # not before: modules use what is not set
+set -u # only now, because modules use unset variables
 read_job
 choose_launcher

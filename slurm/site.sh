@@ -1,12 +1,12 @@
 # shellcheck shell=bash disable=SC2034
-# What differs from site to site; the only file here to edit. Every job reads it at its start. Read
-# it yourself too, in the shell that you submit from, where the first part is not empty:
+# The settings of a site; the only file here to edit. Every job reads it at its start. If its first
+# part is not empty, also read it in the shell from which you submit:
 #
 #     . slurm/site.sh
 #     sbatch slurm/train.sbatch --data /data/sevir --filters 32
 
-# ---- for sbatch: partition, account, GPUs of a node, time limit -------------------------------
-# sbatch takes these before what a script says, and its own options before these.
+# ---- for sbatch: partition, account, GPUs per node, time limit --------------------------------
+# These override the defaults in a script, and the options of sbatch override these.
 
 # export SBATCH_PARTITION=gpu
 # export SBATCH_ACCOUNT=project
@@ -18,18 +18,18 @@
 # module purge
 # module load openmpi cuda
 
-# The Python of the environment, from the repository or absolute.
+# The Python of the environment: a path relative to the repository, or an absolute one.
 python=${KERAS_NOWCAST_PYTHON:-.venv/bin/python}
 
-# ---- in the job: how the ranks are started ----------------------------------------------------
-# mpirun       Open MPI, which starts its daemons on the other nodes through Slurm, not ssh
-# srun         Slurm itself; Horovod's MPI must know the --mpi of srun_options
-# horovodrun   Gloo, where Horovod has no MPI; one node
-# auto         mpirun if Horovod was built with MPI, else horovodrun
+# ---- in the job: the launcher of the ranks ----------------------------------------------------
+# mpirun:      Open MPI, which starts its daemons on the other nodes through Slurm, not ssh
+# srun:        Slurm itself; Horovod's MPI must support the --mpi of srun_options
+# horovodrun:  Gloo, if Horovod has no MPI; one node only
+# auto:        mpirun if Horovod was built with MPI, otherwise horovodrun
 
 launcher=${KERAS_NOWCAST_LAUNCHER:-auto}
 mpirun_options=()
 srun_options=(--mpi=pmix)
 
-# A job that was interrupted and saved goes back to the queue by itself, so often at most.
+# An interrupted job that has saved is requeued automatically, at most this many times.
 max_requeues=${KERAS_NOWCAST_MAX_REQUEUES:-20}

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The batch scripts on a real Slurm of two nodes, which this script starts and ends; needs root, and
-# installs Debian's packages where they are missing. One line a check; status 1 when one failed.
+# Tests the batch scripts on a real Slurm of two nodes, which this script starts and stops. Needs
+# root, and installs missing Debian packages. Prints one line per check; exits with 1 if one failed.
 #
 #     tests/slurm/slurm.sh            with .venv, or the Python that KERAS_NOWCAST_PYTHON names
 #
-# Every path holds spaces, quotes, semicolons, a newline and what a shell would run.
-# shellcheck disable=SC2016  # what a shell would run stands in single quotes
+# Every path contains spaces, quotes, semicolons, a newline and commands.
+# shellcheck disable=SC2016  # the commands in the paths are in single quotes
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -31,7 +31,7 @@ check() {
 
 # ---- jobs -------------------------------------------------------------------------------------
 
-# submit WORDS...: of sbatch. Sets job and log.
+# submit WORDS...: submits a job with these arguments of sbatch. Sets job and log.
 submit() {
   local word
   job=$(sbatch --parsable "$@") || return 1
@@ -52,13 +52,14 @@ is_over() {
   [[ $(state "$1") =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY)$ ]]
 }
 
-# ends JOB STATE EXIT: true once it has ended so.
+# ends JOB STATE EXIT: waits for the job's end; true if it ended in this state with this exit code.
 ends() {
   within 240 is_over "$1"
   [ "$(state "$1")" = "$2" ] && scontrol --oneliner show job "$1" | grep -q "ExitCode=$3 "
 }
 
-# trains_after JOB RESTARTS: true once it has been requeued so often and finished an epoch there.
+# trains_after JOB RESTARTS: true if the job runs after this many requeues and has since finished an
+# epoch.
 trains_after() {
   [ "$(restarts "$1")" = "$2" ] && [ "$(state "$1")" = RUNNING ] &&
     sed -n "/restart $2\$/,\$p" "$log" | grep -q 'epoch [0-9]*/'
@@ -80,12 +81,12 @@ pack_data() {
 
 refuse() {
   submit slurm/train.sbatch --data "$data/absent"
-  check "bad input ends with 2, and is not requeued" ends "$job" FAILED 2:0
-  check "  in one line" grep -q '^error: `--data` must be a folder' "$log"
+  check "bad input ends with 2 and is not requeued" ends "$job" FAILED 2:0
+  check "  with a one-line error" grep -q '^error: `--data` must be a folder' "$log"
   submit -N 2 -n 2 --export=ALL,KERAS_NOWCAST_LAUNCHER=horovodrun slurm/train.sbatch
   check "horovodrun on two nodes is refused" ends "$job" FAILED 2:0
   submit --export='ALL,KERAS_NOWCAST_MAX_REQUEUES=a[$(touch injected)]' slurm/train.sbatch
-  check "what is no number is refused" ends "$job" FAILED 2:0
+  check "an invalid number is refused" ends "$job" FAILED 2:0
 }
 
 train() {
@@ -93,11 +94,11 @@ train() {
   submit -N 2 -n 2 slurm/train.sbatch --data "$packed" --run-dir "$run" "${tiny[@]}" --epochs 60
   check "train: two nodes, first epoch" within 240 trains_after "$job" 0
   warn "$job"
-  check "  warned, requeued, goes on" within 240 trains_after "$job" 1
+  check "  warned, requeued, resumes" within 240 trains_after "$job" 1
   warn "$job"
   check "  a second time" within 240 trains_after "$job" 2
   check "  completes" ends "$job" COMPLETED 0:0
-  check "  resumed, not begun again" [ "$(grep -c '^going on in epoch' "$log")" = 2 ]
+  check "  resumed, not started from scratch" [ "$(grep -c '^going on in epoch' "$log")" = 2 ]
   check "  each epoch once" [ "$(grep -o '^epoch [0-9]*' "$log" | sort | uniq -d | wc -l)" = 0 ]
   check "  the record joins with sacct" "$python" "$here/slurm_join.py" "$run" "$job" 3
 }
@@ -113,14 +114,14 @@ stop_gloo() {
 
 preempt() {
   submit -c 2 slurm/train.sbatch --data "$packed" "${tiny[@]}" --epochs 500
-  check "train: one rank, run folder by job" within 240 trains_after "$job" 0
+  check "train: one rank, run folder named after the job" within 240 trains_after "$job" 0
   sbatch --parsable -p urgent -N 2 --exclusive -o /dev/null --wrap 'sleep 2' >/dev/null
-  check "  pre-empted, goes on after" within 240 trains_after "$job" 1
+  check "  preempted, resumes afterwards" within 240 trains_after "$job" 1
   check "  it had saved" grep -q '^interrupted' "$log"
   scontrol requeue "$job"
-  check "  requeued without a warning, goes on" within 240 trains_after "$job" 2
+  check "  requeued without a warning, resumes" within 240 trains_after "$job" 2
   scancel "$job"
-  check "  cancelled, it stays so" ends "$job" CANCELLED '[0-9]*:[0-9]*'
+  check "  canceled, it stays canceled" ends "$job" CANCELLED '[0-9]*:[0-9]*'
   check "  one run folder" test -f "runs/slurm-$job/config.json"
 }
 
@@ -134,7 +135,7 @@ sweep() {
   local sweep=$scratch/$odd.sweep
   "$python" experiments/sweep.py --launcher slurm --sweep-dir "$sweep" --data "$packed" \
     "${tiny[@]}" --epochs 1 --filters 2 3 --np 1 2 >"$scratch/sweep.out" 2>&1
-  check "sweep: an array for each number of processes" [ "$(grep -c '^job ' "$scratch/sweep.out")" = 2 ]
+  check "sweep: one array per number of ranks" [ "$(grep -c '^job ' "$scratch/sweep.out")" = 2 ]
   check "  all cells complete" within 240 all_done "$sweep" 4
 }
 
@@ -143,12 +144,12 @@ all_done() {
 }
 
 main() {
-  [ "$(id -u)" = 0 ] || { echo "error: needs root" >&2 && exit 1; }
+  [ "$(id -u)" = 0 ] || { echo "error: this script needs root" >&2 && exit 1; }
   install_packages || exit 1
   python=${KERAS_NOWCAST_PYTHON:-$repository/.venv/bin/python}
-  [ -x "$python" ] || { echo "error: needs $python; make install" >&2 && exit 1; }
+  [ -x "$python" ] || { echo "error: $python is missing; run make install" >&2 && exit 1; }
   scratch=$(mktemp -d)
-  # Not `folder`: this may run while a function has a local of that name.
+  # Not named `folder`, because the trap may run while a function has a local of that name.
   trap 'stop_cluster "$scratch/cluster"; cd /; rm -rf "$scratch"' EXIT
   trap 'exit 130' INT TERM HUP
   odd=$'odd; touch injected\n$(touch injected) `touch injected` "\'& | *'
@@ -169,7 +170,7 @@ main() {
   preempt
   evaluate
   sweep
-  check "nothing was run from a name" [ -z "$(find "$scratch" -name injected)" ]
+  check "no command in a path was run" [ -z "$(find "$scratch" -name injected)" ]
   echo "$passed passed, $failed failed"
   [ "$failed" = 0 ]
 }

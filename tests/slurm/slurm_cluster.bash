@@ -1,10 +1,11 @@
-# A Slurm of two nodes on this machine, for tests that source this file: munged, mariadbd, slurmdbd,
-# slurmctld and two slurmd, with their files under one folder. Needs root and Debian's packages.
+# Starts a Slurm of two nodes on this machine, for tests that source this file: munged, mariadbd,
+# slurmdbd, slurmctld and two slurmd, with their files under one folder. Needs root and Debian's
+# packages.
 
 packages=(slurm-wlm slurmdbd munge mariadb-server openmpi-bin libopenmpi-dev)
 daemons=()  # process ids, in the order of their start
 
-# Installs the packages that are missing; nothing of them is started.
+# Installs the missing packages, without starting their services.
 install_packages() {
   local missing=() each
   for each in "${packages[@]}"; do
@@ -13,11 +14,11 @@ install_packages() {
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null || {
-    echo "error: needs ${missing[*]}, and there is no apt-get to install them with" >&2
+    echo "error: ${missing[*]} are missing, and there is no apt-get to install them" >&2
     return 1
   }
   echo "installing ${missing[*]}"
-  apt_get update || true # an old list may do
+  apt_get update || true # an outdated package list may suffice
   without_services apt_get install -y --no-install-recommends "${missing[@]}" || {
     echo "error: apt-get could not install ${missing[*]}" >&2
     return 1
@@ -29,7 +30,7 @@ apt_get() {
     -o Acquire::Retries=3 "$@" >/dev/null
 }
 
-# Runs a command while Debian's packages are told to start no service of theirs.
+# Runs a command while policy-rc.d keeps Debian's packages from starting their services.
 without_services() {
   local policy=/usr/sbin/policy-rc.d status=0
   if [ -e "$policy" ]; then
@@ -43,7 +44,8 @@ without_services() {
   return $status
 }
 
-# start_cluster FOLDER CPUS: each node has so many. Sets SLURM_CONF and the port numbers.
+# start_cluster FOLDER CPUS: starts the daemons; each node has CPUS processors. Sets SLURM_CONF and
+# ports.
 start_cluster() {
   local folder=$1 cpus=$2
   mkdir -m 755 "$folder"
@@ -64,7 +66,7 @@ start_cluster() {
   within 30 both_nodes_idle || failed_start "$folder" slurmd-n1
 }
 
-# Ends all daemons and what they left: the last one started first, then whatever of it remains.
+# stop_cluster FOLDER: ends all daemons, the last one started first, then the processes they left.
 stop_cluster() {
   local i pid
   [ -z "${SLURM_CONF:-}" ] || timeout 10 scancel --user=root 2>/dev/null || true
@@ -77,8 +79,8 @@ stop_cluster() {
   end_leftovers "$1"
 }
 
-# Job steps outlive a slurmd that is stopped (they would wait for it); they are known by the
-# configuration in their environment.
+# Job steps outlive a stopped slurmd, because they wait for it. They are recognized by the
+# configuration file in their environment.
 end_leftovers() {
   local environment pid
   for environment in /proc/[0-9]*/environ; do
@@ -89,7 +91,7 @@ end_leftovers() {
   done
 }
 
-# True of this shell's own ancestors and children, which know the configuration too.
+# True if a process is an ancestor or child of this shell; these have the configuration file too.
 is_relative() {
   local each=$$
   while [ "$each" -gt 1 ]; do
@@ -109,7 +111,7 @@ start() {
 start_munge() {
   dd if=/dev/urandom of="$1/munge/key" bs=128 count=1 status=none
   chmod 600 "$1/munge/key"
-  # --force: the folder lies under one that all may write to.
+  # --force: a parent of the folder is writable by all users.
   start "$1" munged munged --foreground --force --key-file="$1/munge/key" \
     --socket="$1/munge.socket" --pid-file="$1/munge/pid" --seed-file="$1/munge/seed" \
     --log-file="$1/logs/munged.log"
@@ -117,7 +119,7 @@ start_munge() {
 }
 
 start_database() {
-  local unsynced=(--innodb-flush-method=nosync --innodb-doublewrite=0) # it is gone in minutes
+  local unsynced=(--innodb-flush-method=nosync --innodb-doublewrite=0) # it lives for minutes
   mariadb-install-db --no-defaults --user=root --datadir="$1/database" "${unsynced[@]}" \
     --auth-root-authentication-method=normal --skip-test-db >"$1/logs/database.install" 2>&1
   export MYSQL_UNIX_PORT=$1/database.socket
@@ -136,7 +138,7 @@ SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmctldPort=${ports[0]}
 SlurmUser=root
 AuthType=auth/munge
-# A requeued job waits until its former credential has run out, 120 s by default.
+# A requeued job waits until its previous credential expires, 120 s by default.
 AuthInfo=socket=$folder/munge.socket,cred_expire=15
 CredType=cred/munge
 StateSaveLocation=$folder/state
@@ -153,7 +155,7 @@ ReturnToService=2
 MpiDefault=none
 KillWait=10
 MinJobAge=300
-# A requeued job starts again at once, not at the next minute.
+# A requeued job starts again at once instead of at the next minute.
 SchedulerParameters=sched_interval=2,bf_interval=2
 JobRequeue=1
 PreemptType=preempt/partition_prio

@@ -1,4 +1,4 @@
-"""Joins a run's record with sacct: slurm_join.py RUN JOB STARTS. Status 1 where they disagree."""
+"""Compares a record with sacct: slurm_join.py RUN JOB STARTS. Exits with 1 if they disagree."""
 
 import csv
 import json

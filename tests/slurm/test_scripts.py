@@ -1,6 +1,6 @@
-"""The batch scripts without a Slurm: what they make of its variables, flags and signals.
+"""The batch scripts without a Slurm: how they handle its variables, their flags and signals.
 
-The programs around them, Python among these, are stubs that note what they were called with.
+The programs they call, including Python, are stubs that log their arguments.
 tests/slurm/slurm.sh runs the same scripts on a real Slurm.
 """
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))
 HOSTILE = "a b; touch injected\n$(touch injected) `touch injected` \"'\\& | * ?"
 
-# Notes its words, each ended by a NUL, and its threads; then it does what the test asks for.
+# Logs its arguments, each ended by a NUL, and its threads, then does what STUB_* variables say.
 STUB = """#!/bin/bash
 [ "$1" != - ] || exit 0
 printf '%s\\0' "${0##*/}" "$@" >>"$STUBS/calls"
@@ -25,7 +25,7 @@ echo "$OMP_NUM_THREADS $TF_NUM_INTRAOP_THREADS $SLURM_TASKS_PER_NODE" >>"$STUBS/
 if [ "${0##*/}" = scontrol ]; then
   echo "$STUB_SHOWS"
   [ -e "$STUBS/saved" ] || touch "$STUBS/unsaved"
-  exit 1  # so that a script does not wait for its end
+  exit 1  # otherwise a script would wait until Slurm ends it
 fi
 trap 'echo told >>"$STUBS/told"; sleep "${STUB_SAVES:-0}"; touch "$STUBS/saved"; exit 75' USR1
 touch "$STUBS/started"
@@ -36,7 +36,7 @@ exit "${STUB_STATUS:-0}"
 
 @pytest.fixture
 def job(tmp_path):
-    """A repository and programs to run a script with."""
+    """A copy of slurm/ and stub programs to run a script with."""
     return Job(tmp_path)
 
 
@@ -70,13 +70,13 @@ class Job:
         )
 
     def run(self, script, *words, **variables):
-        """Returns (status, standard error) of a job that nobody disturbs."""
+        """Returns (status, standard error) of a job that gets no signal."""
         process = self.start(script, *words, **variables)
         errors = process.communicate(timeout=20)[1]
         return process.returncode, errors
 
     def warn(self, number, script, *words, times=1, **variables):
-        """As `run`, with a signal, or several, once the training has started."""
+        """Sends one signal or several once the training has started; returns the status."""
         process = self.start(script, *words, STUB_WAITS="200", **variables)
         while not (self.stubs / "started").exists():
             time.sleep(0.01)
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def words(self):
-        """All words of all calls."""
+        """The arguments of all calls, in order."""
         return (self.stubs / "calls").read_text().split("\0")[:-1]
 
     @property
@@ -100,7 +100,7 @@ class Job:
 
 
 @pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
-def test_words_arrive_as_they_are(job, script):
+def test_arguments_arrive_unchanged(job, script):
     status, errors = job.run(script, "--data", HOSTILE, f"--grid={HOSTILE}", "", "-x")
     assert status == 0, errors
     first = job.words.index("--data")
@@ -125,7 +125,7 @@ NUMBERS = (
 
 @pytest.mark.parametrize("variable", NUMBERS)
 @pytest.mark.parametrize("value", ["x[$(touch injected)]", "1; touch injected", "-1", "1\n2"])
-def test_what_is_no_number_is_refused(job, variable, value):
+def test_invalid_numbers_are_refused(job, variable, value):
     others = {"SLURM_ARRAY_TASK_ID": "1"} if variable == "SLURM_ARRAY_JOB_ID" else {}
     status, errors = job.run("train", **others, **{variable: value})
     assert status == 2 and "must be a whole number" in errors, errors
@@ -137,7 +137,7 @@ def test_what_is_no_number_is_refused(job, variable, value):
 @pytest.mark.parametrize(
     "variable", ["SLURM_TASKS_PER_NODE", "SLURM_JOB_NODELIST", "SLURM_JOB_NAME", "TMPDIR"]
 )
-def test_other_variables_run_nothing(job, variable):
+def test_other_variables_run_no_command(job, variable):
     job.run("train", **{"SLURM_NTASKS": "1", variable: f"1[$(touch injected)]{HOSTILE}"})
     assert not list(job.repository.parent.rglob("injected"))
 
@@ -178,7 +178,7 @@ def test_threads_are_the_cores_of_a_rank(job, variables, launched, threads):
     assert job.threads.split()[:2] == [str(threads)] * 2
 
 
-def test_a_rank_a_gpu_on_every_node(job):
+def test_one_rank_per_gpu_on_every_node(job):
     variables = {
         "SLURM_GPUS_ON_NODE": "4",
         "SLURM_JOB_NUM_NODES": "3",
@@ -189,15 +189,15 @@ def test_a_rank_a_gpu_on_every_node(job):
     assert job.threads.split()[2] == "4(x3)"
 
 
-def test_a_folder_by_the_job(job):
+def test_the_run_folder_is_named_after_the_job(job):
     job.run("train", "--depth", "3")
     assert job.words[1:] == ["experiments/train.py", "--depth", "3", "--run-dir", "runs/slurm-17"]
 
 
 @pytest.mark.parametrize("given", [["--run-dir", HOSTILE], [f"--run-dir={HOSTILE}"]])
-def test_a_restart_goes_on(job, given):
+def test_a_restart_resumes(job, given):
     job.run("train", *given, SLURM_RESTART_COUNT="1")
-    assert "--resume" not in job.words  # ended before it had begun
+    assert "--resume" not in job.words  # the job ended before the run began
     run = job.repository / HOSTILE
     run.mkdir()
     (run / "config.json").touch()
@@ -205,24 +205,24 @@ def test_a_restart_goes_on(job, given):
     assert job.words[-len(given) - 1 :] == [*given, "--resume"]
 
 
-def test_warned_it_saves_and_is_requeued(job):
+def test_a_warned_job_saves_and_is_requeued(job):
     assert job.warn(signal.SIGUSR1, "train") == 75
     assert (job.stubs / "told").read_text() == "told\n"
     assert job.requeued() == "17"
 
 
-def test_warned_again_while_it_saves(job):
+def test_warnings_while_it_saves(job):
     assert job.warn(signal.SIGUSR1, "train", times=3, STUB_SAVES="0.5") == 75
     assert job.requeued() == "17" and not (job.stubs / "unsaved").exists()
 
 
-def test_a_task_of_an_array_requeues_itself_alone(job):
+def test_a_task_of_an_array_requeues_only_itself(job):
     job.warn(signal.SIGUSR1, "sweep", SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="4")
     assert job.requeued() == "17_4"
     assert job.words[2:4] == ["--run-cell", "4"]
 
 
-def test_cancelled_it_saves_and_stays_so(job):
+def test_a_canceled_job_saves_and_is_not_requeued(job):
     assert job.warn(signal.SIGTERM, "train") == 75
     assert (job.stubs / "told").exists() and not job.requeued()
 
@@ -233,7 +233,7 @@ def test_the_limit_of_requeues(job):
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 137])
-def test_other_ends_are_final(job, status):
+def test_other_statuses_are_final(job, status):
     assert job.run("train", STUB_STATUS=str(status))[0] == status
     assert not job.requeued()
 
@@ -241,7 +241,7 @@ def test_other_ends_are_final(job, status):
 @pytest.mark.parametrize(
     "shows, requeued", [("PreemptTime=None", False), ("PreemptTime=2026-11-24T13:15:46", "17")]
 )
-def test_a_launcher_that_pre_emption_broke(job, shows, requeued):
+def test_preemption_that_ends_the_launcher(job, shows, requeued):
     job.run("train", STUB_STATUS="143", STUB_SHOWS=f"JobState=RUNNING {shows} EndTime=Unknown")
     assert job.requeued() == requeued
 
@@ -255,10 +255,10 @@ def test_gloo_is_for_one_node(job):
     assert job.words[:6] == ["python", "-m", "horovod.runner.launch", "-np", "2", "--gloo"]
 
 
-def test_elsewhere_it_says_where(tmp_path):
+def test_outside_the_repository_the_error_says_where_to_submit(tmp_path):
     script = ROOT / "slurm" / "train.sbatch"
     done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "submit in the repository" in done.stderr
+    assert done.returncode == 2 and "submit there, or set --chdir" in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck here")
