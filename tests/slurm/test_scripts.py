@@ -265,9 +265,10 @@ def test_outside_the_repository_the_error_says_where_to_submit(tmp_path):
 def test_shellcheck():
     scripts = [
         *SCRIPTS,
-        ROOT / "slurm" / "job.sh",
-        ROOT / "slurm" / "site.sh",
-        *(ROOT / "tests" / "root").glob("*sh"),
+        *(ROOT / "slurm").glob("*.sh"),
+        *(ROOT / "tests" / "slurm").glob("*sh"),
+        *(ROOT / "install").glob("*.sh"),
+        ROOT / ".ci" / "run",
     ]
     done = subprocess.run(
         ["shellcheck", "-x", "-s", "bash", *scripts], cwd=ROOT, capture_output=True, text=True
