@@ -9,19 +9,11 @@ is looked for: the precision auto is that of this CPU.
 
 import dataclasses
 
-from keras_nowcast.config import Parser, RunConfig, add_field
+from keras_nowcast.config import SIZE, Parser, RunConfig, add_field, names_of
 from keras_nowcast.process import run_script
 from keras_nowcast.text_table import aligned
 
-FLAGS = (
-    "depth",
-    "filters",
-    "center_filters",
-    "grid",
-    "precision",
-    "batch_per_replica",
-    "fp16_allreduce",
-)
+FLAGS = (*names_of(SIZE), "grid", "precision", "batch_per_replica", "fp16_allreduce")
 STORED_GRID = 384
 HEADER = (
     "layer",
@@ -50,8 +42,7 @@ def main():
 
     policy, reason = choose_precision(config.precision, gpus=())
     grid = config.grid or STORED_GRID
-    sizes = (config.depth, config.filters, config.center_filters)
-    cost = count_unet(grid, FRAMES_IN, FRAMES_OUT, *sizes)
+    cost = count_unet(grid, FRAMES_IN, FRAMES_OUT, *config.sizes)
     print(f"{policy} ({reason}), grid {grid}; numbers of one sample\n")
     print_layers(cost, policy, config.batch_per_replica)
     print()

@@ -19,14 +19,14 @@ import os
 import sys
 from pathlib import Path
 
-from keras_nowcast.config import Parser, RunConfig, add_field
+from keras_nowcast.config import EVENTS, WINDOWS, Parser, RunConfig, add_field, names_of
 from keras_nowcast.errors import InputError, Interrupted
 from keras_nowcast.process import Signals, run_script
 
 LAYOUTS = ("sevir", "authors")
 MOST_THREADS = 8  # unasked
 FLAGS = ("data", "grid")
-AUTHORS_FLAGS = ("window_stride", "max_missing", "train_before", "test_from", "authors_split")
+AUTHORS_FLAGS = tuple({*names_of(EVENTS, WINDOWS)} - {"data", "max_windows"})
 
 
 def main():

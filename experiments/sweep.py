@@ -13,13 +13,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from keras_nowcast.config import Parser, RunConfig, add_field, read_preset
+from keras_nowcast.config import FOLDER, Parser, RunConfig, add_field, names_of
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.process import run_script
 
 HERE = Path(__file__).parent
 SBATCH_SCRIPT = HERE.parent / "slurm" / "sweep.sbatch"
-SET_BY_THE_SWEEP = ("run_dir", "resume")
 
 
 def main():
@@ -112,7 +111,7 @@ def build_parser():
     )
     cell = parser.add_argument_group("the cells")
     for field in dataclasses.fields(RunConfig):
-        if field.name not in SET_BY_THE_SWEEP:
+        if field.name not in names_of(FOLDER):
             add_field(cell, field, several=True)
     return parser
 
@@ -123,7 +122,7 @@ def preset_name(preset):
 
 def asked(arguments):
     """Returns the Cells that the preset and the flags ask for."""
-    from keras_nowcast.sweep.cells import Cell, span
+    from keras_nowcast.sweep.cells import Cell, read_preset, span
 
     given = vars(arguments)
     axes = {

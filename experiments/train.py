@@ -15,13 +15,20 @@ from keras_nowcast.config import parse_config
 from keras_nowcast.process import run_script
 
 STARTED = time.monotonic()
+PRESETS = Path(__file__).parent / "presets"
 
 
 def main():
-    config = parse_config(__doc__, Path(__file__).parent / "presets")
+    config = parse_config(__doc__, read_preset=read_preset)
     from keras_nowcast.training.trainer import train
 
     train(config, started=STARTED)
+
+
+def read_preset(name):
+    from keras_nowcast.sweep import cells
+
+    return cells.read_preset(PRESETS, name)
 
 
 if __name__ == "__main__":

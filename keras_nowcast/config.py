@@ -1,13 +1,17 @@
-"""RunConfig: everything that decides a training run, and the flags that set it."""
+"""RunConfig: everything that decides a training run, and the flags that set it.
+
+A field is described once, here: default, help, bounds, and its role. Everything else derives from
+it: the flag, the checks, what may change on resume, what names a cell of a sweep, and what makes
+two runs repetitions of one another.
+"""
 
 import argparse
 import dataclasses
 import datetime
+import math
 import re
-import runpy
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from keras_nowcast.energy.source import SOURCES as POWER_SOURCES
 from keras_nowcast.errors import InputError
@@ -17,9 +21,38 @@ from keras_nowcast.records import RunFolder
 
 SCHEDULES = ("constant", "cosine")
 
+# The roles of fields. What a run computes and costs depends on all but the last two.
+EVENTS = "events"  # which events of the data set are used
+WINDOWS = "windows"  # which windows of these events
+SIZE = "size"  # of the network
+TRAINING = "training"  # everything else that is computed, and how
+SEED = "seed"  # tells repetitions apart
+FOLDER = "folder"  # where a run is; a sweep sets it
+WATCHING = "watching"  # how a run is watched
 
-def _flag(default, help, **more):
-    return field(default=default, metadata={"help": help, **more})
+
+def _flag(default, role, help, *, may_change=None, choices=(), **bounds):
+    """Describes one field.
+
+    Args:
+      default: its default.
+      role: one of the roles above.
+      help: for --help.
+      may_change: whether a resumed run may have another value (default: by the role).
+      choices: the values that are allowed.
+      **bounds: any of `at_least`, `above`, `at_most`, `below`.
+    """
+    may_change = role in (FOLDER, WATCHING) if may_change is None else may_change
+    return field(
+        default=default,
+        metadata={
+            "role": role,
+            "help": help,
+            "may_change_on_resume": may_change,
+            "choices": choices,
+            "bounds": bounds,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -32,152 +65,186 @@ class RunConfig:
 
     data: str | None = _flag(
         None,
-        "root of a SEVIR data set: CATALOG.csv and data/ (default: a small synthetic one, written "
-        "to data/synthetic first)",
+        EVENTS,
+        "root folder of a SEVIR data set, with CATALOG.csv and data/ (default: a small synthetic "
+        "one, written to data/synthetic first)",
+        may_change=True,  # only its path: the windows in it must be the same
     )
     run_dir: str | None = _flag(
-        None, "folder for the run's files (default: a new one under runs/, named by time and model)"
+        None,
+        FOLDER,
+        "folder for the files of the run (default: a new one under runs/, named by time and model)",
     )
-    depth: int = _flag(4, "encoder levels of the UNet, 1 to 6")
-    filters: int = _flag(16, "filters of the first level; each level doubles them")
+    depth: int = _flag(
+        4, SIZE, f"encoder levels of the UNet, 1 to {MAX_DEPTH}", at_least=1, at_most=MAX_DEPTH
+    )
+    filters: int = _flag(
+        16, SIZE, "filters of the first level; each further level has twice as many", at_least=1
+    )
     center_filters: int | None = _flag(
-        None, "filters of the centre (default: the authors', filters x 2**(depth+1))"
+        None,
+        SIZE,
+        "filters of the center (default: as the authors have it, filters x 2**(depth+1))",
+        at_least=1,
     )
-    precision: str = _flag("auto", "precision of the layers", choices=PRECISIONS)
+    precision: str = _flag("auto", TRAINING, "precision of the layers", choices=PRECISIONS)
     grid: int | None = _flag(
         None,
-        "pixels along a side, the stored size or a divisor of it by block mean of the valid "
+        TRAINING,
+        "pixels along a side: the stored size, or a divisor of it, by block means of the valid "
         "pixels (default: the stored size)",
+        at_least=2,
     )
-    epochs: int = _flag(10, "epochs to train")
-    batch_per_replica: int = _flag(4, "windows in a batch of one process")
+    epochs: int = _flag(10, TRAINING, "epochs to train", may_change=True, at_least=1)
+    batch_per_replica: int = _flag(4, TRAINING, "windows in a batch of one process", at_least=1)
     learning_rate: float = _flag(
-        1e-3, "Adam's learning rate for one process; multiplied by the number of processes"
+        1e-3,
+        TRAINING,
+        "Adam's learning rate for one process; it is multiplied by the number of processes",
+        above=0,
+        below=math.inf,
     )
     warmup_epochs: float = _flag(
-        1.0, "epochs over which the learning rate rises from that of one process to that of all"
+        1.0,
+        TRAINING,
+        "epochs over which the learning rate rises from that of one process to that of all",
+        at_least=0,
+        below=math.inf,
     )
     schedule: str = _flag(
         "constant",
+        TRAINING,
         "learning rate after the warm-up: constant, or falling to 0 as a cosine",
         choices=SCHEDULES,
     )
     augment: bool = _flag(
         False,
-        "mirror, turn, shift, and weaken or strengthen the training windows at random, from "
-        "the run's seed",
+        TRAINING,
+        "mirror, rotate, shift, and weaken or strengthen the training windows at random, from the "
+        "seed of the run",
     )
     start_from: str | None = _flag(
         None,
-        "run folder whose finished network this one starts as, of the same sizes; its batch "
-        "normalization stays as it is (default: random weights)",
+        TRAINING,
+        "run folder whose finished network is the starting point; its sizes must be the same, and "
+        "its batch normalization stays as it is (default: random weights)",
     )
-    seed: int = _flag(0, "seed of weights and shuffling")
+    seed: int = _flag(0, SEED, "seed of weights and shuffling", at_least=0, at_most=2**31 - 1)
     deterministic: bool = _flag(
         False,
-        "the same bits from the same command, also on GPUs and on three processes or more, "
-        "at some cost of speed",
+        TRAINING,
+        "the same bits from the same command also on GPUs and with three or more processes, at "
+        "some cost in speed",
     )
     resume: bool = _flag(
-        False, "go on from the checkpoint in --run-dir, also on another number of processes"
+        False,
+        FOLDER,
+        "resume the run in --run-dir from its checkpoint, also with another number of processes",
     )
     checkpoint_minutes: float = _flag(
         10.0,
-        "minutes after which a checkpoint is saved within an epoch, besides the one at its "
-        "end; 0 for that one alone",
+        WATCHING,
+        "minutes between checkpoints within an epoch, in addition to the one at its end; 0 for "
+        "that one only",
+        at_least=0,
     )
     stall_seconds: float = _flag(
-        300.0, "seconds without a step after which all processes end, with a line that says why"
+        300.0,
+        WATCHING,
+        "stop all ranks if one makes no progress for this many seconds, and report which rank and "
+        "why",
+        at_least=1,
     )
     skip_bad_events: int = _flag(
-        0, "go on without up to so many events that cannot be read; they are listed in the record"
+        0,
+        WATCHING,
+        "skip up to N unreadable events instead of stopping; record.json lists them",
+        at_least=0,
     )
-    power_source: str = _flag("auto", "where power is read", choices=POWER_SOURCES)
-    power_interval_s: float = _flag(0.1, "seconds between two readings of power")
+    power_source: str = _flag("auto", WATCHING, "where power is read", choices=POWER_SOURCES)
+    power_interval_s: float = _flag(
+        0.1, WATCHING, "seconds between two readings of power", at_least=0.001, at_most=60
+    )
     watts_per_core: float | None = _flag(
         None,
-        "stated power of a busy core, for --power-source estimate (default: the processor's "
-        "design power, from a small table)",
+        WATCHING,
+        "assumed power of a busy core in watts, for --power-source estimate (default: the "
+        "processor's design power, from a small table)",
     )
     power_limit_w: float | None = _flag(
         None,
-        "power limit of each GPU while the run lasts, set through NVML where this user may "
-        "(default: as it is)",
+        TRAINING,
+        "power limit of each GPU during the run in watts, set through NVML if this user may "
+        "(default: the present limit)",
     )
-    window_stride: int = _flag(12, "frames between the starts of two windows of an event")
-    max_windows: int | None = _flag(None, "use at most so many windows of each split")
+    window_stride: int = _flag(
+        12, WINDOWS, "frames between the starts of two windows of an event", at_least=1
+    )
+    max_windows: int | None = _flag(None, WINDOWS, "use at most N windows of each set", at_least=1)
     max_missing: float = _flag(
         1.0,
-        "largest share of missing pixels an event may have; missing pixels are masked; 0 is "
-        "the authors' rule",
+        EVENTS,
+        "largest fraction of missing pixels that an event may have; missing pixels are masked; 0 "
+        "is the authors' rule",
+        at_least=0,
+        at_most=1,
     )
     train_before: str | None = _flag(
         None,
-        "train on events up to this time, YYYY-MM-DD (default: --test-from, else 2019-06-01; "
-        "a catalogue wholly on one side of that holds out its last fifth by time)",
+        EVENTS,
+        "train on events up to this time, YYYY-MM-DD (default: --test-from, otherwise 2019-06-01; "
+        "if a catalog lies wholly on one side of that, its last fifth by time is held out)",
     )
     test_from: str | None = _flag(
-        None, "hold out events after this time (default: --train-before, else 2019-06-01)"
+        None,
+        EVENTS,
+        "hold out events after this time (default: --train-before, otherwise 2019-06-01)",
     )
     authors_split: bool = _flag(
         False,
-        "select events as SEVIR's authors did: complete ones, ids without repetition, whole "
+        EVENTS,
+        "select events as the authors of SEVIR did: complete ones, ids without repetition, full "
         "batches of 8 events, divided at 2019-06-01",
     )
     fp16_allreduce: bool = _flag(
-        False, "send gradients as float16; meant for mixed_float16, whose check sees an overflow"
+        False,
+        TRAINING,
+        "send gradients as float16; meant for mixed_float16, whose loss-scale check detects an "
+        "overflow",
     )
-    tensorboard: bool = _flag(False, "write TensorBoard logs to the run folder")
+    tensorboard: bool = _flag(False, WATCHING, "write TensorBoard logs to the run folder")
     layer_times: bool = _flag(
         False,
-        "after training, time each layer by itself and what the machine does at most: the "
-        "roofline of plot_figures.py",
+        WATCHING,
+        "after training, time each layer separately, and measure the machine's peak compute rate "
+        "and memory bandwidth, for the roofline of plot_figures.py",
     )
 
     def __post_init__(self):
-        at_least = {
-            "filters": 1,
-            "center_filters": 1,
-            "grid": 2,
-            "epochs": 1,
-            "batch_per_replica": 1,
-            "warmup_epochs": 0,
-            "seed": 0,
-            "window_stride": 1,
-            "max_windows": 1,
-            "checkpoint_minutes": 0,
-            "stall_seconds": 1,
-            "skip_bad_events": 0,
-        }
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:  # NaN is no number to train with
-                raise InputError(f"`{_as_flag(name)}` must be at least {least}. Received: {value}.")
-        self._demand(1 <= self.depth <= MAX_DEPTH, "depth", f"must be from 1 to {MAX_DEPTH}")
-        self._demand(0 < self.learning_rate < float("inf"), "learning_rate", "must be above 0")
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value is not None:
+                _check_value(each, value)
         if self.schedule == "cosine" and self.epochs <= self.warmup_epochs:
             raise InputError(
                 "`--schedule cosine` must have more `--epochs` than `--warmup-epochs`, after which "
                 f"the rate begins to fall. Received: {self.epochs} and {self.warmup_epochs:g}; "
                 "train longer, warm up for less, or leave the schedule constant."
             )
-        in_range = 0.001 <= self.power_interval_s <= 60
-        self._demand(in_range, "power_interval_s", "must be from 0.001 to 60")
-        self._demand(self.warmup_epochs < float("inf"), "warmup_epochs", "must be a number")
-        self._demand(self.seed < 2**31, "seed", "must be below 2**31")
-        self._demand(0 <= self.max_missing <= 1, "max_missing", "must be a share from 0 to 1")
-        for each in dataclasses.fields(self):
-            choices = each.metadata.get("choices")
-            if choices:
-                rule = f"must be one of {', '.join(choices)}"
-                self._demand(getattr(self, each.name) in choices, each.name, rule)
         for name in ("train_before", "test_from"):
             if getattr(self, name) is not None:
                 self._date(name)
         if self.grid is not None:
-            check_sizes(self.grid, self.depth, self.filters, self.center_filters)
+            check_sizes(self.grid, *self.sizes)
         if self.resume and self.run_dir is None:
-            raise InputError("`--resume` needs `--run-dir`, the folder of the run to go on with.")
+            raise InputError(
+                "`--resume` needs `--run-dir`, the folder of the run. Received: none; name it."
+            )
+
+    @property
+    def sizes(self):
+        """Returns (depth, filters, center_filters), as the functions of model/ take them."""
+        return tuple(getattr(self, name) for name in names_of(SIZE))
 
     @property
     def train_before_time(self):
@@ -196,20 +263,56 @@ class RunConfig:
             raise InputError(
                 f"`{_as_flag(name)}` must be a date, YYYY-MM-DD. Received: {getattr(self, name)!r}."
             ) from None
-
-        if time.tzinfo is not None:  # the catalogue's times are UTC without saying so
+        if time.tzinfo is not None:  # the catalog's times are UTC and do not say so
             time = time.astimezone(datetime.timezone.utc).replace(tzinfo=None)
         return time
 
-    def _demand(self, holds, name, rule):
-        if not holds:
-            raise InputError(f"`{_as_flag(name)}` {rule}. Received: {getattr(self, name)}.")
+
+def names_of(*roles):
+    """Returns the names of RunConfig's fields that have one of the roles, in their order."""
+    return tuple(
+        each.name for each in dataclasses.fields(RunConfig) if each.metadata["role"] in roles
+    )
+
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    each.name for each in dataclasses.fields(RunConfig) if each.metadata["may_change_on_resume"]
+)
+
+
+def _check_value(each, value):
+    """Raises InputError unless a value of a field is one of its choices and within its bounds."""
+    choices, bounds = each.metadata["choices"], each.metadata["bounds"]
+    # Written so that NaN is outside of any bounds.
+    within = (
+        value >= bounds.get("at_least", value)
+        and value <= bounds.get("at_most", value)
+        and ("above" not in bounds or value > bounds["above"])
+        and ("below" not in bounds or value < bounds["below"])
+    )
+    if choices and value not in choices:
+        rule = f"one of {', '.join(choices)}"
+    elif bounds and not within:
+        rule = _rule(bounds)
+    else:
+        return
+    raise InputError(f"`{_as_flag(each.name)}` must be {rule}. Received: {value}.")
+
+
+def _rule(bounds):
+    """Returns bounds as text, for example "from 0 to 1" or "above 0 and finite"."""
+    if bounds.keys() == {"at_least", "at_most"}:
+        return f"from {bounds['at_least']} to {bounds['at_most']}"
+    return " and ".join(
+        "finite" if limit == math.inf else f"{name.replace('_', ' ')} {limit}"
+        for name, limit in bounds.items()
+    )
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports bad usage as an InputError: one line, as everywhere.
+    """An argument parser that reports bad usage as an InputError, in one line.
 
-    Flags are written out in full: an abbreviation would change its meaning with the next flag.
+    Flags cannot be abbreviated: a new flag could change the meaning of an abbreviation.
     """
 
     def __init__(self, description):
@@ -220,14 +323,17 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        # argparse has no other hook for its own words.
+        """Raises InputError with the message of argparse, in the form of our own."""
+        # argparse has no other hook to reword its messages.
         value = re.fullmatch(r"argument (\S+): invalid (\w+) value: (.*)", message)
         if value:
             flag, kind, received = value.groups()
             message = f"`{flag}` must be of type {kind}. Received: {received}"
         unknown = re.fullmatch(r"unrecognized arguments: (.*)", message)
         if unknown:
-            message = f"`{unknown[1].split()[0]}` is no flag here. Received: {unknown[1]}"
+            message = (
+                f"`{unknown[1].split()[0]}` is not a flag of this script. Received: {unknown[1]}"
+            )
         raise InputError(f"{message}; {self.prog} --help lists the flags.")
 
 
@@ -287,55 +393,41 @@ def as_arguments(values):
     return words
 
 
-def read_preset(folder, name):
-    """Returns the RUNS of a preset: a list of cells, each with `settings` and `processes`.
-
-    Args:
-      folder: Path of the presets.
-      name: a name in it, or the path of a .py file like those.
-
-    Raises:
-      InputError: there is no such preset.
-    """
-    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not path.is_file():
-        names = ", ".join(sorted(each.stem for each in folder.glob("*.py")))
-        raise InputError(f"`--preset` must be one of {names}, or a .py file. Received: {name}.")
-    return runpy.run_path(str(path))["RUNS"]
-
-
-def parse_config(description, presets, arguments=None):
+def parse_config(description, arguments=None, read_preset=None):
     """Reads the command line into a RunConfig.
 
     Args:
       description: the script's docstring.
-      presets: Path of the folder of presets, which --preset chooses from.
-      arguments: the words of the command line (default: this process's).
+      arguments: the words of the command line (default: those of this process).
+      read_preset: function of the value of --preset that returns the cells of that preset
+        (default: there is no such flag).
 
     Raises:
       InputError: an unknown flag, or a value that breaks its rule.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser(description)
-    parser.add_argument(
-        "--preset", help="settings to begin from, a name in experiments/presets or a .py file"
-    )
+    if read_preset is not None:
+        parser.add_argument(
+            "--preset", help="settings to begin from: a name in experiments/presets, or a .py file"
+        )
     asked = parser.parse_args(arguments)
-    if asked.preset is not None:
-        runs = read_preset(presets, asked.preset)
+    if getattr(asked, "preset", None) is not None:
+        runs = read_preset(asked.preset)
         if len(runs) != 1:
             raise InputError(
-                f"`--preset` must be one of a single run here. Received: {asked.preset}, which has "
+                f"`--preset` must have a single run here. Received: {asked.preset}, which has "
                 f"{len(runs)}; experiments/sweep.py runs them."
             )
         parser.set_defaults(**runs[0].settings)
         asked = parser.parse_args(arguments)
     if asked.resume and asked.run_dir is not None:
-        # A run goes on as it was started, but for the flags given now.
+        # A run is resumed as it was started, except for the flags given now.
         parser.set_defaults(**(RunFolder(asked.run_dir).stored_config() or {}))
         asked = parser.parse_args(arguments)
-    del asked.preset
-    return RunConfig(**vars(asked))
+    values = vars(asked)
+    values.pop("preset", None)
+    return RunConfig(**values)
 
 
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}

@@ -45,25 +45,6 @@ LAYER_COLUMNS = (
     "flops_per_second",
 )
 
-# What may differ between a run and its continuation: where things are and how they are watched,
-# not what is computed.
-MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        "data",
-        "run_dir",
-        "epochs",
-        "resume",
-        "power_source",
-        "power_interval_s",
-        "watts_per_core",
-        "tensorboard",
-        "checkpoint_minutes",
-        "stall_seconds",
-        "skip_bad_events",
-        "layer_times",
-    }
-)
-
 
 class RunFolder:
     """The files of one run.
@@ -120,10 +101,13 @@ class RunFolder:
                 f"`--resume` needs a run to go on with. Received: `--run-dir` {self.path}, which "
                 "holds none; leave --resume out to start one."
             )
-        # The cosine is laid out over all epochs: with more of them it would be another schedule.
-        free = MAY_CHANGE_ON_RESUME - ({"epochs"} if config.schedule == "cosine" else set())
-        for name, value in dataclasses.asdict(config).items():
-            if name not in free and name in stored and stored[name] != value:
+        for each in dataclasses.fields(config):
+            name, value = each.name, getattr(config, each.name)
+            # The cosine extends over all epochs: with more of them it is another schedule.
+            stays = name == "epochs" and config.schedule == "cosine"
+            if each.metadata["may_change_on_resume"] and not stays:
+                continue
+            if name in stored and stored[name] != value:
                 raise InputError(
                     f"`--{name.replace('_', '-')}` must stay as the run in {self.path} was started"
                     f" with, {stored[name]!r}. Received: {value!r}; leave it out, or start another "

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from keras_nowcast.config import RunConfig, build_parser, parse_config, read_preset
+from keras_nowcast import config as config_module
+from keras_nowcast.config import RunConfig, build_parser, names_of, parse_config
 from keras_nowcast.errors import InputError
+from keras_nowcast.sweep.cells import read_preset
 
 PRESETS = Path(__file__).parents[1] / "experiments" / "presets"
 CONTRACT = (
@@ -17,6 +19,10 @@ CONTRACT = (
 ).split()
 
 
+def preset(name):
+    return read_preset(PRESETS, name)
+
+
 def test_every_flag_of_the_contract_is_there():
     flags = {flag for action in build_parser("x")._actions for flag in action.option_strings}
     assert flags >= set(CONTRACT)
@@ -24,7 +30,7 @@ def test_every_flag_of_the_contract_is_there():
 
 def test_flags_set_their_fields():
     words = ["--grid", "128", "--learning-rate", "2e-3", "--data", "a b"]
-    config = parse_config("x", PRESETS, words)
+    config = parse_config("x", words)
     assert config == RunConfig(grid=128, learning_rate=2e-3, data="a b")
 
 
@@ -35,9 +41,9 @@ def test_flags_set_their_fields():
         (["--grid", "100"], ["`--grid`", "multiple of 16", "Received: 100"]),
         (["--precision", "float8"], ["`--precision`", "mixed_bfloat16", "Received: float8"]),
         (["--power-source", "meter"], ["`--power-source`", "rapl", "Received: meter"]),
-        (["--layer-times", "yes"], ["`yes`", "no flag"]),
-        (["--bogus"], ["`--bogus`", "no flag"]),
-        (["--dep", "3"], ["`--dep`", "no flag"]),
+        (["--layer-times", "yes"], ["`yes`", "not a flag"]),
+        (["--bogus"], ["`--bogus`", "not a flag"]),
+        (["--dep", "3"], ["`--dep`", "not a flag"]),
         (["--epochs", "many"], ["`--epochs`", "int", "Received: 'many'"]),
         (["--epochs", "0"], ["`--epochs`", "at least 1", "Received: 0"]),
         (["--max-missing", "2"], ["`--max-missing`", "0 to 1", "Received: 2"]),
@@ -54,10 +60,49 @@ def test_flags_set_their_fields():
 )
 def test_bad_flags(arguments, words):
     with pytest.raises(InputError) as raised:
-        parse_config("x", PRESETS, arguments)
+        parse_config("x", arguments)
     message = str(raised.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_roles_name_what_they_named_by_hand():
+    roles = config_module
+    assert roles.MAY_CHANGE_ON_RESUME == {
+        *("data", "run_dir", "epochs", "resume", "power_source", "power_interval_s"),
+        *("watts_per_core", "tensorboard", "checkpoint_minutes", "stall_seconds"),
+        *("skip_bad_events", "layer_times"),
+    }
+    assert names_of(roles.SIZE) == ("depth", "filters", "center_filters")
+    assert set(names_of(roles.EVENTS)) == {
+        *("data", "max_missing", "train_before", "test_from", "authors_split")
+    }
+    assert names_of(roles.WINDOWS) == ("window_stride", "max_windows")
+    assert names_of(roles.SEED) == ("seed",)
+    assert names_of(roles.FOLDER) == ("run_dir", "resume")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("learning_rate", float("inf"), "above 0 and finite"),
+        ("learning_rate", 0.0, "above 0 and finite"),
+        ("warmup_epochs", float("inf"), "at least 0 and finite"),
+        ("seed", 2**31, "from 0 to 2147483647"),
+        ("seed", -1, "from 0 to 2147483647"),
+        ("power_interval_s", 0.0005, "from 0.001 to 60"),
+        ("stall_seconds", 0.5, "at least 1"),
+        ("center_filters", 0, "at least 1"),
+    ],
+)
+def test_bounds_are_rules(field, value, rule):
+    with pytest.raises(InputError, match=f"must be {rule}. Received: {value}"):
+        RunConfig(**{field: value})
+
+
+def test_values_on_the_bounds_are_allowed():
+    RunConfig(seed=2**31 - 1, power_interval_s=60, max_missing=0.0, stall_seconds=1.0)
+    RunConfig(stall_seconds=float("inf"), center_filters=None, grid=None)
 
 
 def test_a_cosine_needs_room_to_fall_a_constant_rate_does_not():
@@ -68,15 +113,15 @@ def test_a_cosine_needs_room_to_fall_a_constant_rate_does_not():
 def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
     stored = dataclasses.asdict(RunConfig(depth=2, filters=8, run_dir=str(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    config = parse_config("x", PRESETS, ["--resume", "--run-dir", str(tmp_path), "--epochs", "20"])
+    config = parse_config("x", ["--resume", "--run-dir", str(tmp_path), "--epochs", "20"])
     assert config == RunConfig(depth=2, filters=8, run_dir=str(tmp_path), epochs=20, resume=True)
 
 
 def test_a_preset_is_what_flags_begin_from():
-    preset = parse_config("x", PRESETS, ["--preset", "real_radar"])
-    assert (preset.grid, preset.augment, preset.test_from) == (128, True, "2016-09-01")
-    changed = parse_config("x", PRESETS, ["--preset", "real_radar", "--grid", "64", "--seed", "3"])
-    assert changed == dataclasses.replace(preset, grid=64, seed=3)
+    start = parse_config("x", ["--preset", "real_radar"], preset)
+    assert (start.grid, start.augment, start.test_from) == (128, True, "2016-09-01")
+    changed = parse_config("x", ["--preset", "real_radar", "--grid", "64", "--seed", "3"], preset)
+    assert changed == dataclasses.replace(start, grid=64, seed=3)
 
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.py")), ids=lambda path: path.stem)
@@ -92,7 +137,7 @@ def test_a_preset_of_many_runs_is_not_one_run(tmp_path):
     many.write_text(
         "from keras_nowcast.sweep.cells import grid_of\nRUNS = grid_of(filters=(4, 8))\n"
     )
-    with pytest.raises(InputError, match="`--preset` must be one of a single run here.*2; exp"):
-        parse_config("x", PRESETS, ["--preset", str(many)])
+    with pytest.raises(InputError, match="`--preset` must have a single run here.*2; exp"):
+        parse_config("x", ["--preset", str(many)], preset)
     with pytest.raises(InputError, match="`--preset` must be one of .*real_radar.*Received: none"):
-        parse_config("x", PRESETS, ["--preset", "none"])
+        parse_config("x", ["--preset", "none"], preset)

@@ -277,7 +277,7 @@ def skill_by_cost(runs):
         return figure
 
 
-_FREE_ON_A_FRONT = ("precision", "fp16_allreduce", "world_size", "hosts", "gpus", *compare.SIZE)
+_FREE_ON_A_FRONT = ("precision", "fp16_allreduce", "world_size", "hosts", "gpus", *compare.SIZES)
 
 
 def _set_apart(group, groups):

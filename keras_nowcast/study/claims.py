@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from keras_nowcast.study import compare, table
 from keras_nowcast.study.compare import (
     ESTIMATE,
-    SIZE,
+    SIZES,
     Spread,
     by_size,
     cost_of_cells,
@@ -168,7 +168,7 @@ def more_parameters(cells, skill):
         f"for a UNet with {PAPER_DEPTH} encoding levels ({PAPER}); which two models is not said."
     )
     deep = [cell for cell in cells if cell.setting["depth"] == PAPER_DEPTH]
-    ladders = [ladder for ladder in map(by_size, table.group(deep, *SIZE)) if len(ladder) > 1]
+    ladders = [ladder for ladder in map(by_size, table.group(deep, *SIZES)) if len(ladder) > 1]
     if not ladders:
         return _not_measured(
             title,
@@ -232,7 +232,7 @@ def larger_models(cells, skill):
     paper = f"No figure of {PAPER} is at hand for it but that of the second claim."
     if skill is None:
         return _not_measured(title, paper, "no score is known of all completed runs")
-    ladders = [each for each in map(by_size, table.group(cells, *SIZE)) if len(each) > 1]
+    ladders = [each for each in map(by_size, table.group(cells, *SIZES)) if len(each) > 1]
     if not ladders:
         return _not_measured(
             title, paper, "it needs two completed runs that differ in the size of the network alone"

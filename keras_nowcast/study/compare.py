@@ -5,6 +5,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from keras_nowcast import config
 from keras_nowcast.study import table
 
 ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
@@ -42,7 +43,7 @@ T_975 = (
     2.042,
 )
 # What sets one size of network apart from another.
-SIZE = ("depth", "filters", "center_filters")
+SIZES = config.names_of(config.SIZE)
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,6 @@ FEWEST_CELLS = 3  # of a precision, to fit anything
 # The side of the blocks in which vector instructions handle channels: a convolution of 4 channels
 # takes nearly as long as one of 16. Choice: that of float32 in AVX-512.
 CHANNEL_BLOCK = 16
-# What decides the number of windows of an epoch.
-WINDOW_FIELDS = (
-    "data",
-    "window_stride",
-    "max_windows",
-    "max_missing",
-    "train_before",
-    "test_from",
-    "authors_split",
-)
 
 
 @dataclass(frozen=True)

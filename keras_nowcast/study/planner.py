@@ -20,7 +20,7 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 
-from keras_nowcast.config import RunConfig
+from keras_nowcast.config import EVENTS, FOLDER, WINDOWS, RunConfig, names_of
 from keras_nowcast.data.pipeline import steps_per_epoch
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.precision import choose_precision
@@ -30,7 +30,6 @@ from keras_nowcast.study.compare import ESTIMATE, model_name
 from keras_nowcast.study.laws import (
     FEWEST_CELLS,
     QUANTITIES,
-    WINDOW_FIELDS,
     Interval,
     Laws,
     Point,
@@ -155,7 +154,7 @@ class Planner:
         fields = {
             name: value
             for name, value in dataclasses.asdict(config).items()
-            if name not in ("run_dir", "resume")
+            if name not in names_of(FOLDER)
         }
         fields["precision"] = choose_precision(config.precision, ())[0]
         fields["center_filters"] = table.center_filters(fields)
@@ -275,7 +274,7 @@ class Planner:
 
     def _windows(self, fields):
         for cell in self.cells:
-            if all(cell.setting.get(name) == fields[name] for name in WINDOW_FIELDS):
+            if all(cell.setting.get(name) == fields[name] for name in names_of(EVENTS, WINDOWS)):
                 return cell.median("windows_per_epoch")
         return None
 

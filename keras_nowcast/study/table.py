@@ -9,12 +9,11 @@ import dataclasses
 import statistics
 from dataclasses import dataclass
 
-from keras_nowcast.config import RunConfig
+from keras_nowcast.config import FOLDER, SEED, WATCHING, RunConfig, names_of
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.sizes import default_center_filters
-from keras_nowcast.records import MAY_CHANGE_ON_RESUME
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 THRESHOLDS = (16, 74, 133)  # codes whose CSI every run validates
@@ -83,7 +82,7 @@ _COPIED = (
 
 # Fields of the configuration that do not decide what a run computes or costs. The seed does, by
 # chance: it tells the runs of one cell apart.
-_NOT_THE_SETTING = MAY_CHANGE_ON_RESUME - {"data", "epochs"} | {"seed"}
+_NOT_THE_SETTING = frozenset(names_of(FOLDER, WATCHING, SEED))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,23 +4,23 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import runpy
 from dataclasses import dataclass
+from pathlib import Path
 
-from keras_nowcast.config import RunConfig
+from keras_nowcast.config import EVENTS, FOLDER, SIZE, WATCHING, RunConfig, names_of
 from keras_nowcast.data import sevir, synthetic
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.precision import choose_precision
 from keras_nowcast.model.sizes import default_center_filters
-from keras_nowcast.records import MAY_CHANGE_ON_RESUME
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 DEFAULTS = {each.name: each.default for each in dataclasses.fields(RunConfig)}
-# Which events are used. A cell is known by the events themselves, however they were selected and
-# wherever they lie.
-SELECTION = frozenset({"data", "max_missing", "train_before", "test_from", "authors_split"})
+# A cell is known by the events themselves, however they were selected and wherever they are.
+SELECTION = frozenset(names_of(EVENTS))
 # What no result and no cost depends on: where files are and how a run is watched.
-NOT_OF_THE_CELL = SELECTION | MAY_CHANGE_ON_RESUME - {"epochs"}
+NOT_OF_THE_CELL = SELECTION | {*names_of(FOLDER, WATCHING)}
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,8 @@ class PlacedCell:
     @property
     def cost(self):
         """The counted Cost of its network."""
-        names = ("depth", "filters", "center_filters")
-        return count_unet(
-            self.cell.value("grid"), FRAMES_IN, FRAMES_OUT, *map(self.cell.value, names)
-        )
+        sizes = map(self.cell.value, names_of(SIZE))
+        return count_unet(self.cell.value("grid"), FRAMES_IN, FRAMES_OUT, *sizes)
 
     @property
     def training_flops(self):
@@ -141,6 +139,23 @@ class PlacedCell:
         """Returns the `model` part of its record.json."""
         batch, fp16 = (self.cell.value(name) for name in ("batch_per_replica", "fp16_allreduce"))
         return self.cost.record(self.policy, batch, fp16)
+
+
+def read_preset(folder, name):
+    """Returns the Cells of a preset, its list RUNS.
+
+    Args:
+      folder: Path of the folder of presets.
+      name: the name of one of them, or the path of another such .py file.
+
+    Raises:
+      InputError: there is no such preset.
+    """
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        names = ", ".join(sorted(each.stem for each in folder.glob("*.py")))
+        raise InputError(f"`--preset` must be one of {names}, or a .py file. Received: {name}.")
+    return runpy.run_path(str(path))["RUNS"]
 
 
 def place(cells, say=print):

@@ -19,9 +19,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_nowcast.config import RunConfig, as_arguments
+from keras_nowcast.config import MAY_CHANGE_ON_RESUME, RunConfig, as_arguments
 from keras_nowcast.errors import InputError
-from keras_nowcast.records import MAY_CHANGE_ON_RESUME, RunFolder
+from keras_nowcast.records import RunFolder
 
 LAUNCHERS = ("horovodrun", "mpirun")
 POLL_S = 0.2

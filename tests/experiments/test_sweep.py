@@ -192,7 +192,7 @@ def test_a_dry_run_tells_what_another_job_trains(sweep, tmp_path):
         (["--data", "absent"], "`--data` must be a folder"),
         (["--preset", "absent"], "`--preset` must be one of"),
         (["--timeout-minutes", "0"], "`--timeout-minutes` must be above 0"),
-        (["--run-dir", "here"], "`--run-dir` is no flag here"),
+        (["--run-dir", "here"], "`--run-dir` is not a flag of this script"),
         (["--run-cell", "0"], "`--run-cell` must be an index into"),
         (["--depth", "6"], "`--grid` must be a multiple of 64"),
     ],

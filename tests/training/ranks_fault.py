@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 STARTED = time.monotonic()
 
@@ -60,7 +59,7 @@ def main():
 
         callbacks.EpochRecorder.on_train_batch_end = on_train_batch_end
     del sys.argv[1:4]
-    trainer.train(parse_config(__doc__, Path(__file__).parent), STARTED)
+    trainer.train(parse_config(__doc__), STARTED)
 
 
 if __name__ == "__main__":

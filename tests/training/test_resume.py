@@ -40,7 +40,7 @@ def launch(ranks, *words):
 
 
 def train_here(*words):
-    config = parse_config("", ROOT / "experiments" / "presets", list(map(str, words)))
+    config = parse_config("", list(map(str, words)))
     train(config, time.monotonic())
 
 
