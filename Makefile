@@ -1,9 +1,10 @@
 # make install   create .venv with everything (EXTRA=gpu for NVIDIA GPUs, PYTHON=... for the Python)
 # make demo      run a small study: a sweep over sizes and precisions, then its table and figures
 # make test      run the tests
+# make docs      build the documentation site in build/site
 # make lint      check the style
 
-.PHONY: install demo test lint
+.PHONY: install demo test docs lint
 
 install:
 	@bash install/environment.sh
@@ -14,6 +15,15 @@ demo: install
 
 test: install
 	.venv/bin/python -m pytest
+
+docs: .venv/docs-done
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	@echo "The site is built: build/site/index.html"
+
+# What builds the site is installed when it is first needed, and again when its list changes.
+.venv/docs-done: setup.py install/constraints.txt | install
+	.venv/bin/python -m pip install --quiet -c install/constraints.txt -e '.[docs]'
+	@touch $@
 
 lint: install
 	.venv/bin/ruff check .

@@ -29,6 +29,12 @@ EXTRAS_REQUIRE = {
     "baselines": ["pysteps>=1.10"],  # an independent optical flow and verification to compare with
     "tensorboard": ["tensorboard>=2.18"],  # --tensorboard; TensorFlow no longer brings it along
     "dev": ["pytest>=8", "ruff>=0.6"],
+    # `make docs` installs these; no other command needs them.
+    "docs": [
+        "mkdocs>=1.6,<2",  # the site from docs/; 2.0 drops the plugins below
+        "mkdocs-material>=9.7",  # its theme, with a search that needs no server
+        "mkdocstrings[python]>=1.0",  # the API pages, from docstrings, without importing anything
+    ],
 }
 
 setup(
