@@ -45,13 +45,13 @@ def main():
         print_reaching(runs, arguments.reach)
         return
     planned = planner.Planner(runs)
-    forecasts = forecasts_of(planned, arguments)
-    print_forecasts(forecasts)
+    predictions = predictions_asked(planned, arguments)
+    print_predictions(predictions)
     for flag, (name, factor, _) in BUDGETS.items():
         most = getattr(arguments, flag)
         if most is not None:
-            print_largest(forecasts, name, most * factor)
-    print_total(forecasts)
+            print_largest(predictions, name, most * factor)
+    print_total(predictions)
     print_errors(planned)
 
 
@@ -93,8 +93,8 @@ def check(arguments):
                 raise InputError(f"`--{flag}` must be above 0. Received: {value}.")
 
 
-def forecasts_of(planned, arguments):
-    """Returns the Forecasts asked for; without any list the sizes next to those that were run."""
+def predictions_asked(planned, arguments):
+    """Returns the Predictions asked for; without any list the sizes next to those that were run."""
     lists = {
         argument: getattr(arguments, flag)
         for flag, (_, argument, _) in LISTS.items()
@@ -103,35 +103,35 @@ def forecasts_of(planned, arguments):
     same = {name: getattr(arguments, name) for name in SAME if getattr(arguments, name) is not None}
     if not lists and not same:
         return planned.next_sizes()
-    forecasts = [planned.forecast(*each) for each in planned.candidates(**lists, **same)]
-    if not forecasts:
+    predictions = [planned.predict(*each) for each in planned.candidates(**lists, **same)]
+    if not predictions:
         raise InputError(
             "`--depth` must suit the grid, which it halves that often. Received: "
             f"{' '.join(map(str, arguments.depth))}; give smaller depths, or another --grid."
         )
-    return forecasts
+    return predictions
 
 
-def print_forecasts(forecasts):
+def print_predictions(predictions):
     """One line a network, intervals in brackets."""
     from keras_nowcast.study.planner import text_row
     from keras_nowcast.text_table import aligned
 
-    rows = [text_row(each) for each in forecasts]
+    rows = [text_row(each) for each in predictions]
     header = list(rows[0])
     lines = [header, *([row[name] for name in header] for row in rows)]
     print(aligned(lines, left=len(header)))
-    for reason in dict.fromkeys(each for row in forecasts for each in row.reasons.values()):
+    for reason in dict.fromkeys(each for row in predictions for each in row.reasons.values()):
         print(f"not predicted: {reason}")
     print()
 
 
-def print_largest(forecasts, name, most):
+def print_largest(predictions, name, most):
     """The largest network within a budget: likely, and sure as far as the interval goes."""
     from keras_nowcast.study import planner
 
     words, unit, factor = planner.UNITS[name]
-    likely, sure = planner.largest_within(forecasts, name, most)
+    likely, sure = planner.largest_within(predictions, name, most)
     print(f"{planner.WORDS[name]}, at most {most * factor:g} {unit}:")
     if likely is None:
         print("  none of these networks is predicted to be within it")
@@ -144,11 +144,11 @@ def print_largest(forecasts, name, most):
     print()
 
 
-def described(forecast, name):
+def described(prediction, name):
     """Returns a network and what it takes, in a line."""
     from keras_nowcast.study import planner
 
-    row = planner.text_row(forecast)
+    row = planner.text_row(prediction)
     note = f"; {row['note']}" if row["note"] else ""
     return (
         f"{row['model']}, {row['precision']}, {row['processes']} process(es), "
@@ -156,18 +156,18 @@ def described(forecast, name):
     )
 
 
-def print_total(forecasts):
+def print_total(predictions):
     """How long all of them would take, one after the other."""
     from keras_nowcast.study import planner
 
-    whole, without = planner.total(forecasts, "wall_seconds")
+    whole, without = planner.total(predictions, "wall_seconds")
     if whole is None:
-        print(f"all {len(forecasts)} one after the other: not predicted")
+        print(f"all {len(predictions)} one after the other: not predicted")
         return
     missing = f", without {without} that could not be predicted" if without else ""
+    hours = whole.scaled(1 / 3600).text("hours")
     print(
-        f"all {len(forecasts)} one after the other{missing}: {whole.scaled(1 / 3600).text('hours')}"
-        ", without writing checkpoints"
+        f"all {len(predictions)} one after the other{missing}: {hours}, without writing checkpoints"
     )
 
 

@@ -48,12 +48,12 @@ def main():
     timeout_s = arguments.timeout_minutes and 60 * arguments.timeout_minutes
     sweep = Sweep(placed, folder, Options(launcher, timeout_s, arguments.retry, arguments.evaluate))
     if arguments.dry_run:
-        from keras_nowcast.sweep.estimate import outlook_table
+        from keras_nowcast.sweep.estimate import estimate_table
         from keras_nowcast.sweep.outcome import state_now
 
         states = [state_now(folder / cell.name) for cell in placed]
         measured = [folder, *arguments.measured]
-        print(outlook_table(placed, states, measured, arguments.gpu))
+        print(estimate_table(placed, states, measured, arguments.gpu))
     elif through_slurm:
         submit(sweep, arguments)
     elif one_of_a_list:

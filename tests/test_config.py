@@ -135,7 +135,8 @@ def test_every_preset_is_made_of_configs(path):
 def test_a_preset_of_many_runs_is_not_one_run(tmp_path):
     many = tmp_path / "many.py"
     many.write_text(
-        "from keras_nowcast.sweep.cells import grid_of\nRUNS = grid_of(filters=(4, 8))\n"
+        "from keras_nowcast.sweep.cells import all_combinations\n"
+        "RUNS = all_combinations(filters=(4, 8))\n"
     )
     with pytest.raises(InputError, match="`--preset` must have a single run here.*2; exp"):
         parse_config("x", ["--preset", str(many)], preset)

@@ -173,6 +173,15 @@ def test_all_that_is_public_has_a_docstring():
     assert not missing
 
 
+def test_no_two_public_classes_share_a_name():
+    holders = {}
+    for path in LIBRARY:
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                holders.setdefault(node.name, []).append(where(path, node.lineno))
+    assert {name: places for name, places in holders.items() if len(places) > 1} == {}
+
+
 def test_scaling_constants_live_once():
     """Other codes type them in six modules, and then they differ."""
     holders = {

@@ -11,14 +11,14 @@ timed by itself. Networks this small, trained this briefly, forecast little; wha
 how time, memory and skill move with size.
 """
 
-from keras_nowcast.sweep.cells import grid_of
+from keras_nowcast.sweep.cells import all_combinations
 
 COMMON = dict(grid=(64,), epochs=(10,), schedule=("cosine",), precision=("float32", "auto"))
 
 RUNS = [
-    *grid_of(**COMMON, depth=(2,), filters=(4, 8, 16)),
-    *grid_of(**COMMON, depth=(3,), filters=(4, 8)),
-    *grid_of(**COMMON, depth=(3,), filters=(16,), layer_times=(True,)),
-    *grid_of(**COMMON, depth=(3,), filters=(8,), seed=(1, 2)),
-    *grid_of(**COMMON, depth=(3,), filters=(16,), processes=(2,)),
+    *all_combinations(**COMMON, depth=(2,), filters=(4, 8, 16)),
+    *all_combinations(**COMMON, depth=(3,), filters=(4, 8)),
+    *all_combinations(**COMMON, depth=(3,), filters=(16,), layer_times=(True,)),
+    *all_combinations(**COMMON, depth=(3,), filters=(8,), seed=(1, 2)),
+    *all_combinations(**COMMON, depth=(3,), filters=(16,), processes=(2,)),
 ]

@@ -15,7 +15,7 @@ pairs of networks are here that come near its +1549 % parameters: four times the
 against 128 filters with 512 in the centre.
 """
 
-from keras_nowcast.sweep.cells import grid_of
+from keras_nowcast.sweep.cells import all_combinations
 
 COMMON = dict(
     precision=("float32", "mixed_float16"),
@@ -27,8 +27,10 @@ COMMON = dict(
 )
 
 RUNS = [
-    *grid_of(**COMMON, depth=(3, 4, 5), filters=(16, 32, 64), processes=(8,)),
-    *grid_of(**COMMON, depth=(4,), filters=(16, 128), center_filters=(512,), processes=(8,)),
-    *grid_of(**COMMON, depth=(4,), filters=(32,), seed=(1, 2), processes=(8,)),
-    *grid_of(**COMMON, depth=(4,), filters=(32,), processes=(1, 2, 4, 16, 32)),
+    *all_combinations(**COMMON, depth=(3, 4, 5), filters=(16, 32, 64), processes=(8,)),
+    *all_combinations(
+        **COMMON, depth=(4,), filters=(16, 128), center_filters=(512,), processes=(8,)
+    ),
+    *all_combinations(**COMMON, depth=(4,), filters=(32,), seed=(1, 2), processes=(8,)),
+    *all_combinations(**COMMON, depth=(4,), filters=(32,), processes=(1, 2, 4, 16, 32)),
 ]

@@ -14,18 +14,18 @@ processes, each layer of the largest is timed by itself, and depth 6 does not fi
 says so.
 """
 
-from keras_nowcast.sweep.cells import grid_of
+from keras_nowcast.sweep.cells import all_combinations
 
 COMMON = dict(
     grid=(96,), epochs=(20,), schedule=("cosine",), precision=("float32", "mixed_bfloat16")
 )
 
 RUNS = [
-    *grid_of(**COMMON, depth=(2, 3, 4), filters=(4, 8, 16)),
-    *grid_of(**COMMON, depth=(5,), filters=(4, 8)),
-    *grid_of(**COMMON, depth=(5,), filters=(16,), layer_times=(True,)),
-    *grid_of(**COMMON, depth=(2, 3), filters=(32,)),
-    *grid_of(**COMMON, depth=(3,), filters=(8,), seed=(1, 2)),
-    *grid_of(**COMMON, depth=(3,), filters=(16,), processes=(2,)),
-    *grid_of(**{**COMMON, "precision": ("float32",)}, depth=(6,), filters=(4,)),
+    *all_combinations(**COMMON, depth=(2, 3, 4), filters=(4, 8, 16)),
+    *all_combinations(**COMMON, depth=(5,), filters=(4, 8)),
+    *all_combinations(**COMMON, depth=(5,), filters=(16,), layer_times=(True,)),
+    *all_combinations(**COMMON, depth=(2, 3), filters=(32,)),
+    *all_combinations(**COMMON, depth=(3,), filters=(8,), seed=(1, 2)),
+    *all_combinations(**COMMON, depth=(3,), filters=(16,), processes=(2,)),
+    *all_combinations(**{**COMMON, "precision": ("float32",)}, depth=(6,), filters=(4,)),
 ]

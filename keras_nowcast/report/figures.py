@@ -194,7 +194,7 @@ def mixed_speedup(runs):
                     (
                         point_style(mixed.setting),
                         (mixed.median("trainable_parameters"),) * 3,
-                        (ratio.median, ratio.least, ratio.most),
+                        (ratio.median, ratio.minimum, ratio.maximum),
                     )
                     for mixed, ratio in ratios
                     if ratio
@@ -349,7 +349,7 @@ def scaling(runs):
                 "alpha": 0.8,
             }
             times = [1, *(each for each, _ in points)]
-            speeds = [(1, 1, 1), *((s.median, s.least, s.most) for _, s in points)]
+            speeds = [(1, 1, 1), *((s.median, s.minimum, s.maximum) for _, s in points)]
             _line_with_bars(left, times, speeds, **look)
             shares = [
                 tuple(end / n for end in speed) for n, speed in zip(times, speeds, strict=True)

@@ -340,7 +340,7 @@ def _scaling_row(few, many):
     times = many.setting["world_size"] / few.setting["world_size"]
     speed = throughput_ratio(few, many)
     efficiency = speed and Spread(
-        speed.median / times, speed.least / times, speed.most / times, speed.count
+        speed.median / times, speed.minimum / times, speed.maximum / times, speed.count
     )
     return {
         "model": model_name(many.setting),
@@ -443,7 +443,7 @@ def _over_cells(of_cells, form):
     middle = format(of_cells.median, form)
     if of_cells.count == 1:
         return middle
-    return f"{middle} ({of_cells.least:{form}} to {of_cells.most:{form}})"
+    return f"{middle} ({of_cells.minimum:{form}} to {of_cells.maximum:{form}})"
 
 
 def _not_measured(title, paper, why):

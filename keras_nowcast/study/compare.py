@@ -51,8 +51,8 @@ class Spread:
     """A number measured several times: its median, least and most, and how often."""
 
     median: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
     count: int
 
     def text(self, form, unit=""):
@@ -60,7 +60,9 @@ class Spread:
         middle = f"{self.median:{form}}{unit}"
         if self.count == 1:
             return middle
-        return f"{middle} ({self.least:{form}} to {self.most:{form}}{unit}, {self.count} times)"
+        return (
+            f"{middle} ({self.minimum:{form}} to {self.maximum:{form}}{unit}, {self.count} times)"
+        )
 
 
 def spread(values):
@@ -91,7 +93,7 @@ def quality_ratio(first, second):
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostMeasure:
     """What cells are compared by: energy where all measured it by one kind of sensor, else time.
 
     Attributes:
@@ -112,7 +114,7 @@ class Cost:
 
 
 def cost_of_cells(cells):
-    """Returns the Cost by which all these cells can be compared, None where there is none."""
+    """Returns the CostMeasure by which all these cells can be compared, or None."""
     sources = {
         run.row["energy_source"]
         for cell in cells
@@ -121,9 +123,9 @@ def cost_of_cells(cells):
     }
     if len(sources) == 1 and all(cell.values("joules_per_epoch") for cell in cells):
         estimate = any(is_estimate(cell) for cell in cells)
-        return Cost("joules_per_epoch", "energy", "J per epoch", estimate)
+        return CostMeasure("joules_per_epoch", "energy", "J per epoch", estimate)
     if all(cell.median("seconds_per_epoch") is not None for cell in cells):
-        return Cost("seconds_per_epoch", "training time", "s per epoch")
+        return CostMeasure("seconds_per_epoch", "training time", "s per epoch")
     return None
 
 

@@ -55,7 +55,7 @@ _MACHINE = ("cpu", "cores", "gpus", "hosts")
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Prediction:
     """What a cell would take; None where it cannot be said, and why in `reasons`.
 
     Attributes:
@@ -82,7 +82,7 @@ class Forecast:
 
 
 def predict(cells, runs):
-    """Returns a Forecast for each cell, from what `records.read_runs` gives.
+    """Returns a Prediction for each cell, from what `records.read_runs` gives.
 
     Args:
       cells: iterable of (config, processes, windows_per_epoch): a RunConfig, the number of
@@ -90,20 +90,20 @@ def predict(cells, runs):
       runs: list of (RunFolder, record); may be empty.
     """
     planner = Planner(table.read(runs))
-    return [planner.forecast(*cell) for cell in cells]
+    return [planner.predict(*cell) for cell in cells]
 
 
-def total(forecasts, name):
-    """Returns (Interval, number without): the sum of one quantity over Forecasts.
+def total(predictions, name):
+    """Returns (Interval, number without): the sum of one quantity over Predictions.
 
-    The ends are the sums of the ends, as if all predictions erred together. None where no forecast
+    The ends are the sums of the ends, as if all predictions erred together. None if no prediction
     has the quantity.
     """
-    known = [getattr(each, name) for each in forecasts if getattr(each, name) is not None]
+    known = [getattr(each, name) for each in predictions if getattr(each, name) is not None]
     if not known:
-        return None, len(forecasts)
+        return None, len(predictions)
     ends = (sum(getattr(each, end) for each in known) for end in ("value", "low", "high"))
-    return Interval(*ends, min(each.share for each in known)), len(forecasts) - len(known)
+    return Interval(*ends, min(each.share for each in known)), len(predictions) - len(known)
 
 
 class Planner:
@@ -149,8 +149,8 @@ class Planner:
             cells = _measured_by(cells, self.energy_source)
         return [point for cell in cells if (point := _point(cell, quantity)) is not None]
 
-    def forecast(self, config, processes, windows=None):
-        """Returns the Forecast of a cell; arguments as in `predict`."""
+    def predict(self, config, processes, windows=None):
+        """Returns the Prediction of a cell; arguments as in `predict`."""
         fields = {
             name: value
             for name, value in dataclasses.asdict(config).items()
@@ -160,10 +160,10 @@ class Planner:
         fields["center_filters"] = table.center_filters(fields)
         cost = table.count_config(fields)
         fields["world_size"] = processes
-        forecast = {"setting": fields, "parameters": cost.trainable_parameters}
+        prediction = {"setting": fields, "parameters": cost.trainable_parameters}
         if not self.cells:
             reasons = dict.fromkeys(QUANTITIES, "there is no completed run to go by")
-            return Forecast(**forecast, reasons=reasons)
+            return Prediction(**prediction, reasons=reasons)
         windows = windows or self._windows(fields)
         values, reasons, outside = {}, {}, False
         for quantity in QUANTITIES:
@@ -188,8 +188,8 @@ class Planner:
             for point in self._points["joules"]
             for run in point.cell.runs
         )
-        return Forecast(
-            **forecast, **values, reasons=reasons, is_estimate=estimate, is_extrapolated=outside
+        return Prediction(
+            **prediction, **values, reasons=reasons, is_estimate=estimate, is_extrapolated=outside
         )
 
     def why_no_errors(self, quantity):
@@ -239,7 +239,7 @@ class Planner:
         ]
 
     def next_sizes(self, most=12):
-        """Returns Forecasts of sizes that were not run, between and just beyond those that were."""
+        """Returns Predictions of sizes between and just beyond those that were run."""
         if not self.cells:
             return []
         depths, filters = self._measured_values("depth"), self._measured_values("filters")
@@ -256,7 +256,7 @@ class Planner:
             for cell in self.cells
         }
         new = [
-            self.forecast(config, count)
+            self.predict(config, count)
             for config, count in self.candidates(depths + deeper, filters + wider)
             if (config.depth, config.filters, config.precision, base["world_size"]) not in same
         ]
@@ -313,7 +313,7 @@ def _new_point(setting, cost, windows, quantity):
 def _measured_by(cells, source):
     """Returns the cells with those of their runs alone whose energy is by one kind of sensor."""
     mine = [
-        table.Cell(cell.setting, [r for r in cell.runs if r.row["energy_source"] == source])
+        table.MeasuredCell(cell.setting, [r for r in cell.runs if r.row["energy_source"] == source])
         for cell in cells
     ]
     return [cell for cell in mine if cell.runs]
@@ -353,39 +353,39 @@ def _machine(cell):
     return tuple((name, cell.setting[name]) for name in _MACHINE)
 
 
-def text_row(forecast):
-    """Returns a Forecast as a dict of text, a line of a table."""
-    setting = forecast.setting
+def text_row(prediction):
+    """Returns a Prediction as a dict of text, a line of a table."""
+    setting = prediction.setting
     row = {
         "model": model_name(setting),
         "precision": setting["precision"],
         "processes": str(setting["world_size"]),
-        "parameters": f"{forecast.parameters:,}",
+        "parameters": f"{prediction.parameters:,}",
     }
     for name, (words, unit, factor) in UNITS.items():
-        interval = getattr(forecast, name)
+        interval = getattr(prediction, name)
         row[words] = interval.scaled(factor).text(unit) if interval else "not predicted"
-        if name == "joules" and interval and forecast.is_estimate:
+        if name == "joules" and interval and prediction.is_estimate:
             row[words] += ESTIMATE
-    row["note"] = "beyond what was measured" if forecast.is_extrapolated else ""
+    row["note"] = "beyond what was measured" if prediction.is_extrapolated else ""
     return row
 
 
 # ---- answers -------------------------------------------------------------------------------------
 
 
-def largest_within(forecasts, name, most):
-    """Returns (likely, sure): the Forecasts of most parameters within a budget, or None.
+def largest_within(predictions, name, most):
+    """Returns (likely, sure): the Predictions of most parameters within a budget, or None.
 
     Args:
-      forecasts: Forecasts.
+      predictions: Predictions.
       name: of the quantity the budget is of.
       most: the budget, in its unit.
 
     Returns:
       The largest whose prediction is within, and the largest whose whole interval is.
     """
-    known = [each for each in forecasts if getattr(each, name) is not None]
+    known = [each for each in predictions if getattr(each, name) is not None]
 
     def largest(end):
         fitting = [each for each in known if getattr(getattr(each, name), end) <= most]

@@ -11,7 +11,7 @@ from keras_nowcast.study import table
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuSpec:
     """A GPU by its maker's datasheet.
 
     Attributes:
@@ -39,7 +39,7 @@ class Gpu:
 def _gpu(product, float32, half, gigabytes, watts, halves=("float16", "bfloat16")):
     rates = {"float32": float32 * 1e12, **dict.fromkeys(halves, half * 1e12)}
     roofs = {"compute_flops_per_second": rates, "memory_bytes_per_second": gigabytes * 1e9}
-    return Gpu(product, roofs, watts)
+    return GpuSpec(product, roofs, watts)
 
 
 # Source: NVIDIA's datasheets. float32 on A100 and H100 is TF32, which TensorFlow computes in there.
@@ -50,7 +50,7 @@ GPUS = {
 }
 
 
-def least_step_seconds(cost, policy, windows, roofs):
+def lower_bound_step_seconds(cost, policy, windows, roofs):
     """Returns the least a training step of one process can take.
 
     The allreduce, the input and the start of each operation are not in it.
@@ -59,7 +59,7 @@ def least_step_seconds(cost, policy, windows, roofs):
       cost: the Cost of the network.
       policy: a precision policy.
       windows: in the step; may be a fraction, the mean over an epoch's steps.
-      roofs: dict as in Gpu.
+      roofs: dict as in GpuSpec.
 
     Returns:
       Seconds; None where the roofs lack the policy's dtype.
@@ -78,7 +78,7 @@ def least_step_seconds(cost, policy, windows, roofs):
     return windows * layers + cost.optimizer_bytes_moved / moved
 
 
-def times_the_least(runs):
+def ratios_to_lower_bound(runs):
     """Returns how many times the least of its own machine's roofs a step of each run took.
 
     Args:
@@ -93,7 +93,7 @@ def times_the_least(runs):
             continue
         windows = row["samples_per_second"] * row["seconds_per_step"]
         cost = table.count_config(run.setting)
-        least = least_step_seconds(cost, row["precision"], windows, run.roofs)
+        least = lower_bound_step_seconds(cost, row["precision"], windows, run.roofs)
         if least:
             found.append(row["seconds_per_step"] / least)
     return found

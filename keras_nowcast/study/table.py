@@ -86,7 +86,7 @@ _NOT_THE_SETTING = frozenset(names_of(FOLDER, WATCHING, SEED))
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class MeasuredRun:
     """A run as the study sees it.
 
     Attributes:
@@ -122,12 +122,12 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class MeasuredCell:
     """The completed runs of one setting, which differ in their seeds.
 
     Attributes:
-      setting: as in Run.
-      runs: list of Run, at least one.
+      setting: as in MeasuredRun.
+      runs: list of MeasuredRun, at least one.
     """
 
     setting: dict
@@ -171,7 +171,7 @@ class Skill:
 
 
 def read(runs):
-    """Returns a Run for each of what `records.read_runs` gives."""
+    """Returns a MeasuredRun for each of what `records.read_runs` gives."""
     return [_run(folder, record) for folder, record in runs]
 
 
@@ -184,7 +184,7 @@ def cells(runs):
     for run in sorted(runs, key=order):
         if run.is_completed and not run.changed_processes:
             found.setdefault(_key(run.setting), []).append(run)
-    return [Cell(members[0].setting, members) for members in found.values()]
+    return [MeasuredCell(members[0].setting, members) for members in found.values()]
 
 
 def order(run):
@@ -305,7 +305,7 @@ def _run(folder, record):
     changed = len({each["world_size"] for each in starts}) > 1
     setting = _setting(row, parts)
     roofs = record.get("roofs")  # runs of an earlier version have none
-    return Run(folder, row, parts["config"], setting, epochs, devices, roofs, changed)
+    return MeasuredRun(folder, row, parts["config"], setting, epochs, devices, roofs, changed)
 
 
 _RENAMED = {("energy", "source"), ("energy", "joules")}

@@ -62,7 +62,7 @@ class Cell:
         return self.settings.get(name, DEFAULTS[name])
 
 
-def grid_of(processes=(1,), **values):
+def all_combinations(processes=(1,), **values):
     """Returns the cells of a grid, for a preset.
 
     Args:

@@ -9,7 +9,7 @@ from keras_nowcast.study import table
 from keras_nowcast.study.compare import spread
 from keras_nowcast.study.laws import FEWEST_CELLS, fit_rates, step_terms
 from keras_nowcast.study.planner import predict, total
-from keras_nowcast.study.roofline import GPUS, least_step_seconds, times_the_least
+from keras_nowcast.study.roofline import GPUS, lower_bound_step_seconds, ratios_to_lower_bound
 from keras_nowcast.sweep import outcome
 from keras_nowcast.text_table import aligned
 
@@ -36,7 +36,7 @@ def runs_below(folders):
 
 
 def predictions(cells, runs):
-    """Returns what the planner says of cells that can run, a Forecast each, from runs."""
+    """Returns what the planner says of cells that can run, a Prediction each, from runs."""
     asked = [(cell.cell.config, cell.cell.processes, cell.windows[0]) for cell in cells]
     return predict(asked, runs)
 
@@ -127,7 +127,7 @@ HEADER = (
 )
 
 
-def outlook_table(cells, states, folders, gpu=None):
+def estimate_table(cells, states, folders, gpu=None):
     """Returns what each cell is and will take, as lines of text.
 
     Parameters, FLOPs and the tensors of a step are counted; time, peak memory and energy are the
@@ -143,27 +143,27 @@ def outlook_table(cells, states, folders, gpu=None):
     """
     runs = runs_below(folders)
     known = [cell for cell in cells if not cell.refusal]
-    forecasts = dict(zip((cell.name for cell in known), predictions(known, runs), strict=True))
+    predicted = dict(zip((cell.name for cell in known), predictions(known, runs), strict=True))
     rows = [(*HEADER, f"least on {gpu}") if gpu else HEADER]
     for cell, state in zip(cells, states, strict=True):
         if cell.refusal:
             rows.append((cell.name, f"unfittable: {cell.refusal}"))
         else:
-            row = _row(cell, state, forecasts[cell.name])
-            least_s = least_seconds(cell, gpu) if gpu else None
-            shown = NOT_KNOWN if least_s is None else duration(least_s)
+            row = _row(cell, state, predicted[cell.name])
+            lower_bound_s = lower_bound_seconds(cell, gpu) if gpu else None
+            shown = NOT_KNOWN if lower_bound_s is None else duration(lower_bound_s)
             rows.append((*row, shown) if gpu else row)
     left = [
         cell
         for cell, state in zip(cells, states, strict=True)
         if not cell.refusal and state in (outcome.NEW, outcome.INTERRUPTED, outcome.RUNNING)
     ]
-    waiting = [forecasts[cell.name] for cell in left]
+    waiting = [predicted[cell.name] for cell in left]
     of_gpu = _of_gpu(left, gpu, runs) if gpu else []
     return "\n".join([aligned(rows, left=2), *_totals(waiting), *_reasons(waiting), *of_gpu])
 
 
-def least_seconds(cell, gpu):
+def lower_bound_seconds(cell, gpu):
     """Returns the least that the training of a PlacedCell takes on GPUs, or None.
 
     Without set-up, input, allreduce and validation; None where the GPU's roofs do not tell it.
@@ -171,26 +171,26 @@ def least_seconds(cell, gpu):
     windows, processes = cell.windows[0], cell.cell.processes
     steps = steps_per_epoch(windows, processes, cell.cell.value("batch_per_replica"))
     each = windows / steps / processes
-    step_s = least_step_seconds(cell.cost, cell.policy, each, GPUS[gpu].roofs)
+    step_s = lower_bound_step_seconds(cell.cost, cell.policy, each, GPUS[gpu].roofs)
     return step_s and cell.cell.value("epochs") * steps * step_s
 
 
 def _of_gpu(left, gpu, runs):
     """Returns lines on what cells would take on a GPU that nobody has measured."""
     known = [
-        (cell.cell.processes, least_s)
+        (cell.cell.processes, lower_bound_s)
         for cell in left
-        if (least_s := least_seconds(cell, gpu)) is not None
+        if (lower_bound_s := lower_bound_seconds(cell, gpu)) is not None
     ]
     if not known:
         return []
-    hours = sum(processes * least_s for processes, least_s in known) / 3600
+    hours = sum(processes * lower_bound_s for processes, lower_bound_s in known) / 3600
     lines = [
         f"by the roofs of {GPUS[gpu].text()}: training of {len(known)} of {len(left)} cells takes "
-        f"at least {duration(sum(least_s for _, least_s in known))} by the clock, one after "
+        f"at least {duration(sum(each for _, each in known))} by the clock, one after "
         f"another, and {hours:,.3g} GPU-hours, without set-up, input, allreduce and validation"
     ]
-    times = spread(times_the_least(table.read(runs)))
+    times = spread(ratios_to_lower_bound(table.read(runs)))
     if times is None:
         return [
             *lines,
@@ -199,7 +199,7 @@ def _of_gpu(left, gpu, runs):
         ]
 
     def scaled(factor):
-        ends = (times.median, times.least, times.most)
+        ends = (times.median, times.minimum, times.maximum)
         middle, low, high = (f"{each * factor:,.3g}" for each in ends)
         return middle if times.count == 1 else f"{middle} ({low} to {high})"
 
@@ -213,16 +213,16 @@ def _of_gpu(left, gpu, runs):
     ]
 
 
-def _row(cell, state, forecast):
+def _row(cell, state, prediction):
     return (
         cell.name,
         state,
         f"{cell.cost.parameters:,}",
         f"{cell.training_flops / 1e12:,.2f}",
         f"{cell.tensor_bytes / MIB:,.0f}",
-        _interval(forecast.wall_seconds, duration),
-        _interval(forecast.memory_bytes, lambda value: f"{value / MIB:,.0f}"),
-        _interval(forecast.joules, lambda value: f"{value:,.3g}"),
+        _interval(prediction.wall_seconds, duration),
+        _interval(prediction.memory_bytes, lambda value: f"{value / MIB:,.0f}"),
+        _interval(prediction.joules, lambda value: f"{value:,.3g}"),
     )
 
 

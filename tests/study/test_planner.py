@@ -176,7 +176,7 @@ def test_joules_are_of_one_kind_of_sensor(tmp_path):
     assert planned.energy_note == (
         "Energy is as nvml_counter tells it; 4 runs of other sensors left out."
     )
-    found = planned.forecast(config(depth=5, filters=16), 1)
+    found = planned.predict(config(depth=5, filters=16), 1)
     assert found.joules.value == pytest.approx(WATTS * 4 * seconds_of(5, 16, "float32"), rel=1e-6)
     assert not found.is_estimate
 
@@ -268,24 +268,24 @@ def test_errors():
     assert (factor, share) == (pytest.approx(1.1), 0.75)
 
 
-def forecasts():
+def predictions():
     def interval(value):
         return laws.Interval(value, value / 2, value * 2, 0.9)
 
     return [
-        planner.Forecast({}, parameters, seconds=interval(seconds))
+        planner.Prediction({}, parameters, seconds=interval(seconds))
         for parameters, seconds in ((10, 1.0), (30, 3.0), (20, 9.0))
-    ] + [planner.Forecast({}, 99, reasons={"seconds": "unknown"})]
+    ] + [planner.Prediction({}, 99, reasons={"seconds": "unknown"})]
 
 
 def test_the_largest_within_a_budget():
-    likely, sure = planner.largest_within(forecasts(), "seconds", 4)
+    likely, sure = planner.largest_within(predictions(), "seconds", 4)
     assert (likely.parameters, sure.parameters) == (30, 10)
-    assert planner.largest_within(forecasts(), "seconds", 0.1) == (None, None)
+    assert planner.largest_within(predictions(), "seconds", 0.1) == (None, None)
 
 
 def test_a_total_says_what_it_lacks():
-    whole, without = planner.total(forecasts(), "seconds")
+    whole, without = planner.total(predictions(), "seconds")
     assert (whole.value, whole.low, whole.high, without) == (13, 6.5, 26, 1)
 
 

@@ -6,9 +6,9 @@ import study_runs
 from keras_nowcast import records
 from keras_nowcast.model.cost import Cost, LayerCost, count_unet
 from keras_nowcast.study import table
-from keras_nowcast.study.roofline import GPUS, least_step_seconds, times_the_least
+from keras_nowcast.study.roofline import GPUS, lower_bound_step_seconds, ratios_to_lower_bound
 from keras_nowcast.sweep.cells import Cell, PlacedCell
-from keras_nowcast.sweep.estimate import least_seconds, outlook_table
+from keras_nowcast.sweep.estimate import estimate_table, lower_bound_seconds
 
 ROOFS = {
     "compute_flops_per_second": {"float32": 1e9, "bfloat16": 4e9},
@@ -33,11 +33,11 @@ def test_a_layer_takes_what_its_slower_roof_allows():
     by_computing = {**ROOFS, "memory_bytes_per_second": 1e12}
     pooled = 8 * (48 + 12)
     update = 28 * 57
-    assert least_step_seconds(Cost((convolution, pooling)), "float32", 2, ROOFS) == pytest.approx(
-        (2 * moved + 2 * pooled + update) / 1e8
-    )
+    assert lower_bound_step_seconds(
+        Cost((convolution, pooling)), "float32", 2, ROOFS
+    ) == pytest.approx((2 * moved + 2 * pooled + update) / 1e8)
     forward_and_backward = 2 * flops / 1e9 + 2 * pooling.training_flops / 1e9
-    assert least_step_seconds(
+    assert lower_bound_step_seconds(
         Cost((convolution, pooling)), "float32", 2, by_computing
     ) == pytest.approx(forward_and_backward + update / 1e12)
 
@@ -48,28 +48,28 @@ def test_half_precision_has_roofs_of_its_own_and_float32_layers_keep_theirs():
     fast = {**ROOFS, "memory_bytes_per_second": 1e30}
 
     def seconds(layer):
-        return least_step_seconds(Cost((layer,)), "mixed_bfloat16", 1, fast)
+        return lower_bound_step_seconds(Cost((layer,)), "mixed_bfloat16", 1, fast)
 
     assert seconds(whole) == pytest.approx(4 * seconds(half))
-    assert least_step_seconds(Cost((half,)), "mixed_float16", 1, fast) is None
-    assert least_step_seconds(Cost((half,)), "mixed_bfloat16", 1, GPUS["V100"].roofs) is None
+    assert lower_bound_step_seconds(Cost((half,)), "mixed_float16", 1, fast) is None
+    assert lower_bound_step_seconds(Cost((half,)), "mixed_bfloat16", 1, GPUS["V100"].roofs) is None
 
 
-def write_three_times_the_least(folder, name, **config):
+def write_three_times_the_lower_bound(folder, name, **config):
     """A run whose steps take three times the least: 10 steps of 4 windows an epoch."""
     cost = count_unet(96, 13, 12, config.get("depth", 4), config.get("filters", 16))
-    least = least_step_seconds(cost, config.get("precision", "float32"), 4, ROOFS)
+    least = lower_bound_step_seconds(cost, config.get("precision", "float32"), 4, ROOFS)
     study_runs.write_run(folder / name, seconds=3 * 10 * least, roofs=ROOFS, **config)
 
 
 def test_how_far_above_their_roofs_runs_were(tmp_path):
-    write_three_times_the_least(tmp_path, "a")
-    write_three_times_the_least(tmp_path, "b", filters=4, precision="mixed_bfloat16")
-    write_three_times_the_least(tmp_path, "several", world_size=2)
-    write_three_times_the_least(tmp_path, "failed", status="failed", reason="no memory")
+    write_three_times_the_lower_bound(tmp_path, "a")
+    write_three_times_the_lower_bound(tmp_path, "b", filters=4, precision="mixed_bfloat16")
+    write_three_times_the_lower_bound(tmp_path, "several", world_size=2)
+    write_three_times_the_lower_bound(tmp_path, "failed", status="failed", reason="no memory")
     study_runs.write_run(tmp_path / "no-roofs")
     runs = table.read(records.read_runs([tmp_path]))
-    assert times_the_least(runs) == pytest.approx([3, 3])
+    assert ratios_to_lower_bound(runs) == pytest.approx([3, 3])
 
 
 def cell(processes=1, **settings):
@@ -80,24 +80,26 @@ def cell(processes=1, **settings):
 def test_the_least_of_a_cell_is_that_of_its_steps():
     """39 windows in batches of 4: 10 steps of one process, 5 of two, 3.9 windows each."""
     cost = count_unet(96, 13, 12, 3, 16)
-    step_s = least_step_seconds(cost, "float32", 3.9, GPUS["V100"].roofs)
-    assert least_seconds(cell(batch_per_replica=4), "V100") == pytest.approx(5 * 10 * step_s)
-    assert least_seconds(cell(2, batch_per_replica=4), "V100") == pytest.approx(5 * 5 * step_s)
-    assert least_seconds(cell(precision="mixed_bfloat16"), "V100") is None
+    step_s = lower_bound_step_seconds(cost, "float32", 3.9, GPUS["V100"].roofs)
+    assert lower_bound_seconds(cell(batch_per_replica=4), "V100") == pytest.approx(5 * 10 * step_s)
+    assert lower_bound_seconds(cell(2, batch_per_replica=4), "V100") == pytest.approx(
+        5 * 5 * step_s
+    )
+    assert lower_bound_seconds(cell(precision="mixed_bfloat16"), "V100") is None
 
 
 def test_the_estimate_is_marked_and_is_the_least_times_what_was_measured(tmp_path):
     cells, states = [cell(2, filters=64, epochs=10**6)], ["new"]
-    lines = outlook_table(cells, states, [tmp_path / "none"], "A100").splitlines()
+    lines = estimate_table(cells, states, [tmp_path / "none"], "A100").splitlines()
     assert lines[0].endswith("least on A100")
     assert lines[-1].startswith("how far above them real steps are is not known")
     assert "A100 SXM 80 GB: 156 TFLOP/s float32, 312 TFLOP/s float16" in lines[-2]
-    gpu_hours = 2 * least_seconds(cells[0], "A100") / 3600
+    gpu_hours = 2 * lower_bound_seconds(cells[0], "A100") / 3600
     assert f"{gpu_hours:.3g} GPU-hours" in lines[-2]
 
-    write_three_times_the_least(tmp_path, "a")
-    line = outlook_table(cells, states, [tmp_path], "A100").splitlines()[-1]
+    write_three_times_the_lower_bound(tmp_path, "a")
+    line = estimate_table(cells, states, [tmp_path], "A100").splitlines()[-1]
     assert line.startswith("an estimate, no measurement: steps of 1 measured run took 3 times ")
     assert f"{3 * gpu_hours:.3g} GPU-hours and, at no more than 400 W" in line
     assert f"{3 * gpu_hours * 0.4:.3g} kWh" in line
-    assert "least on" not in outlook_table(cells, states, [tmp_path])
+    assert "least on" not in estimate_table(cells, states, [tmp_path])

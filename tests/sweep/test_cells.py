@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.sweep.cells import Cell, grid_of, place, span
+from keras_nowcast.sweep.cells import Cell, all_combinations, place, span
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def placed(root):
 
 
 def test_a_grid_is_every_combination():
-    cells = grid_of(depth=(3, 4), filters=(8, 16, 32), processes=(1, 2))
+    cells = all_combinations(depth=(3, 4), filters=(8, 16, 32), processes=(1, 2))
     found = {(cell.value("depth"), cell.value("filters"), cell.processes) for cell in cells}
     assert found == {(d, f, n) for d in (3, 4) for f in (8, 16, 32) for n in (1, 2)}
     assert len(cells) == 12

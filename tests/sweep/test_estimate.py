@@ -8,7 +8,7 @@ import pytest
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.study.laws import step_terms
 from keras_nowcast.sweep.cells import Cell, PlacedCell
-from keras_nowcast.sweep.estimate import duration, measured_seconds, outlook_table, seconds_left
+from keras_nowcast.sweep.estimate import duration, estimate_table, measured_seconds, seconds_left
 
 
 def cell(name, refusal=None, processes=1, **settings):
@@ -103,7 +103,7 @@ def test_what_compiles_is_set_up(tmp_path):
 
 def test_the_table_predicts_nothing_from_nothing(tmp_path):
     cells = [cell("fits"), cell("does-not", refusal="`--grid` must be a multiple", depth=6)]
-    lines = outlook_table(cells, ["new", "new"], [tmp_path / "absent"]).splitlines()
+    lines = estimate_table(cells, ["new", "new"], [tmp_path / "absent"]).splitlines()
     assert lines[0].split()[:3] == ["cell", "state", "parameters"]
     assert "258,188" in lines[1] and lines[1].count("not known yet") == 3
     assert lines[2].split(maxsplit=1) == ["does-not", "unfittable: `--grid` must be a multiple"]
