@@ -11,7 +11,7 @@ import time
 import numpy as np
 from result_files import write_results
 
-from keras_nowcast.data import sevir
+from keras_nowcast.data import catalog, sevir
 from keras_nowcast.verification import baselines, evaluate, scores
 from keras_nowcast.vil import FRAME_MINUTES, FRAMES_OUT, MISSING
 
@@ -59,7 +59,7 @@ def main():
     parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
     parser.add_argument("--grid", type=int, default=128)
     args = parser.parse_args()
-    events = sevir.read_catalogue(args.data)
+    events = catalog.read_catalog(args.data)
     ours = {"leads": FRAMES_OUT, "missing": MISSING}
     methods = {
         "persistence": functools.partial(baselines.persistence, **ours),

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 from result_files import write_results
 
-from keras_nowcast.data import sevir, synthetic
+from keras_nowcast.data import catalog, sevir, synthetic
 from keras_nowcast.data.pipeline import WindowPipeline
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
@@ -116,7 +116,7 @@ def rounds(methods, count):
 
 def measure(storage, root, threads, count, grid):
     """Returns the rows of one data set."""
-    events = sevir.read_catalogue(root)
+    events = catalog.read_catalog(root)
     check(events)
     windows = sum(len(sevir.window_starts(event.frames)) for event in events)
     bytes_ = windows * FRAMES * events[0].size ** 2
@@ -170,7 +170,7 @@ def main():
         for storage in ("gzip", "contiguous"):
             place = root if storage == "gzip" else Path(folder) / "contiguous"
             rows += measure(storage, place, args.threads, args.rounds, args.grid)
-    events = sevir.read_catalogue(root) if args.data else range(args.events)
+    events = catalog.read_catalog(root) if args.data else range(args.events)
     write_results(
         f"input_{args.data.name if args.data else 'synthetic'}",
         rows,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from result_files import write_results
 
-from keras_nowcast.data import packed, sevir, synthetic
+from keras_nowcast.data import catalog, packed, synthetic
 from keras_nowcast.data.pipeline import WindowPipeline
 
 
@@ -30,7 +30,7 @@ def pipelines(roots, grid, threads):
     """Returns {name: WindowPipeline} that give the same batches of a grid."""
     return {
         name: WindowPipeline(
-            sevir.read_catalogue(root),
+            catalog.read_catalog(root),
             grid=grid,
             batch_per_replica=4,
             threads=threads,
@@ -89,7 +89,7 @@ def main():
         root = args.data or synthetic.write_synthetic(Path(folder) / "gzip", args.events)
         full, coarse = Path(folder) / "full", Path(folder) / "coarse"
         seconds = pack(root, full, None), pack(root, coarse, args.grid)
-        events = sevir.read_catalogue(root)
+        events = catalog.read_catalog(root)
         size = events[0].size
         roots = {"gzip": root, f"packed, {size}": full}
         rows = measure(roots, size, args.threads, args.rounds)

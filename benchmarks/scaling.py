@@ -220,7 +220,7 @@ class Phases:
         import numpy as np
         import tensorflow as tf
 
-        from keras_nowcast.data import sevir
+        from keras_nowcast.data import catalog
         from keras_nowcast.data.pipeline import WindowPipeline
         from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
@@ -233,7 +233,7 @@ class Phases:
         frames = rng.integers(0, MISSING, shape, "uint8")
         x, y = (tf.constant(part) for part in np.split(frames, [FRAMES_IN], axis=-1))
         share = batch // world.size
-        events = sevir.read_catalogue(arguments.data, say=str)
+        events = catalog.read_catalog(arguments.data, say=str)
         pipeline = WindowPipeline(
             events,
             grid=arguments.grid,

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from result_files import write_results
 
-from keras_nowcast.data import sevir
+from keras_nowcast.data import catalog, sevir
 from keras_nowcast.verification import baselines, evaluate, scores
 from keras_nowcast.vil import FRAMES_OUT, MISSING, VIL_THRESHOLDS
 
@@ -61,7 +61,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
     args = parser.parse_args()
-    events = sevir.read_catalogue(args.data)
+    events = catalog.read_catalog(args.data)
     persistence = functools.partial(baselines.persistence, leads=FRAMES_OUT, missing=MISSING)
     evaluation = evaluate.accumulate(
         windows(events), {"persistence": persistence}, VIL_THRESHOLDS, MISSING, POOLS

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_nowcast.config import Parser, RunConfig
-from keras_nowcast.data import sevir
+from keras_nowcast.data import catalog, sevir, splits
 from keras_nowcast.errors import InputError
 from keras_nowcast.process import run_script
 from keras_nowcast.records import RunFolder
@@ -134,7 +134,7 @@ def test_events(stored, arguments, say):
     dates = RunConfig(
         train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
     )
-    split = sevir.read_split(
+    split = splits.read_split(
         arguments.data or stored["data"],
         stored["max_missing"],
         dates.train_before_time,
@@ -222,7 +222,7 @@ def saving(folder, world, events, grid, stride):
             f"`--save-forecasts` needs one process, which writes one file. Received: {world.size}."
         )
     by_name = {event.name: event for event in events}
-    columns = sevir.CATALOGUE_COLUMNS
+    columns = catalog.CATALOG_COLUMNS
     with saved_forecasts(
         folder, "model", columns, grid, FRAMES_OUT, FRAME_MINUTES, MISSING
     ) as append:

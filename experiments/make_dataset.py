@@ -37,9 +37,9 @@ def main():
     if threads < 1:
         raise InputError(f"`--threads` must be at least 1. Received: {threads}.")
     if arguments.verify is not None:
-        from keras_nowcast.data import packed
+        from keras_nowcast.data import checksums
 
-        packed.verify(arguments.verify, threads)
+        checksums.verify(arguments.verify, threads)
         return
     for name in ("data", "out"):
         if getattr(arguments, name) is None:
@@ -72,13 +72,13 @@ def build_parser():
 
 
 def pack(arguments, config, threads):
-    from keras_nowcast.data import packed, sevir
+    from keras_nowcast.data import packed, splits
 
     catalogue = None
     if arguments.layout == "sevir":
         files, catalogue = packed.sevir_files(arguments.data, arguments.grid)
     else:
-        split = sevir.read_split(
+        split = splits.read_split(
             arguments.data,
             config.max_missing,
             config.train_before_time,

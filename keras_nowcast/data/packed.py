@@ -22,14 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nowcast.data import hdf5, sevir
+from keras_nowcast.data import catalog, hdf5, sevir
+from keras_nowcast.data.checksums import hash_bytes, note_sum, read_sums, sha256_of
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
-SUMS = "SHA256SUMS"
 AUTHORS_FILES = {"train": "nowcast_training.h5", "test": "nowcast_testing.h5"}
-_READ_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,10 @@ def sevir_files(data, grid=None, say=print):
       events from either; data_min, data_max and pct_missing stay those of the stored pixels.
 
     Raises:
-      InputError: as sevir.read_catalogue does, or the grid does not divide a stored size.
+      InputError: as sevir.read_catalog does, or the grid does not divide a stored size.
     """
     root = Path(data).absolute()
-    events = sevir.present_events(root, say)
+    events = catalog.present_events(root, say)
     sevir.check_files(events)
     files = []
     places = {}  # (file, index) in the data set -> index in the packed file
@@ -291,7 +290,7 @@ def _write_file(root, file, grid, threads, check, say):
                 "holds something else; give another folder."
             )
         if str(file.path) not in read_sums(root):  # stopped between its name and its checksum
-            _note_sum(root, file.path, _sha256(path))
+            note_sum(root, file.path, sha256_of(path))
         journal_file.unlink(missing_ok=True)
         say(f"{path}: there already")
         return
@@ -305,7 +304,7 @@ def _write_file(root, file, grid, threads, check, say):
     _write_events(beside, journal_file, file, done, grid, threads, check)
     digest = _read_back(beside, journal_file, file, done)
     os.replace(beside, path)
-    _note_sum(root, file.path, digest)
+    note_sum(root, file.path, digest)
     journal_file.unlink()
     say(f"{path}: {len(file.events)} events, {file.size / 1e9:.3f} GB, sha256 {digest[:16]}...")
 
@@ -421,13 +420,13 @@ def _read_back(path, journal_file, file, done):
     with open(path, "rb") as pixels:
         at = 0
         for name, offset in _offsets(path, file).items():
-            _hash_bytes(pixels, offset - at, [whole])
+            hash_bytes(pixels, offset - at, [whole])
             at = offset
             row_bytes = math.prod(file.shapes[name][1:])
             for number, entry in enumerate(done):
                 event = hashlib.sha256()
                 count = entry["rows"] * row_bytes
-                _hash_bytes(pixels, count, [whole, event])
+                hash_bytes(pixels, count, [whole, event])
                 at += count
                 if event.hexdigest() != entry["sha256"][name]:
                     _forget_from(journal_file, number)
@@ -436,18 +435,8 @@ def _read_back(path, journal_file, file, done):
                         f"{file.events[number].name} in {path}, which differs; the same command "
                         "writes it anew, and if this comes again the disk is at fault."
                     )
-        _hash_bytes(pixels, os.fstat(pixels.fileno()).st_size - at, [whole])
+        hash_bytes(pixels, os.fstat(pixels.fileno()).st_size - at, [whole])
     return whole.hexdigest()
-
-
-def _hash_bytes(file, count, hashes):
-    while count > 0:
-        block = file.read(min(count, _READ_BYTES))
-        if not block:
-            return  # shorter than it should be: the checksum will differ
-        for each in hashes:
-            each.update(block)
-        count -= len(block)
 
 
 def _forget_from(journal_file, number):
@@ -460,60 +449,4 @@ def _write_catalogue(root, catalogue):
     path = root / "CATALOG.csv"
     with written_whole(path) as beside:
         beside.write_text(catalogue)
-    _note_sum(root, path.relative_to(root), _sha256(path))
-
-
-# ---- checksums --------------------------------------------------------------------------------
-
-
-def read_sums(root):
-    """Returns {path: SHA-256} of SHA256SUMS, empty where there is none."""
-    try:
-        lines = (Path(root) / SUMS).read_text().split("\n")
-    except FileNotFoundError:
-        return {}
-    return {line[66:]: line[:64] for line in lines if line}
-
-
-def _note_sum(root, path, digest):
-    sums = {**read_sums(root), str(path): digest}
-    with written_whole(root / SUMS) as beside:
-        beside.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
-
-
-def _sha256(path):
-    whole = hashlib.sha256()
-    with open(path, "rb") as file:
-        _hash_bytes(file, os.fstat(file.fileno()).st_size, [whole])
-    return whole.hexdigest()
-
-
-def verify(root, threads=1, say=print):
-    """Compares every file of a packed data set with SHA256SUMS.
-
-    Raises:
-      InputError: there is no SHA256SUMS, or a file is missing or differs.
-    """
-    root = Path(root)
-    sums = read_sums(root)
-    if not sums:
-        raise InputError(
-            f"`--verify` must be a folder with {SUMS}, as this script leaves it. Received: {root}."
-        )
-
-    def state(name):
-        try:
-            return "whole" if _sha256(root / name) == sums[name] else "differs"
-        except OSError as error:
-            return error.strerror
-
-    with concurrent.futures.ThreadPoolExecutor(threads) as executor:
-        states = dict(zip(sums, executor.map(state, sums), strict=True))
-    for name, found in states.items():
-        say(f"{root / name}: {found}")
-    wrong = [name for name, found in states.items() if found != "whole"]
-    if wrong:
-        raise InputError(
-            f"`--verify` must find every file as it was written. Received: {len(wrong)} of "
-            f"{len(sums)} that are not, {wrong[0]} the first; remove them and write them anew."
-        )
+    note_sum(root, path.relative_to(root), sha256_of(path))

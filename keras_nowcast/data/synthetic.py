@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nowcast.data import sevir
+from keras_nowcast.data import catalog
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import FRAME_MINUTES, MISSING
 
@@ -167,7 +167,7 @@ def _row(seed, k, name, index, codes):
     }
     row["llcrnrlat"], row["llcrnrlon"] = latitude_longitude(west, south)
     row["urcrnrlat"], row["urcrnrlon"] = latitude_longitude(west + size * 1e3, south + size * 1e3)
-    return [row[column] for column in sevir.CATALOGUE_COLUMNS]
+    return [row[column] for column in catalog.CATALOG_COLUMNS]
 
 
 def latitude_longitude(x_m, y_m, latitude_0=38.0, longitude_0=-98.0):
@@ -185,7 +185,7 @@ def latitude_longitude(x_m, y_m, latitude_0=38.0, longitude_0=-98.0):
 def _write_catalogue(root, rows):
     with open(root / "CATALOG.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(sevir.CATALOGUE_COLUMNS)
+        writer.writerow(catalog.CATALOG_COLUMNS)
         writer.writerows(rows)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_nowcast.config import EVENTS, FOLDER, SIZE, WATCHING, RunConfig, names_of
-from keras_nowcast.data import sevir, synthetic
+from keras_nowcast.data import sevir, splits, synthetic
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.precision import choose_precision
@@ -187,7 +187,7 @@ def place(cells, say=print):
 
 def _read_split(cell, say):
     config = RunConfig(**{**cell.settings, "grid": None})
-    split = sevir.read_split(
+    split = splits.read_split(
         config.data,
         config.max_missing,
         config.train_before_time,

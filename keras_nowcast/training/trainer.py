@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_nowcast import machine
-from keras_nowcast.data import sevir
+from keras_nowcast.data import sevir, splits
 from keras_nowcast.data.augment import augmented
 from keras_nowcast.energy.lost import lost_energy
 from keras_nowcast.energy.merge import WHOLE_COVERAGE
@@ -133,7 +133,7 @@ def _with_data(config, world, say):
 
 
 def _read_split(config, say):
-    split = sevir.read_split(
+    split = splits.read_split(
         config.data,
         config.max_missing,
         config.train_before_time,

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from keras_nowcast.data import sevir
+from keras_nowcast.data import catalog
 from keras_nowcast.vil import MISSING
 
 RADAR = Path(__file__).parents[3] / "shared" / "radar"
@@ -49,10 +49,10 @@ def _catalogue_row(**values):
         "size_y": 16,
         "pct_missing": 0.0,
     }
-    return dict.fromkeys(sevir.CATALOGUE_COLUMNS, "") | defaults | values
+    return dict.fromkeys(catalog.CATALOG_COLUMNS, "") | defaults | values
 
 
-def _write_catalogue(root, rows, columns=sevir.CATALOGUE_COLUMNS):
+def _write_catalogue(root, rows, columns=catalog.CATALOG_COLUMNS):
     """Writes CATALOG.csv; makes an empty file where a row's is absent."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "CATALOG.csv", "w", newline="") as file:

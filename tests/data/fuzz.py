@@ -620,7 +620,7 @@ def read_all(root, truth):
 
 
 def _read_all(root, truth, outcome):
-    from keras_nowcast.data import sevir
+    from keras_nowcast.data import catalog, sevir, splits
     from keras_nowcast.data.pipeline import WindowPipeline
     from keras_nowcast.errors import InputError
 
@@ -636,11 +636,11 @@ def _read_all(root, truth, outcome):
             outcome["wrong"].append(event.name)
 
     with refusing():
-        sevir.authors_split(root, str)
+        splits.authors_split(root, str)
     events = []
     with refusing():
-        events = sevir.select_events(sevir.read_catalogue(root, str), 1)
-    for check in (sevir.split_events, sevir.check_files) if events else ():
+        events = splits.select_events(catalog.read_catalog(root, str), 1)
+    for check in (splits.split_events, sevir.check_files) if events else ():
         with refusing():
             check(events)
     readable = []

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from keras_nowcast.data import packed, sevir
+from keras_nowcast.data import catalog, checksums, packed, sevir, splits
 from keras_nowcast.data.pipeline import WindowPipeline
 from keras_nowcast.errors import InputError
 
@@ -32,7 +32,7 @@ def pack(root, out, grid=None, **more):
 
 
 def pack_authors(root, out, grid=None, **more):
-    split = sevir.split_events(sevir.read_catalogue(root))
+    split = splits.split_events(catalog.read_catalog(root))
     files = packed.authors_files(split, grid)
     packed.write_files(out, files, grid=grid, say=lambda line: None, **more)
     return split
@@ -52,8 +52,8 @@ def batches(events, grid):
 @pytest.mark.parametrize("grid", [None, 8])
 def test_training_sees_the_same_batches(root, tmp_path, grid):
     pack(root, tmp_path / "new", grid, threads=3)
-    old = sevir.split_events(sevir.read_catalogue(root))
-    new = sevir.split_events(sevir.read_catalogue(tmp_path / "new", say=pytest.fail))
+    old = splits.split_events(catalog.read_catalog(root))
+    new = splits.split_events(catalog.read_catalog(tmp_path / "new", say=pytest.fail))
     assert [e.name for e in old.train] == [e.name for e in new.train]
     assert [e.missing_share for e in old.test] == [e.missing_share for e in new.test]
     side = grid or 32
@@ -74,7 +74,7 @@ def test_pixels_lie_contiguous(root, tmp_path):
 
 def test_the_real_radar_too(radar, tmp_path):
     pack(radar, tmp_path, 128)
-    old, new = sevir.read_catalogue(radar), sevir.read_catalogue(tmp_path)
+    old, new = catalog.read_catalog(radar), catalog.read_catalog(tmp_path)
     for before, after in zip(old, new, strict=True):
         np.testing.assert_array_equal(sevir.read_event(before, 128), sevir.read_event(after))
 
@@ -122,7 +122,7 @@ def test_stopped_anywhere_it_goes_on(root, tmp_path, how):
             assert not (tmp_path / "cut" / "CATALOG.csv").exists()
     assert stops >= 5
     assert listed(tmp_path / "cut") == listed(tmp_path / "whole")
-    assert packed.read_sums(tmp_path / "cut") == packed.read_sums(tmp_path / "whole")
+    assert checksums.read_sums(tmp_path / "cut") == checksums.read_sums(tmp_path / "whole")
 
 
 def listed(folder):
@@ -189,12 +189,12 @@ def test_what_reads_back_otherwise_is_written_anew(root, tmp_path):
         )
     assert spoiled and not (tmp_path / files[0].path).exists()
     packed.write_files(tmp_path, files, catalogue, say=lambda line: None)
-    packed.verify(tmp_path, say=lambda line: None)
+    checksums.verify(tmp_path, say=lambda line: None)
 
 
 def test_verify_finds_a_flipped_bit_and_a_lost_file(root, tmp_path):
     pack(root, tmp_path)
-    done = subprocess.run(["sha256sum", "--check", "--quiet", packed.SUMS], cwd=tmp_path)
+    done = subprocess.run(["sha256sum", "--check", "--quiet", checksums.SUMS], cwd=tmp_path)
     assert done.returncode == 0
     first, second = sorted((tmp_path / "data").rglob("*.h5"))[:2]
     pixels = bytearray(first.read_bytes())
@@ -203,7 +203,7 @@ def test_verify_finds_a_flipped_bit_and_a_lost_file(root, tmp_path):
     second.unlink()
     said = []
     with pytest.raises(InputError, match="2 of 4"):
-        packed.verify(tmp_path, say=said.append)
+        checksums.verify(tmp_path, say=said.append)
     assert f"{first}: differs" in said and f"{second}: No such file or directory" in said
 
 

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from keras_nowcast.data import pipeline, sevir, synthetic
+from keras_nowcast.data import catalog, pipeline, sevir, synthetic
 from keras_nowcast.data.augment import augmented
 from keras_nowcast.data.pipeline import WindowPipeline, epoch_plan
 from keras_nowcast.errors import InputError
@@ -119,7 +119,7 @@ def test_what_other_ranks_left_is_seen_once_too(sizes, seen, world_size):
 @pytest.fixture
 def data(tmp_path, write_sevir):
     codes = write_sevir(tmp_path, events=11, chunks=(1, 16, 16, 49), compression="gzip")
-    return sevir.read_catalogue(tmp_path), codes
+    return catalog.read_catalog(tmp_path), codes
 
 
 def _build(events, **options):
@@ -258,7 +258,7 @@ def test_a_cap_on_windows(data, most):
 def test_events_too_short_for_a_window(tmp_path, write_sevir):
     write_sevir(tmp_path, events=2, frames=24)
     with pytest.raises(InputError, match="25 frames or more. Received: at most 24"):
-        _build(sevir.read_catalogue(tmp_path))
+        _build(catalog.read_catalog(tmp_path))
 
 
 def test_a_damaged_file_ends_reading_with_its_error(data):
@@ -367,7 +367,7 @@ def test_a_process_that_leaves_early_ends(tmp_path, write_sevir):
     script = (
         "import sys\n"
         "from keras_nowcast.data import sevir, pipeline\n"
-        "events = sevir.read_catalogue(sys.argv[1])\n"
+        "events = sevir.read_catalog(sys.argv[1])\n"
         "pipe = pipeline.WindowPipeline(events, grid=16, batch_per_replica=1)\n"
         "batches = iter(pipe.dataset())\n"
         "next(batches)\n"
@@ -385,7 +385,7 @@ MEASURE = """
 import itertools, re, sys
 from pathlib import Path
 from keras_nowcast.data import sevir, pipeline
-events = sevir.read_catalogue(sys.argv[1])
+events = sevir.read_catalog(sys.argv[1])
 pipe = pipeline.WindowPipeline(events, grid=96, batch_per_replica=4, threads=2)
 for x, y in itertools.islice(pipe.batches(), 2 * pipe.steps):
     pass
@@ -455,7 +455,7 @@ def test_freed_memory_is_used_again():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_reading_beside_tensorflow_reuses_what_was_freed(tmp_path):
     """An event is 7 MB, 1,764 pages; by TensorFlow's settings it cost several times that."""
-    events = sevir.read_catalogue(synthetic.write_synthetic(tmp_path / "sevir", 8, progress=False))
+    events = catalog.read_catalog(synthetic.write_synthetic(tmp_path / "sevir", 8, progress=False))
     dataset = WindowPipeline(events, grid=96, batch_per_replica=4, shuffle=False).dataset()
 
     def go_through():

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from keras_nowcast.data import sevir
+from keras_nowcast.data import catalog, sevir, splits
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import MISSING, VIL_THRESHOLDS, vil_kg_m2
 
@@ -17,7 +17,7 @@ def _event(time, **values):
     defaults = {"id": "S0", "file": None, "index": 0, "missing_share": 0.0, "frames": 49, "size": 8}
     if isinstance(time, str):
         time = datetime.datetime.fromisoformat(time)
-    return sevir.Event(time=time, **defaults | values)
+    return catalog.Event(time=time, **defaults | values)
 
 
 # ---- constants --------------------------------------------------------------------------------
@@ -45,9 +45,9 @@ def test_events_are_sorted_by_time(tmp_path, catalogue_row, write_catalogue):
     times = ["2018-05-01 12:00:00", "2017-01-01 00:00:00", "2019-08-01 00:00:00"]
     rows = [catalogue_row(id=f"S{k}", time_utc=time) for k, time in enumerate(times)]
     write_catalogue(tmp_path, rows)
-    events = sevir.read_catalogue(tmp_path, say=pytest.fail)
+    events = catalog.read_catalog(tmp_path, say=pytest.fail)
     assert [event.id for event in events] == ["S1", "S0", "S2"]
-    assert events[0] == sevir.Event(
+    assert events[0] == catalog.Event(
         id="S1",
         file=tmp_path / "data" / "vil/2018/a.h5",
         index=0,
@@ -67,7 +67,7 @@ def test_events_are_sorted_by_time(tmp_path, catalogue_row, write_catalogue):
 )
 def test_forms_of_the_date(tmp_path, catalogue_row, write_catalogue, text):
     write_catalogue(tmp_path, [catalogue_row(time_utc=text)])
-    assert sevir.read_catalogue(tmp_path)[0].time == datetime.datetime(2019, 6, 1, 0, 5)
+    assert catalog.read_catalog(tmp_path)[0].time == datetime.datetime(2019, 6, 1, 0, 5)
 
 
 def test_other_image_types_are_passed_over(tmp_path, catalogue_row, write_catalogue):
@@ -78,32 +78,32 @@ def test_other_image_types_are_passed_over(tmp_path, catalogue_row, write_catalo
         catalogue_row(img_type="vis", file_name="vis/2018/a.h5", size_x=768, size_y=768),
     ]
     write_catalogue(tmp_path, rows)
-    assert len(sevir.read_catalogue(tmp_path, say=pytest.fail)) == 1
+    assert len(catalog.read_catalog(tmp_path, say=pytest.fail)) == 1
 
 
 def test_columns_in_another_order(tmp_path, catalogue_row, write_catalogue):
-    write_catalogue(tmp_path, [catalogue_row(id="S7")], sorted(sevir.CATALOGUE_COLUMNS) + ["new"])
-    assert sevir.read_catalogue(tmp_path)[0].id == "S7"
+    write_catalogue(tmp_path, [catalogue_row(id="S7")], sorted(catalog.CATALOG_COLUMNS) + ["new"])
+    assert catalog.read_catalog(tmp_path)[0].id == "S7"
 
 
 def test_an_id_repeated_at_one_time_is_dropped_and_said(tmp_path, catalogue_row, write_catalogue):
     rows = [catalogue_row(id="S0"), catalogue_row(id="S1"), catalogue_row(id="S1", file_index=1)]
     write_catalogue(tmp_path, rows)
     said = []
-    assert [event.id for event in sevir.read_catalogue(tmp_path, said.append)] == ["S0"]
+    assert [event.id for event in catalog.read_catalog(tmp_path, said.append)] == ["S0"]
     assert said == ["dropped 2 catalogue rows whose id is repeated"]
 
 
 def test_an_id_at_two_times_is_two_events(tmp_path, catalogue_row, write_catalogue):
     rows = [catalogue_row(), catalogue_row(time_utc="2018-05-02 12:00:00", file_index=1)]
     write_catalogue(tmp_path, rows)
-    assert len(sevir.read_catalogue(tmp_path, say=pytest.fail)) == 2
+    assert len(catalog.read_catalog(tmp_path, say=pytest.fail)) == 2
 
 
 def test_nothing_but_repeated_ids(tmp_path, catalogue_row, write_catalogue):
     write_catalogue(tmp_path, [catalogue_row(), catalogue_row(file_index=1)])
     with pytest.raises(InputError, match="repeated"):
-        sevir.read_catalogue(tmp_path, say=str)
+        catalog.read_catalog(tmp_path, say=str)
 
 
 def test_events_without_their_file_are_dropped_and_said(tmp_path, catalogue_row, write_catalogue):
@@ -111,7 +111,7 @@ def test_events_without_their_file_are_dropped_and_said(tmp_path, catalogue_row,
     write_catalogue(tmp_path, rows)
     (tmp_path / "data/vil/1.h5").unlink()
     said = []
-    assert [event.id for event in sevir.read_catalogue(tmp_path, said.append)] == ["S0", "S2"]
+    assert [event.id for event in catalog.read_catalog(tmp_path, said.append)] == ["S0", "S2"]
     assert said == ["dropped 1 of 3 events whose file is absent (1 file, 1.h5 the first)"]
 
 
@@ -119,16 +119,16 @@ def test_no_file_at_all(tmp_path, catalogue_row, write_catalogue):
     write_catalogue(tmp_path, [catalogue_row()])
     (tmp_path / "data/vil/2018/a.h5").unlink()
     with pytest.raises(InputError, match=r"`--data`.*none of them.*vil/2018/a\.h5"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
 
 
 def test_pct_missing_is_a_share_unless_it_exceeds_one(tmp_path, catalogue_row, write_catalogue):
     rows = [catalogue_row(id="S0", pct_missing=0.5), catalogue_row(id="S1", pct_missing=1)]
     write_catalogue(tmp_path, rows)
-    assert [event.missing_share for event in sevir.read_catalogue(tmp_path)] == [0.5, 1]
+    assert [event.missing_share for event in catalog.read_catalog(tmp_path)] == [0.5, 1]
     rows = [catalogue_row(id="S0", pct_missing=0.5), catalogue_row(id="S1", pct_missing=65)]
     write_catalogue(tmp_path, rows)
-    assert [event.missing_share for event in sevir.read_catalogue(tmp_path)] == [0.005, 0.65]
+    assert [event.missing_share for event in catalog.read_catalog(tmp_path)] == [0.005, 0.65]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_pct_missing_is_a_share_unless_it_exceeds_one(tmp_path, catalogue_row, w
 def test_a_faulty_row_is_named(tmp_path, catalogue_row, write_catalogue, values, message):
     write_catalogue(tmp_path, [catalogue_row(id="S0"), catalogue_row(**{"id": "S1"} | values)])
     with pytest.raises(InputError, match=rf"CATALOG\.csv, line 3: {message}"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/a.h5", "vil/../../../a.h5", "..", ""])
@@ -161,7 +161,7 @@ def test_a_file_outside_of_the_data_set(tmp_path, catalogue_row, write_catalogue
     path = tmp_path / "CATALOG.csv"
     path.write_text(path.read_text().replace("vil/b.h5", name))
     with pytest.raises(InputError, match="line 3: `file_name` must be a path below data/"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
 
 
 def test_a_row_cut_short(tmp_path, catalogue_row, write_catalogue):
@@ -169,7 +169,7 @@ def test_a_row_cut_short(tmp_path, catalogue_row, write_catalogue):
     path = tmp_path / "CATALOG.csv"
     path.write_text(path.read_text().rstrip()[:-80])
     with pytest.raises(InputError, match="line 3: `row` must be as long as the header"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
 
 
 def test_a_quote_that_never_ends(tmp_path, catalogue_row, write_catalogue):
@@ -177,28 +177,28 @@ def test_a_quote_that_never_ends(tmp_path, catalogue_row, write_catalogue):
     with open(tmp_path / "CATALOG.csv", "a") as file:
         file.write('"and so on')
     with pytest.raises(InputError, match="catalogue that can be read"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
 
 
 def test_no_folder_no_catalogue_no_columns_no_vil(tmp_path, catalogue_row, write_catalogue):
     with pytest.raises(InputError, match="no folder"):
-        sevir.read_catalogue(tmp_path / "absent")
+        catalog.read_catalog(tmp_path / "absent")
     with pytest.raises(InputError, match="no folder"):
-        sevir.read_catalogue(tmp_path / ("x" * 300))
+        catalog.read_catalog(tmp_path / ("x" * 300))
     with pytest.raises(InputError, match=r"no CATALOG\.csv"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
     (tmp_path / "CATALOG.csv").write_text("id,file_name\nS0,a.h5\n")
     with pytest.raises(InputError, match="without the columns file_index"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
     (tmp_path / "CATALOG.csv").write_text("")
     with pytest.raises(InputError, match="without the columns id"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
     (tmp_path / "CATALOG.csv").write_bytes(b"\x89HDF\r\n\x1a\n\xff\xfe")
     with pytest.raises(InputError, match=r"CATALOG\.csv"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
     write_catalogue(tmp_path, [catalogue_row(img_type="vis")])
     with pytest.raises(InputError, match="has none"):
-        sevir.read_catalogue(tmp_path)
+        catalog.read_catalog(tmp_path)
 
 
 # ---- selection and split ----------------------------------------------------------------------
@@ -206,16 +206,16 @@ def test_no_folder_no_catalogue_no_columns_no_vil(tmp_path, catalogue_row, write
 
 def test_selection_by_share_of_missing_pixels():
     events = [_event("2018-01-01", missing_share=share) for share in (0, 0.1, 0.2)]
-    assert len(sevir.select_events(events, 1)) == 3
-    assert len(sevir.select_events(events, 0.1)) == 2
-    assert len(sevir.select_events(events, 0)) == 1
+    assert len(splits.select_events(events, 1)) == 3
+    assert len(splits.select_events(events, 0.1)) == 2
+    assert len(splits.select_events(events, 0)) == 1
     with pytest.raises(InputError, match=r"`--max-missing`.*0\.1"):
-        sevir.select_events(events[1:], 0)
+        splits.select_events(events[1:], 0)
 
 
 def test_split_by_the_authors_dates():
     times = ["2019-06-01 00:05", "2019-06-01 00:00", "2018-01-01"]
-    split = sevir.split_events([_event(time) for time in times])
+    split = splits.split_events([_event(time) for time in times])
     assert [event.time.year for event in split.train] == [2018, 2019]
     assert [event.time.minute for event in split.test] == [5]
     assert "2 events to train and 1 to test" in split.note
@@ -224,7 +224,7 @@ def test_split_by_the_authors_dates():
 def test_split_by_given_dates_leaves_what_lies_between():
     events = [_event(f"2018-01-0{day}") for day in range(1, 7)]
     day = [datetime.datetime(2018, 1, day) for day in range(1, 7)]
-    split = sevir.split_events(events, day[1], day[3])
+    split = splits.split_events(events, day[1], day[3])
     assert [event.time.day for event in split.train] == [1, 2]
     assert [event.time.day for event in split.test] == [5, 6]
 
@@ -232,7 +232,7 @@ def test_split_by_given_dates_leaves_what_lies_between():
 @pytest.mark.parametrize("year", [2010, 2025])
 @pytest.mark.parametrize(("events", "test"), [(2, 1), (5, 1), (6, 2), (10, 2), (11, 3)])
 def test_the_last_fifth_where_all_lie_on_one_side(year, events, test):
-    split = sevir.split_events([_event(f"{year}-01-{k + 1:02d}") for k in range(events)])
+    split = splits.split_events([_event(f"{year}-01-{k + 1:02d}") for k in range(events)])
     assert len(split.test) == test
     assert len(split.train) == events - test
     assert max(event.time for event in split.train) < min(event.time for event in split.test)
@@ -241,7 +241,7 @@ def test_the_last_fifth_where_all_lie_on_one_side(year, events, test):
 
 def test_events_of_one_time_are_not_divided():
     days = [1, 2, 3, 3, 3, 3, 3, 3]
-    split = sevir.split_events([_event(f"2010-01-{day:02d}") for day in days])
+    split = splits.split_events([_event(f"2010-01-{day:02d}") for day in days])
     assert [event.time.day for event in split.train] == [1, 2]
     assert len(split.test) == 6
 
@@ -250,18 +250,18 @@ def test_an_empty_side_is_an_error():
     events = [_event("2010-01-01"), _event("2010-01-02")]
     date = datetime.datetime(2015, 1, 1)
     with pytest.raises(InputError, match="leave no test events"):
-        sevir.split_events(events, train_before=date)
+        splits.split_events(events, train_before=date)
     with pytest.raises(InputError, match="leave no test events"):
-        sevir.split_events(events, test_from=date)
+        splits.split_events(events, test_from=date)
     early = datetime.datetime(2000, 1, 1)
-    split = sevir.split_events(events, test_from=datetime.datetime(2010, 1, 1, 12))
+    split = splits.split_events(events, test_from=datetime.datetime(2010, 1, 1, 12))
     assert [event.time.day for event in split.train + split.test] == [1, 2]
     with pytest.raises(InputError, match="leave no training events"):
-        sevir.split_events(events, early, early)
+        splits.split_events(events, early, early)
     with pytest.raises(InputError, match="two times"):
-        sevir.split_events([_event("2010-01-01"), _event("2010-01-01")])
+        splits.split_events([_event("2010-01-01"), _event("2010-01-01")])
     with pytest.raises(InputError, match="both sets"):
-        sevir.split_events(events, date, early)
+        splits.split_events(events, date, early)
 
 
 def test_the_authors_rule_gives_the_published_numbers(tmp_path, catalogue_row, write_catalogue):
@@ -278,7 +278,7 @@ def test_the_authors_rule_gives_the_published_numbers(tmp_path, catalogue_row, w
         yield catalogue_row(id="S0", time_utc=f"{year}-01-01 00:00:00", pct_missing=0.2)
 
     write_catalogue(tmp_path, [*rows("S", 2018, 8 * 1865), *rows("T", 2020, 8 * 506)])
-    split = sevir.authors_split(tmp_path, say=str)
+    split = splits.authors_split(tmp_path, say=str)
     windows = [
         sum(len(sevir.window_starts(event.frames)) for event in side)
         for side in (split.train, split.test)
@@ -290,7 +290,7 @@ def test_the_authors_rule_needs_a_batch_on_each_side(tmp_path, catalogue_row, wr
     rows = [catalogue_row(id=f"S{k}", time_utc=f"{2018 + k // 8}-01-01") for k in range(23)]
     write_catalogue(tmp_path, rows)
     with pytest.raises(InputError, match="`--authors-split` needs 8 .* Received: 16 and 7"):
-        sevir.authors_split(tmp_path, say=str)
+        splits.authors_split(tmp_path, say=str)
 
 
 # ---- windows ----------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_windows_of_the_authors():
 @pytest.mark.parametrize("storage", [{}, {"chunks": (1, 16, 16, 49), "compression": "gzip"}])
 def test_events_are_those_of_h5py(tmp_path, write_sevir, storage):
     codes = write_sevir(tmp_path, events=10, **storage)
-    events = sevir.read_catalogue(tmp_path, say=pytest.fail)
+    events = catalog.read_catalog(tmp_path, say=pytest.fail)
     sevir.check_files(events)
     with ThreadPoolExecutor(4) as executor:
         read = list(executor.map(sevir.read_event, events))
@@ -339,9 +339,9 @@ def test_events_are_those_of_h5py(tmp_path, write_sevir, storage):
 
 
 def test_radar_windows_are_those_of_h5py(radar):
-    events = sevir.read_catalogue(radar, say=pytest.fail)
+    events = catalog.read_catalog(radar, say=pytest.fail)
     assert len(events) == 12
-    split = sevir.split_events(events)
+    split = splits.split_events(events)
     assert (len(split.train), len(split.test)) == (6, 6)
     sevir.check_files(events)
     for event in events:
@@ -393,7 +393,7 @@ def test_the_largest_block_does_not_overflow():
 
 def test_a_coarser_grid_is_the_block_mean(tmp_path, write_sevir):
     codes = write_sevir(tmp_path, events=1)
-    (event,) = sevir.read_catalogue(tmp_path)
+    (event,) = catalog.read_catalog(tmp_path)
     np.testing.assert_array_equal(sevir.read_event(event, 16), codes[0])
     np.testing.assert_array_equal(sevir.read_event(event, 4), _slow_block_mean(codes[0], 4))
     for grid in (5, 32, 0):
@@ -407,7 +407,7 @@ def test_a_coarser_grid_is_the_block_mean(tmp_path, write_sevir):
 @pytest.fixture
 def event(tmp_path, write_sevir):
     write_sevir(tmp_path, events=3, chunks=(1, 16, 16, 49), compression="gzip")
-    return sevir.read_catalogue(tmp_path)[1]
+    return catalog.read_catalog(tmp_path)[1]
 
 
 def _refused(event, match):
@@ -500,6 +500,6 @@ def test_a_length_of_ids_that_cannot_be(event):
 def test_ids_cut_to_the_length_of_the_file(tmp_path, catalogue_row, write_catalogue):
     long = "R18032505027684"
     write_catalogue(tmp_path, [catalogue_row(id=long)])
-    (event,) = sevir.read_catalogue(tmp_path)
+    (event,) = catalog.read_catalog(tmp_path)
     _rewritten(event, np.zeros((1, 16, 16, 49), np.uint8), ids=[long.encode()])  # S10
     sevir.check_files([event])

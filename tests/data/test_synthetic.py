@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from keras_nowcast.data import sevir, synthetic
+from keras_nowcast.data import catalog, sevir, splits, synthetic
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import VIL_THRESHOLDS
 
@@ -23,9 +23,9 @@ def _rows(root):
 
 
 def test_our_own_reader_reads_it(root):
-    events = sevir.read_catalogue(root, say=pytest.fail)
+    events = catalog.read_catalog(root, say=pytest.fail)
     sevir.check_files(events)
-    split = sevir.split_events(events)
+    split = splits.split_events(events)
     assert (len(split.train), len(split.test)) == (8, 2)
     assert {(event.size, event.frames) for event in events} == {(64, 49)}
     for event in events:
@@ -47,7 +47,7 @@ def test_layout_of_the_published_files(root):
 
 def test_catalogue_of_the_published_form(root):
     rows = _rows(root)
-    assert tuple(rows[0]) == sevir.CATALOGUE_COLUMNS
+    assert tuple(rows[0]) == catalog.CATALOG_COLUMNS
     assert len({row["id"] for row in rows}) == 10
     for row in rows:
         with h5py.File(root / "data" / row["file_name"]) as file:
@@ -72,18 +72,18 @@ def test_corners_on_the_earth():
 def test_the_same_seed_gives_the_same_pixels(root, tmp_path):
     again = synthetic.write_synthetic(tmp_path / "b", events=10, size=64, progress=False)
     other = synthetic.write_synthetic(tmp_path / "c", events=1, size=64, seed=1, progress=False)
-    for first, second in zip(*(sevir.read_catalogue(each) for each in (root, again)), strict=True):
+    for first, second in zip(*(catalog.read_catalog(each) for each in (root, again)), strict=True):
         np.testing.assert_array_equal(sevir.read_event(first), sevir.read_event(second))
     assert (root / "CATALOG.csv").read_text() == (again / "CATALOG.csv").read_text()
-    (event,) = sevir.read_catalogue(other)
+    (event,) = catalog.read_catalog(other)
     same = synthetic.event_codes(0, 0, 64, 49)
     assert np.any(sevir.read_event(event) != same)
 
 
 def test_an_event_does_not_depend_on_how_many_there_are(root, tmp_path):
     few = synthetic.write_synthetic(tmp_path / "few", events=3, size=64, progress=False)
-    events = {event.id: event for event in sevir.read_catalogue(root)}
-    for event in sevir.read_catalogue(few):
+    events = {event.id: event for event in catalog.read_catalog(root)}
+    for event in catalog.read_catalog(few):
         assert event.time == events[event.id].time
         np.testing.assert_array_equal(sevir.read_event(event), sevir.read_event(events[event.id]))
 
@@ -92,7 +92,7 @@ def test_contiguous(root, tmp_path):
     flat = synthetic.write_synthetic(
         tmp_path / "flat", events=2, size=64, contiguous=True, progress=False
     )
-    for event in sevir.read_catalogue(flat):
+    for event in catalog.read_catalog(flat):
         with h5py.File(event.file) as file:
             assert file["vil"].chunks is None
         k = int(event.id[1:])

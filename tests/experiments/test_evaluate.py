@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keras_nowcast.config import RunConfig
-from keras_nowcast.data import sevir, synthetic
+from keras_nowcast.data import catalog, sevir, splits, synthetic
 from keras_nowcast.vil import VIL_SCALE
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_persistence_is_the_last_input_frame(evaluated, root):
         if (row["method"], row["threshold"], row["lead_minutes"]) == ("persistence", "16", "60")
     )
     hits = 0
-    for event in sevir.split_events(sevir.read_catalogue(root)).test:
+    for event in splits.split_events(catalog.read_catalog(root)).test:
         vil = sevir.read_event(event)
         for start in (0, 12, 24):
             last, truth = vil[..., start + 12], vil[..., start + 24]
@@ -118,7 +118,7 @@ def test_the_pictures_are_there(evaluated):
 
 
 def test_saved_forecasts_are_read_by_our_own_reader(evaluated):
-    events = sevir.read_catalogue(evaluated[0] / "forecasts")
+    events = catalog.read_catalog(evaluated[0] / "forecasts")
     assert len(events) == 6 and {event.frames for event in events} == {12}
     assert sevir.read_event(events[0]).shape == (32, 32, 12)
 

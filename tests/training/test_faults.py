@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from launch import HORUN, ROOT, run  # noqa: E402
 
 from keras_nowcast.config import RunConfig  # noqa: E402
-from keras_nowcast.data import sevir  # noqa: E402
+from keras_nowcast.data import catalog, splits
 from keras_nowcast.errors import InputError, TrainingFailed  # noqa: E402
 from keras_nowcast.model.unet import read_unet  # noqa: E402
 from keras_nowcast.records import RunFolder  # noqa: E402
@@ -220,7 +220,7 @@ def own(small_sevir, tmp_path):
 
 def spoil(root, count):
     """Overwrites the pixels of the first training events; returns their names."""
-    events = sevir.split_events(sevir.read_catalogue(root)).train[:count]
+    events = splits.split_events(catalog.read_catalog(root)).train[:count]
     for event in events:
         with h5py.File(event.file, "r") as file:
             chunk = file["vil"].id.get_chunk_info_by_coord((event.index, 0, 0, 0))
@@ -252,7 +252,7 @@ def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypat
 
 
 def test_a_file_that_vanishes_stops_the_run(own, tmp_path, monkeypatch):
-    events = sevir.split_events(sevir.read_catalogue(own)).train
+    events = splits.split_events(catalog.read_catalog(own)).train
     at_step(monkeypatch, 7, events[0].file.unlink)
     with pytest.raises(InputError, match=r"\.h5 cannot be read.*No such file.*--resume") as raised:
         train_here(own, tmp_path / "run", epochs=6)

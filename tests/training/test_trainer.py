@@ -149,10 +149,10 @@ def test_validation_loss_is_the_saved_networks_own(finished, small_sevir):
     """The mean over every valid pixel of the test set, in double precision, by plain NumPy."""
     import keras
 
-    from keras_nowcast.data import sevir
+    from keras_nowcast.data import catalog, sevir, splits
 
     network = keras.models.load_model(finished.model_file)
-    split = sevir.split_events(sevir.read_catalogue(small_sevir))
+    split = splits.split_events(catalog.read_catalog(small_sevir))
     total = count = 0
     for event in split.test:
         vil = sevir.read_event(event)

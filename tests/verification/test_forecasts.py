@@ -3,7 +3,7 @@ import datetime
 import numpy as np
 import pytest
 
-from keras_nowcast.data import sevir
+from keras_nowcast.data import catalog, sevir
 from keras_nowcast.errors import InputError
 from keras_nowcast.verification.forecasts import saved_forecasts
 from keras_nowcast.vil import FRAME_MINUTES, MISSING
@@ -12,7 +12,7 @@ TIME = datetime.datetime(2016, 9, 28, 12, 5)
 
 
 def saving(root):
-    return saved_forecasts(root, "model", sevir.CATALOGUE_COLUMNS, 8, 12, FRAME_MINUTES, MISSING)
+    return saved_forecasts(root, "model", catalog.CATALOG_COLUMNS, 8, 12, FRAME_MINUTES, MISSING)
 
 
 def forecast(seed):
@@ -25,7 +25,7 @@ def test_our_own_reader_reads_them(tmp_path):
     with saving(tmp_path / "forecasts") as append:
         for k in range(3):
             append(f"S{k}-0", TIME + datetime.timedelta(hours=k), forecast(k))
-    events = sevir.read_catalogue(tmp_path / "forecasts")
+    events = catalog.read_catalog(tmp_path / "forecasts")
     sevir.check_files(events)
     assert [event.id for event in events] == ["S0-0", "S1-0", "S2-0"]
     assert events[1].time == TIME + datetime.timedelta(hours=1) and events[1].frames == 12

@@ -1,0 +1,301 @@
+"""The catalog of a SEVIR data set: CATALOG.csv read into events."""
+
+import contextlib
+import csv
+import dataclasses
+import datetime
+import os
+import reprlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.vil import FRAME_MINUTES
+
+CATALOG_COLUMNS = (
+    "id",
+    "file_name",
+    "file_index",
+    "img_type",
+    "time_utc",
+    "minute_offsets",
+    "episode_id",
+    "event_id",
+    "event_type",
+    "llcrnrlat",
+    "llcrnrlon",
+    "urcrnrlat",
+    "urcrnrlon",
+    "proj",
+    "size_x",
+    "size_y",
+    "height_m",
+    "width_m",
+    "data_min",
+    "data_max",
+    "pct_missing",
+)
+_LONGEST_ID = 100  # characters; SEVIR's have 14 at most
+_DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the catalogue: `frames` radar images of `size` x `size` pixels.
+
+    Attributes:
+      id: the catalogue's id; several events may share it, at different times.
+      file: absolute path of the HDF5 file.
+      index: the event's place on the first axis of `vil`.
+      time: time_utc, naive, UTC.
+      missing_share: share of missing pixels over all frames, 0 to 1.
+      frames: number of frames.
+      size: pixels along a side.
+      event_type: "Hail", "Tornado", ...; empty for SEVIR's random events.
+      first_minute: of the first frame, counted from `time`.
+    """
+
+    id: str
+    file: Path
+    index: int
+    time: datetime.datetime
+    missing_share: float
+    frames: int
+    size: int
+    event_type: str = ""
+    first_minute: int = 0
+
+    @property
+    def name(self):
+        """The event among all others, in words: id and time."""
+        return f"{self.id} {self.time:%Y-%m-%d %H:%M}"
+
+    def frame_time(self, frame):
+        """Returns when a frame was observed, as a naive datetime, UTC."""
+        return self.time + datetime.timedelta(minutes=self.first_minute + frame * FRAME_MINUTES)
+
+
+def read_catalog(root, say=print):
+    """Reads the radar (`vil`) events of a SEVIR data set.
+
+    Rows of other image types are passed over. An id with several rows of one time is ambiguous
+    and dropped; the same id at another time is another event. Events whose file is absent are
+    dropped, since SEVIR is often downloaded in part.
+
+    Args:
+      root: the folder with CATALOG.csv and data/.
+      say: called with one line about what was dropped, if anything was.
+
+    Returns:
+      Events sorted by time, then id, file and index.
+
+    Raises:
+      InputError: no folder, no catalogue, no vil rows, a faulty row, or none of the files there.
+
+    Source: pct_missing is a share from 0 to 1 in spite of its name (0.546938 of a published event
+    is a whole number of its 49 x 384 x 384 pixels only so). Choice: a catalogue in which it
+    exceeds 1 is read as percent.
+    """
+    root, events = read_rows(root)
+    events = drop_ambiguous(events, lambda event: (event.id, event.time), say)
+    return drop_absent(root, events, say)
+
+
+def present_events(root, say=print):
+    """Reads all radar events whose file is there, also those of an id that is repeated.
+
+    Raises:
+      InputError: as read_catalog does.
+    """
+    return drop_absent(*read_rows(root), say)
+
+
+def read_rows(root):
+    """Returns the root as an absolute path and an Event of every vil row, sorted."""
+    root = Path(root).absolute()
+    path = root / "CATALOG.csv"
+    if not os.path.isdir(root):  # not Path.is_dir, which raises where a name is too long
+        raise InputError(
+            f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, no folder."
+        )
+    if not path.is_file():
+        raise InputError(
+            f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, which has "
+            "no CATALOG.csv."
+        )
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            # Strict: a quote that never ends would else swallow the rows after it.
+            events = _parse_rows(root, path, csv.reader(file, strict=True))
+    except (OSError, csv.Error) as error:  # of csv: quotes that never end, bytes that are no text
+        raise InputError(
+            f"`--data` must have a catalogue that can be read. Received: {path} ({error})."
+        ) from None
+    if not events:
+        raise InputError(
+            f"`--data` must have radar events, rows with img_type vil. Received: {path}, which "
+            "has none."
+        )
+    return root, sorted(_shares(path, events), key=by_time)
+
+
+def _parse_rows(root, path, rows):
+    place = _columns(path, next(rows, []))
+    events = []
+    for row in rows:
+        if len(row) > place["img_type"] and row[place["img_type"]] == "vil":
+            try:
+                events.append(_parse_row(root, row, place))
+            except _FaultyCell as fault:
+                raise InputError(
+                    f"`--data` has a faulty row in {path}, line {rows.line_num}: {fault}. Correct "
+                    "the row, or take it out."
+                ) from None
+    return events
+
+
+def _columns(path, header):
+    needed = (
+        "id",
+        "file_name",
+        "file_index",
+        "img_type",
+        "time_utc",
+        "minute_offsets",
+        "event_type",
+        "size_x",
+        "size_y",
+        "pct_missing",
+    )
+    absent = [name for name in needed if name not in header]
+    if absent:
+        raise InputError(
+            f"`--data` must have SEVIR's catalogue. Received: {path} without the columns "
+            f"{', '.join(absent)}."
+        )
+    return {name: header.index(name) for name in needed}
+
+
+class _FaultyCell(ValueError):
+    """A cell of the catalogue breaks its rule."""
+
+    def __init__(self, name, rule, text):
+        super().__init__(f"`{name}` must be {rule}. Received: {reprlib.repr(text)}")
+
+
+def _parse_row(root, row, place):
+    if len(row) <= max(place.values()):
+        raise _FaultyCell("row", "as long as the header", row)
+    value = {name: row[column] for name, column in place.items()}
+    if not 1 <= len(value["id"]) <= _LONGEST_ID:
+        raise _FaultyCell("id", f"of 1 to {_LONGEST_ID} characters", value["id"])
+    size = _whole_number("size_x", value["size_x"], least=1)
+    if _whole_number("size_y", value["size_y"], least=1) != size:
+        raise _FaultyCell("size_y", f"size_x, {size}", value["size_y"])
+    offsets = value["minute_offsets"].split(":")
+    first, *_, last = [_whole_number("minute_offsets", each) for each in [*offsets, offsets[-1]]]
+    time = _parse_time(value["time_utc"])
+    for minute in (first, last):
+        try:
+            time + datetime.timedelta(minutes=minute)
+        except OverflowError:
+            raise _FaultyCell("minute_offsets", f"minutes from {time}", str(minute)) from None
+    return Event(
+        id=value["id"],
+        file=root / "data" / _parse_file_name(value["file_name"]),
+        index=_whole_number("file_index", value["file_index"], least=0),
+        time=time,
+        missing_share=_parse_share(value["pct_missing"]),
+        frames=len(offsets),
+        first_minute=first,
+        size=size,
+        event_type=value["event_type"],
+    )
+
+
+def _whole_number(name, text, least=None):
+    with contextlib.suppress(ValueError):
+        number = int(text)
+        if least is None or number >= least:
+            return number
+    rule = "a whole number" if least is None else f"a whole number of at least {least}"
+    raise _FaultyCell(name, rule, text)
+
+
+def _parse_share(text):
+    with contextlib.suppress(ValueError):
+        share = float(text)
+        if 0 <= share <= 100:  # NaN is not
+            return share
+    raise _FaultyCell("pct_missing", "a number from 0 to 100", text)
+
+
+def _parse_file_name(text):
+    """A catalogue is data like any other: it may not name files outside of its own folder."""
+    name = PurePosixPath(text)
+    if not name.parts or name.is_absolute() or ".." in name.parts:
+        raise _FaultyCell("file_name", "a path below data/", text)
+    return name
+
+
+def _parse_time(text):
+    """Reads SEVIR's own form, or that of copies which went through a spreadsheet (6/1/19 0:00)."""
+    with contextlib.suppress(ValueError, OverflowError):
+        time = datetime.datetime.fromisoformat(text)
+        return time.astimezone(datetime.timezone.utc).replace(tzinfo=None) if time.tzinfo else time
+    for form in _DATE_FORMS:
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(text, form)
+    raise _FaultyCell("time_utc", "a time, as 2019-06-01 00:00:00", text)
+
+
+def _shares(path, events):
+    """Returns the events with missing_share from 0 to 1, also where the catalogue has percent."""
+    if max(event.missing_share for event in events) <= 1:
+        return events
+    return [dataclasses.replace(event, missing_share=event.missing_share / 100) for event in events]
+
+
+def by_time(event):
+    """Returns the key that sorts events: time, then id, file and index."""
+    return event.time, event.id, str(event.file), event.index
+
+
+def drop_ambiguous(events, key, say):
+    """Returns the events whose `key(event)` no other has; `say` gets one line about the rest.
+
+    Raises:
+      InputError: none is left.
+    """
+    rows = Counter(map(key, events))
+    kept = [event for event in events if rows[key(event)] == 1]
+    if not kept:
+        raise InputError(
+            f"`--data` must have events of unique id. Received: {len(events)} rows, all repeated."
+        )
+    if len(kept) < len(events):
+        say(f"dropped {len(events) - len(kept)} catalogue rows whose id is repeated")
+    return kept
+
+
+def drop_absent(root, events, say):
+    """Returns the events whose file exists; `say` gets one line about the rest.
+
+    Raises:
+      InputError: none is left.
+    """
+    there = {file for file in {event.file for event in events} if os.path.isfile(file)}
+    kept = [event for event in events if event.file in there]
+    if not kept:
+        raise InputError(
+            f"`--data` must hold the catalogue's files under data/. Received: {root}, where none "
+            f"of them is; the first would be {events[0].file}."
+        )
+    if len(kept) < len(events):
+        absent = sorted({event.file for event in events} - there)
+        say(
+            f"dropped {len(events) - len(kept)} of {len(events)} events whose file is absent "
+            f"({len(absent)} file{'s' * (len(absent) > 1)}, {absent[0].name} the first)"
+        )
+    return kept

@@ -1,0 +1,78 @@
+"""The checksums of packed files, and whether files still have them."""
+
+import concurrent.futures
+import hashlib
+import os
+from pathlib import Path
+
+from keras_nowcast.errors import InputError
+from keras_nowcast.files import written_whole
+
+SUMS = "SHA256SUMS"
+_READ_BYTES = 2**22
+
+
+def hash_bytes(file, count, hashes):
+    """Adds the next `count` bytes of an open file to each of some hashes."""
+    while count > 0:
+        block = file.read(min(count, _READ_BYTES))
+        if not block:
+            return  # shorter than it should be: the checksum will differ
+        for each in hashes:
+            each.update(block)
+        count -= len(block)
+
+
+def read_sums(root):
+    """Returns {path: SHA-256} of SHA256SUMS, empty where there is none."""
+    try:
+        lines = (Path(root) / SUMS).read_text().split("\n")
+    except FileNotFoundError:
+        return {}
+    return {line[66:]: line[:64] for line in lines if line}
+
+
+def note_sum(root, path, digest):
+    """Writes the checksum of one file to SHA256SUMS, which holds those of all."""
+    sums = {**read_sums(root), str(path): digest}
+    with written_whole(root / SUMS) as beside:
+        beside.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def sha256_of(path):
+    """Returns the SHA-256 of a file, as hexadecimal text."""
+    whole = hashlib.sha256()
+    with open(path, "rb") as file:
+        hash_bytes(file, os.fstat(file.fileno()).st_size, [whole])
+    return whole.hexdigest()
+
+
+def verify(root, threads=1, say=print):
+    """Compares every file of a packed data set with SHA256SUMS.
+
+    Raises:
+      InputError: there is no SHA256SUMS, or a file is missing or differs.
+    """
+    root = Path(root)
+    sums = read_sums(root)
+    if not sums:
+        raise InputError(
+            f"`--verify` must be a folder with {SUMS}, as this script leaves it. Received: {root}."
+        )
+
+    def state(name):
+        try:
+            return "whole" if sha256_of(root / name) == sums[name] else "differs"
+        except OSError as error:
+            return error.strerror
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+        states = dict(zip(sums, executor.map(state, sums), strict=True))
+    for name, found in states.items():
+        say(f"{root / name}: {found}")
+    wrong = [name for name, found in states.items() if found != "whole"]
+    if wrong:
+        raise InputError(
+            f"`--verify` must find every file as it was written. Received: {len(wrong)} of "
+            f"{len(sums)} that are not, {wrong[0]} the first; remove them and write them anew."
+        )
