@@ -22,19 +22,11 @@ from keras_nowcast.files import remove_unfinished
 from keras_nowcast.model import cost, precision
 from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
-from keras_nowcast.training import checkpoint, distributed, environment
+from keras_nowcast.training import build, checkpoint, distributed, environment
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
 from keras_nowcast.training.runlock import TOUCH_EVERY_S, RunLock
 from keras_nowcast.training.watchdog import Watchdog
-from keras_nowcast.vil import (
-    FRAMES_IN,
-    FRAMES_OUT,
-    MISSING,
-    VALIDATION_THRESHOLDS,
-    VIL_MEAN,
-    VIL_SCALE,
-)
 
 ENERGY_OF_ALL_RANKS = (
     "joules",
@@ -229,8 +221,10 @@ class Run:
             tf.config.experimental.enable_op_determinism()
         precision.set_precision(config.precision)
         self.flags = distributed.StopFlags(world)
-        self.schedule = _build_schedule(config, world, self.training.steps, self.progress.origin)
-        self.model, metrics = _build_compiled(config, world, self.flags, self.schedule)
+        self.schedule = build.build_schedule(
+            config, world, self.training.steps, self.progress.origin
+        )
+        self.model, metrics = build.build_compiled(config, world, self.flags, self.schedule)
         if arrays is not None:
             self._restore_variables(arrays)
         elif config.start_from:
@@ -239,7 +233,7 @@ class Run:
         watchdog.waiting = self._awaited_input
         self.energy = EnergyRecorder(config, world, folder, self.progress)
         self.energy.follow(self.model)
-        self.cost = cost.count_unet(*_network_sizes(config)).record(
+        self.cost = cost.count_unet(*build.network_sizes(config)).record(
             config.precision, config.batch_per_replica, config.fp16_allreduce
         )
         self.recorder = callbacks.EpochRecorder(
@@ -335,7 +329,7 @@ class Run:
             return self.world.on_first(functools.partial(function, *arguments))
 
         with self.energy.window("layer times"):
-            counted = cost.count_unet(*_network_sizes(self.config))
+            counted = cost.count_unet(*build.network_sizes(self.config))
             rows = [
                 timed(part.name, layer_times.layer_row, part, self.model, policy, batch)
                 for part in layer_times.parts_of(counted, policy, batch)
@@ -756,57 +750,3 @@ def _nulls(names, reason):
 
 def _in_giga(by_dtype):
     return ", ".join(f"{dtype} {value / 1e9:.3g}" for dtype, value in by_dtype.items())
-
-
-def _network_sizes(config):
-    """Returns what build_unet and count_unet both take first."""
-    return (
-        config.grid,
-        FRAMES_IN,
-        FRAMES_OUT,
-        config.depth,
-        config.filters,
-        config.center_filters,
-    )
-
-
-def _build_schedule(config, world, steps, origin):
-    """Builds the learning rate of ranks with so many steps an epoch; `origin` as ScaledWarmup's."""
-    from keras_nowcast.training.schedule import ScaledWarmup
-
-    decay_epochs = config.epochs if config.schedule == "cosine" else None
-    return ScaledWarmup(
-        config.learning_rate, world.size, steps, config.warmup_epochs, decay_epochs, origin
-    )
-
-
-def _build_compiled(config, world, flags, schedule):
-    """Builds the network and everything that trains it.
-
-    Returns:
-      (model, metrics): the compiled model, its optimizer built; its MeanSquaredErrorMetric and
-      ValidationScores.
-    """
-    from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
-    from keras_nowcast.model.unet import build_unet, freeze_normalization
-    from keras_nowcast.training.validation import ValidationScores
-
-    scaling = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
-    model = build_unet(*_network_sizes(config), **scaling)
-    if config.start_from is not None:
-        freeze_normalization(model)
-    optimizer = distributed.build_distributed(
-        precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
-    )
-    metrics = [
-        MeanSquaredErrorMetric(**scaling),
-        ValidationScores(VALIDATION_THRESHOLDS, **scaling),
-    ]
-    model.compile(
-        optimizer,
-        loss=MaskedMeanSquaredError(**scaling, average=flags.average),
-        metrics=metrics,
-        jit_compile=False,  # XLA cannot compile Horovod's operations
-    )
-    optimizer.build(model.trainable_variables)
-    return model, metrics
