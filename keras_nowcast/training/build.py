@@ -1,7 +1,15 @@
-"""Builds the compiled network that a run trains, and its learning rate."""
+"""Builds the compiled UNet that a run trains; the benchmarks train the same one.
 
+TensorFlow is imported in the functions, so that a script can refuse bad usage before that.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras_nowcast.errors import InputError
 from keras_nowcast.model import precision
 from keras_nowcast.training import distributed
+from keras_nowcast.training.progress import FIRST_ORIGIN
 from keras_nowcast.vil import (
     FRAMES_IN,
     FRAMES_OUT,
@@ -11,9 +19,30 @@ from keras_nowcast.vil import (
     VIL_SCALE,
 )
 
+_SCALING = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
 
-def network_sizes(config):
-    """Returns what build_unet and count_unet both take first."""
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model that is ready to train, and the parts of it that callbacks need.
+
+    Attributes:
+      model: the compiled Keras model; its optimizer is built.
+      error: the MeanSquaredErrorMetric that the model was compiled with.
+      scores: its ValidationScores.
+      flags: the StopFlags, which travel with the loss of each step.
+      schedule: the ScaledWarmup that is the learning rate.
+    """
+
+    model: Any
+    error: Any
+    scores: Any
+    flags: distributed.StopFlags
+    schedule: Any
+
+
+def unet_sizes(config):
+    """Returns the sizes of a config's UNet, the first arguments of build_unet and count_unet."""
     return (
         config.grid,
         FRAMES_IN,
@@ -24,43 +53,97 @@ def network_sizes(config):
     )
 
 
-def build_schedule(config, world, steps, origin):
-    """Builds the learning rate of ranks with so many steps an epoch; `origin` as ScaledWarmup's."""
+def build_model(config):
+    """Builds the UNet, not compiled, in the dtype policy `config.precision`.
+
+    The policy stays set globally. With `--start-from` the batch normalization is frozen; the
+    weights are random, as without it.
+
+    Args:
+      config: a RunConfig whose `grid` and `precision` are chosen (not None, not "auto").
+    """
+    from keras_nowcast.model.unet import build_unet, freeze_normalization
+
+    precision.set_precision(config.precision)
+    model = build_unet(*unet_sizes(config), **_SCALING)
+    if config.start_from is not None:
+        freeze_normalization(model)
+    return model
+
+
+def compile_model(model, config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
+    """Compiles a model as a run trains it, and builds its optimizer.
+
+    Args:
+      model: what `build_model` returned, or a model of the same input and output.
+      config: the RunConfig it was built for.
+      world: the World; in a world of several ranks the optimizer averages the gradients.
+      steps_per_epoch: of all ranks together, for the learning rate's warm-up and decay.
+      origin: where a resumed run stands, as in ScaledWarmup.
+
+    Returns:
+      A Compiled.
+    """
+    from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
+    from keras_nowcast.training.validation import ValidationScores
+
+    flags = distributed.StopFlags(world)
+    schedule = _build_schedule(config, world, steps_per_epoch, origin)
+    optimizer = distributed.build_distributed(
+        precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
+    )
+    error = MeanSquaredErrorMetric(**_SCALING)
+    scores = ValidationScores(VALIDATION_THRESHOLDS, **_SCALING)
+    model.compile(
+        optimizer,
+        loss=MaskedMeanSquaredError(**_SCALING, average=flags.average),
+        metrics=[error, scores],
+        jit_compile=False,  # XLA cannot compile Horovod's operations
+    )
+    optimizer.build(model.trainable_variables)
+    return Compiled(model, error, scores, flags, schedule)
+
+
+def build_compiled(config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
+    """Builds and compiles the model of a config: `build_model`, then `compile_model`."""
+    return compile_model(build_model(config), config, world, steps_per_epoch, origin)
+
+
+def _build_schedule(config, world, steps_per_epoch, origin):
     from keras_nowcast.training.schedule import ScaledWarmup
 
     decay_epochs = config.epochs if config.schedule == "cosine" else None
     return ScaledWarmup(
-        config.learning_rate, world.size, steps, config.warmup_epochs, decay_epochs, origin
+        config.learning_rate,
+        world.size,
+        steps_per_epoch,
+        config.warmup_epochs,
+        decay_epochs,
+        origin,
     )
 
 
-def build_compiled(config, world, flags, schedule):
-    """Builds the network and everything that trains it.
+def take_weights(model, run, world):
+    """Gives a model the weights and batch-norm statistics of a finished run's model.
 
-    Returns:
-      (model, metrics): the compiled model, its optimizer built; its MeanSquaredErrorMetric and
-      ValidationScores.
+    Args:
+      model: the Keras model; its weights are replaced.
+      run: the RunFolder of the finished run.
+      world: the World; all ranks call it together.
+
+    Raises:
+      InputError: that run's model has other sizes, on whichever rank.
     """
-    from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
-    from keras_nowcast.model.unet import build_unet, freeze_normalization
-    from keras_nowcast.training.validation import ValidationScores
+    from keras_nowcast.model.unet import read_unet
 
-    scaling = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
-    model = build_unet(*network_sizes(config), **scaling)
-    if config.start_from is not None:
-        freeze_normalization(model)
-    optimizer = distributed.build_distributed(
-        precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
-    )
-    metrics = [
-        MeanSquaredErrorMetric(**scaling),
-        ValidationScores(VALIDATION_THRESHOLDS, **scaling),
-    ]
-    model.compile(
-        optimizer,
-        loss=MaskedMeanSquaredError(**scaling, average=flags.average),
-        metrics=metrics,
-        jit_compile=False,  # XLA cannot compile Horovod's operations
-    )
-    optimizer.build(model.trainable_variables)
-    return model, metrics
+    def read():
+        theirs = read_unet(run.model_file)
+        if [each.shape for each in theirs.weights] != [each.shape for each in model.weights]:
+            raise InputError(
+                "`--start-from` must be a run with a model of the same depth and filters. "
+                f"Received: {run.path}, whose model has {theirs.count_params():,} parameters; "
+                f"this one has {model.count_params():,}."
+            )
+        model.set_weights(theirs.get_weights())
+
+    world.on_all(read)

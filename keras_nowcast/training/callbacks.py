@@ -22,17 +22,17 @@ class EpochRecorder(keras.callbacks.Callback):
     Args:
       world: the World.
       progress: the Progress to keep.
-      metrics: the MeanSquaredErrorMetric and the ValidationScores the model was compiled with.
+      compiled: the Compiled that is trained.
       pipeline: the WindowPipeline that is trained on.
       started: time.monotonic() at the start of the process.
       energy: the EnergyRecorder of this run.
     """
 
-    def __init__(self, world, progress, metrics, pipeline, started, energy):
+    def __init__(self, world, progress, compiled, pipeline, started, energy):
         super().__init__()
         self._world = world
         self._progress = progress
-        self._metric, self._scores = metrics
+        self._metric, self._scores = compiled.error, compiled.scores
         self._pipeline = pipeline
         self._started = started
         self._energy = energy

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from keras_nowcast.training.schedule import FIRST_ORIGIN
+FIRST_ORIGIN = (0, 0.0, 1.0)  # of a run that starts: no step, no epoch, the rate of one process
 
 
 @dataclass

@@ -5,8 +5,7 @@ import math
 import keras
 
 from keras_nowcast.errors import InputError
-
-FIRST_ORIGIN = (0, 0.0, 1.0)  # of a run that starts: no step, no epoch, the rate of one process
+from keras_nowcast.training.progress import FIRST_ORIGIN
 
 
 @keras.saving.register_keras_serializable("keras_nowcast")

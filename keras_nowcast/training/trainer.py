@@ -219,25 +219,23 @@ class Run:
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
-        precision.set_precision(config.precision)
-        self.flags = distributed.StopFlags(world)
-        self.schedule = build.build_schedule(
-            config, world, self.training.steps, self.progress.origin
-        )
-        self.model, metrics = build.build_compiled(config, world, self.flags, self.schedule)
+        compiled = build.build_compiled(config, world, self.training.steps, self.progress.origin)
+        self.model, self.flags, self.schedule = compiled.model, compiled.flags, compiled.schedule
         if arrays is not None:
             self._restore_variables(arrays)
         elif config.start_from:
-            self._take_weights(RunFolder(config.start_from))
+            start = RunFolder(config.start_from)
+            build.take_weights(self.model, start, world)
+            say(f"starting as the network of {start.path}")
         world.broadcast_variables(self._replicated_variables())
         watchdog.waiting = self._awaited_input
         self.energy = EnergyRecorder(config, world, folder, self.progress)
         self.energy.follow(self.model)
-        self.cost = cost.count_unet(*build.network_sizes(config)).record(
+        self.cost = cost.count_unet(*build.unet_sizes(config)).record(
             config.precision, config.batch_per_replica, config.fp16_allreduce
         )
         self.recorder = callbacks.EpochRecorder(
-            world, self.progress, metrics, self.training, started, self.energy
+            world, self.progress, compiled, self.training, started, self.energy
         )
         self.stopper = self.memory = self.roofs = None
         self._recording = threading.Lock()  # record.json is written once a start
@@ -329,7 +327,7 @@ class Run:
             return self.world.on_first(functools.partial(function, *arguments))
 
         with self.energy.window("layer times"):
-            counted = cost.count_unet(*build.network_sizes(self.config))
+            counted = cost.count_unet(*build.unet_sizes(self.config))
             rows = [
                 timed(part.name, layer_times.layer_row, part, self.model, policy, batch)
                 for part in layer_times.parts_of(counted, policy, batch)
@@ -533,23 +531,6 @@ class Run:
             if name.startswith("statistics/")
         }
         checkpoint.assign_variables("statistics", self.model.non_trainable_variables, mine)
-
-    def _take_weights(self, run):
-        """Makes the network what another run's was at its end, batch-norm statistics and all."""
-        from keras_nowcast.model.unet import read_unet
-
-        def read():
-            theirs, ours = read_unet(run.model_file), self.model
-            if [each.shape for each in theirs.weights] != [each.shape for each in ours.weights]:
-                raise InputError(
-                    "`--start-from` needs a network of the same depth and filters. Received: "
-                    f"{run.path}, whose network has {theirs.count_params():,} parameters, and this "
-                    f"one {ours.count_params():,}."
-                )
-            ours.set_weights(theirs.get_weights())
-
-        self.world.on_all(read)
-        self.say(f"starting as the network of {run.path}")
 
     def _layout(self):
         """What the numbers of steps in a checkpoint mean."""
