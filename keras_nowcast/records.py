@@ -16,34 +16,12 @@ import math
 import os
 from pathlib import Path
 
+from keras_nowcast import columns, schema
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import write_json, written_whole
 
-SCHEMA = 1
-EPOCH_COLUMNS = (
-    "epoch",
-    "loss",
-    "val_loss",
-    "learning_rate",
-    "loss_scale",
-    "skipped_steps",
-    "seconds",
-    "val_seconds",
-    "samples_per_second",
-    "joules",
-)
-LAYER_COLUMNS = (
-    "name",
-    "kind",
-    "flops",
-    "bytes",
-    "intensity",
-    "seconds_median",
-    "seconds_low",
-    "seconds_high",
-    "repetitions",
-    "flops_per_second",
-)
+EPOCH_COLUMNS = schema.names(columns.EPOCHS)
+LAYER_COLUMNS = schema.names(columns.LAYERS)
 
 
 class RunFolder:
@@ -166,7 +144,7 @@ class RunFolder:
 
     def write_record(self, record):
         """Writes record.json, whole; a number that is not finite becomes null with its reason."""
-        write_json(self.path / "record.json", without_nan({"schema": SCHEMA, **record}))
+        write_json(self.path / "record.json", without_nan({"schema": schema.VERSION, **record}))
 
     def read_environment(self):
         """Returns environment.json as a dict, or None when there is none."""

@@ -141,7 +141,7 @@ def test_runs_are_found_at_any_depth(tmp_path):
         folder.write_record({"status": "completed"})
     runs = records.read_runs([tmp_path, tmp_path / "b"])
     assert [folder.path.name for folder, _ in runs] == ["c", "b"]
-    assert runs[0][1] == {"schema": 1, "status": "completed"}
+    assert runs[0][1] == {"schema": 2, "status": "completed"}
 
 
 @pytest.mark.parametrize("name", ["absent", "."])

@@ -4,8 +4,9 @@ import csv
 import json
 import statistics
 
+from keras_nowcast import schema
 from keras_nowcast.model.cost import count_unet
-from keras_nowcast.records import EPOCH_COLUMNS, SCHEMA
+from keras_nowcast.records import EPOCH_COLUMNS
 from keras_nowcast.training import layer_times
 
 WHY_NO_ENERGY = "NVML: no driver answers"
@@ -86,7 +87,7 @@ def write_run(
     sizes = (config["depth"], config["filters"], config["center_filters"])
     cost = count_unet(config["grid"], 13, 12, *sizes)
     record = {
-        "schema": SCHEMA,
+        "schema": schema.VERSION,
         "status": status,
         "status_reason": reason,
         "config": config,

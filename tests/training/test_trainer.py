@@ -114,7 +114,7 @@ def test_the_run_folder_is_complete(finished):
 
 def test_the_record_has_every_key_of_the_contract(finished):
     record = finished.read_record()
-    assert record["schema"] == 1 and record["status"] == "completed"
+    assert record["schema"] == 2 and record["status"] == "completed"
     for part, keys in RECORD.items():
         values = record[part] if part else record
         assert values.keys() >= keys, keys - values.keys()

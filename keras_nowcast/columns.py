@@ -1,0 +1,199 @@
+"""The files of the run folder, and the columns of its CSV files, each described once.
+
+Writers and readers take the names of columns from here; schema.py has the keys of record.json. An
+empty cell means that the value was not measured or is not defined, never 0.
+"""
+
+from dataclasses import dataclass
+
+from keras_nowcast.schema import FRACTION, INTEGER, NUMBER, TEXT, Key
+
+CODES = "VIL codes"
+_NO_PIXEL = "no pixel was valid"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the run folder.
+
+    Attributes:
+      name: its name.
+      when: who writes it, and when.
+      meaning: what it holds.
+    """
+
+    name: str
+    when: str
+    meaning: str
+
+
+EPOCHS = (
+    Key("epoch", INTEGER, "", "number of the epoch, from 0"),
+    Key("loss", NUMBER, "normalized VIL squared", "training loss, the mean over valid pixels"),
+    Key("val_loss", NUMBER, "normalized VIL squared", "validation loss", _NO_PIXEL),
+    Key("learning_rate", NUMBER, "", "learning rate at the end of the epoch"),
+    Key("loss_scale", NUMBER, "factor", "loss scale", "the precision is not mixed_float16"),
+    Key("skipped_steps", INTEGER, "steps", "steps without an update"),
+    Key("seconds", NUMBER, "s", "wall-clock time of training, as in `training.seconds`"),
+    Key("val_seconds", NUMBER, "s", "wall-clock time of the validation"),
+    Key("samples_per_second", NUMBER, "windows/s", "throughput", "no step was timed"),
+    Key("joules", NUMBER, "J", "energy of `seconds`", "no energy was measured"),
+)
+# They follow EPOCHS in epochs.csv; runs of earlier versions lack some.
+MORE_OF_EPOCHS = (
+    Key("joules_estimated", INTEGER, "", "1 if the joules are an estimate, 0 if not"),
+    Key("samples", INTEGER, "windows", "windows trained in `seconds`"),
+    Key(
+        "val_csi_<threshold>",
+        NUMBER,
+        FRACTION,
+        "critical success index of the validation at this VIL code, all lead times",
+        "no event was forecast or observed",
+    ),
+    Key("val_mae", NUMBER, CODES, "mean absolute error of the validation", _NO_PIXEL),
+    Key(
+        "joules_coverage",
+        NUMBER,
+        FRACTION,
+        "fraction of `seconds`, of all devices, whose energy is known",
+        "there is no device to measure",
+    ),
+)
+
+POWER = (
+    Key("time_s", NUMBER, "s", "time since the first start of the run"),
+    Key("host", TEXT, "", "host of the device"),
+    Key("device", TEXT, "", "UUID of the GPU, or the name of the CPU package or process"),
+    Key("watts", NUMBER, "W", "power", "the reading was not valid"),
+    Key("utilization_percent", NUMBER, "%", "GPU utilization", "it is unknown"),
+    Key("memory_mib", NUMBER, "MiB", "GPU memory in use", "it is unknown"),
+    Key("sm_mhz", NUMBER, "MHz", "clock of the GPU's multiprocessors", "it is unknown"),
+    Key("temperature_c", NUMBER, "°C", "temperature of the GPU", "it is unknown"),
+    Key("throttle_reasons", TEXT, "", "why the GPU's clock was reduced", "it was not, or unknown"),
+)
+
+LAYERS = (
+    Key("name", TEXT, "", "name of the layer in the network, or of the first of those fused"),
+    Key("kind", TEXT, "", "its kind, such as convolution; optimizer for the update of all weights"),
+    Key("flops", NUMBER, "FLOP", "counted operations in a training step, forward and backward"),
+    Key("bytes", NUMBER, "bytes", "counted bytes moved in a training step"),
+    Key("intensity", NUMBER, "FLOP/byte", "flops divided by bytes"),
+    Key("seconds_median", NUMBER, "s", "median time of the repetitions"),
+    Key("seconds_low", NUMBER, "s", "minimum of the repetitions"),
+    Key("seconds_high", NUMBER, "s", "maximum of the repetitions"),
+    Key("repetitions", INTEGER, "times", "number of repetitions"),
+    Key("flops_per_second", NUMBER, "FLOP/s", "flops divided by seconds_median"),
+)
+
+_COUNT = "pixels"
+_EMPTY = "its denominator is 0"
+SCORES = (
+    Key("method", TEXT, "", "model, persistence or extrapolation"),
+    Key("threshold", INTEGER, CODES, "a pixel is an event if its code is at or above it"),
+    Key("lead_minutes", TEXT, "min", "lead time, or `all` for all lead times pooled"),
+    Key("hits", INTEGER, _COUNT, "events that were forecast"),
+    Key("misses", INTEGER, _COUNT, "events that were not forecast"),
+    Key("false_alarms", INTEGER, _COUNT, "forecast events that were not observed"),
+    Key("csi", NUMBER, FRACTION, "critical success index", _EMPTY),
+    Key("pod", NUMBER, FRACTION, "probability of detection", _EMPTY),
+    Key("sucr", NUMBER, FRACTION, "success ratio", _EMPTY),
+    Key("far", NUMBER, FRACTION, "false alarm ratio", _EMPTY),
+    Key("bias", NUMBER, "ratio", "frequency bias", _EMPTY),
+    Key("mae", NUMBER, CODES, "mean absolute error, the same for all thresholds", _NO_PIXEL),
+    Key(
+        "mse",
+        NUMBER,
+        f"{CODES} squared",
+        "mean squared error, the same for all thresholds",
+        _NO_PIXEL,
+    ),
+    Key("n", INTEGER, _COUNT, "valid pixels"),
+    Key("correct_negatives", INTEGER, _COUNT, "pixels without an event that was forecast or seen"),
+    Key("hss", NUMBER, "-1 to 1", "Heidke skill score", _EMPTY),
+    Key("mean_error", NUMBER, CODES, "mean of forecast minus observation", _NO_PIXEL),
+    Key("csi_low", NUMBER, FRACTION, "lower end of the 95% bootstrap interval of csi", _EMPTY),
+    Key("csi_high", NUMBER, FRACTION, "upper end of it", _EMPTY),
+    Key("mae_low", NUMBER, CODES, "lower end of the 95% bootstrap interval of mae", _NO_PIXEL),
+    Key("mae_high", NUMBER, CODES, "upper end of it"),
+    Key(
+        "mse_low",
+        NUMBER,
+        f"{CODES} squared",
+        "lower end of the 95% bootstrap interval of mse",
+        _NO_PIXEL,
+    ),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of it"),
+)
+# They follow SCORES in scores.csv, for the pools and scales that were counted.
+MORE_OF_SCORES = (
+    Key(
+        "csi_pool<side>",
+        NUMBER,
+        FRACTION,
+        "csi of fields max-pooled in blocks of this side, in pixels",
+        _EMPTY,
+    ),
+    Key(
+        "fss_<side>",
+        NUMBER,
+        FRACTION,
+        "fractions skill score in windows of this side, in pixels",
+        _EMPTY,
+    ),
+)
+DIFFERENCES = (
+    Key("method", TEXT, "", "model"),
+    Key("reference", TEXT, "", "persistence or extrapolation"),
+    Key("threshold", INTEGER, CODES, "as in scores.csv"),
+    Key("lead_minutes", TEXT, "min", "as in scores.csv"),
+    Key("events", INTEGER, "events", "events that both were scored on"),
+    Key("csi_difference", NUMBER, "", "csi of the method minus that of the reference", _EMPTY),
+    Key("csi_low", NUMBER, "", "lower end of its 95% bootstrap interval", _EMPTY),
+    Key("csi_high", NUMBER, "", "upper end of it", _EMPTY),
+    Key("mse_difference", NUMBER, f"{CODES} squared", "mse of the method minus the reference's"),
+    Key("mse_low", NUMBER, f"{CODES} squared", "lower end of its 95% bootstrap interval"),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of it"),
+)
+
+FILES = (
+    File(
+        "config.json",
+        "training, before everything else",
+        "the configuration: one key per flag of train.py. A folder with this file holds a run.",
+    ),
+    File("environment.json", "training, at its start", "`environment` of record.json"),
+    File("epochs.csv", "training, after each epoch", "one row per finished epoch"),
+    File("power.csv", "training, twice per second", "the power trace: one row per reading"),
+    File("model.keras", "training, at its end", "the network after the last epoch"),
+    File(
+        "model_best.keras",
+        "training, after an epoch",
+        "the network after the epoch with the lowest validation loss",
+    ),
+    File(
+        "checkpoint/",
+        "training, after each epoch and every --checkpoint-minutes",
+        "the last two checkpoints, state-<epoch>-<step>.npz, from which --resume continues",
+    ),
+    File(
+        "running.json",
+        "training, while it runs",
+        "the process that trains in the folder. It is locked while that process runs; its "
+        "modification time is the last heartbeat.",
+    ),
+    File("record.json", "training, when it ends", "everything that was measured"),
+    File("layers.csv", "training, with --layer-times", "one row per layer: its measured time"),
+    File("tensorboard/", "training, with --tensorboard", "logs for TensorBoard"),
+    File("scores.csv", "evaluate.py", "scores by method, threshold and lead time"),
+    File("differences.csv", "evaluate.py", "scores of the model minus those of each baseline"),
+    File(
+        "statistics.npz",
+        "evaluate.py",
+        "the counts and sums of errors behind the scores, for each event",
+    ),
+    File(
+        "panel, scores_by_lead, performance_diagram, animation",
+        "evaluate.py",
+        "pictures (.png and .pdf; the animation is a .gif)",
+    ),
+)
