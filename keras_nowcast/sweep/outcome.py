@@ -9,6 +9,7 @@ left to do so, the cell was cut short together with its sweep.
 import re
 from pathlib import Path
 
+from keras_nowcast import schema
 from keras_nowcast.records import RunFolder
 from keras_nowcast.sweep.cells import DEFAULTS
 
@@ -29,67 +30,6 @@ _ERROR = re.compile(r"(?:^|>:?\s*)error: (.+)", re.MULTILINE)
 # The last line of a run that cannot go on; the watchdog's names the rank.
 _FAILED_LINE = re.compile(r"(?:^|>:?\s*)failed: (.+)", re.MULTILINE)
 _RANK = re.compile(r"rank \d+ on \S+ ")  # how the watchdog's reason begins
-
-_NUMBERS = {
-    "environment": (
-        "python",
-        "tensorflow",
-        "keras",
-        "horovod",
-        "hosts",
-        "cpu",
-        "cores",
-        "gpus",
-        "git_commit",
-        "slurm_job_id",
-        "slurm_array_job_id",
-        "slurm_array_task_id",
-        "slurm_nodes",
-        "slurm_restart_count",
-    ),
-    "model": (
-        "parameters",
-        "trainable_parameters",
-        "forward_flops_per_sample",
-        "training_flops_per_sample",
-        "activation_bytes_per_sample",
-        "allreduce_bytes_per_step",
-    ),
-    "training": (
-        "epochs",
-        "windows_per_epoch",
-        "steps",
-        "skipped_steps",
-        "seconds",
-        "seconds_per_epoch",
-        "samples_per_second",
-        "final_loss_scale",
-        "loss",
-        "val_loss",
-        "achieved_flops_per_second",
-        "setup_seconds",
-        "starts",
-        "skipped_events",
-        "skipped_event_reasons",
-        "lost_seconds",
-    ),
-    "energy": (
-        "joules",
-        "mean_watts",
-        "idle_watts",
-        "joules_per_epoch",
-        "joules_per_sample",
-        "joules_above_idle",
-        "coverage",
-        "coverage_per_epoch",
-        "crosscheck_joules",
-        "uncertainty_percent",
-        "repeatability_percent",
-        "lost_joules",
-        "lost_coverage",
-    ),
-    "memory": ("peak_rss_bytes", "peak_gpu_bytes"),
-}
 
 
 def state(folder):
@@ -197,25 +137,14 @@ def write_failure(folder, placed, reason, printed="", measured=False):
 def _empty_record(run, placed):
     """Returns a record of all parts: what is counted and known, all else null with the reason."""
     why = "it was not started" if placed.refusal else "the run ended without telling"
-    record = {"config": _config(run, placed)}
-    for part, names in _NUMBERS.items():
-        record[part] = {}
-        for name in names:
-            record[part] |= {name: None, f"{name}_reason": why}
+    record = schema.empty_record(why) | {"config": _config(run, placed)}
     environment = {"world_size": placed.cell.processes} | (run.read_environment() or {})
-    _fill(record["environment"], **environment)
-    record["energy"] |= {"source": "none", "source_reason": why}
-    record["energy"] |= {"devices": [], "windows": [], "power_limits": []}
-    _fill(record["training"], windows_per_epoch=placed.windows[0], epochs=len(run.read_epochs()))
+    schema.fill(record["environment"], **environment)
+    training = {"windows_per_epoch": placed.windows[0], "epochs": len(run.read_epochs())}
+    schema.fill(record["training"], **training)
     if placed.refusal is None:
-        _fill(record["model"], **placed.model_record())
+        schema.fill(record["model"], **placed.model_record())
     return record
-
-
-def _fill(part, **values):
-    for name, value in values.items():
-        part[name] = value
-        part.pop(f"{name}_reason", None)
 
 
 def _config(run, placed):
