@@ -9,6 +9,7 @@ import dataclasses
 import statistics
 from dataclasses import dataclass
 
+from keras_nowcast import schema
 from keras_nowcast.config import FOLDER, SEED, WATCHING, RunConfig, names_of
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
@@ -22,63 +23,19 @@ RUNNING = "running"  # the status of a run that a job works on
 # on one machine differ by.
 ENOUGH_COVERAGE = 0.99
 
-_COPIED = (
-    (
-        "config",
-        (
-            "depth",
-            "filters",
-            "center_filters",
-            "grid",
-            "precision",
-            "batch_per_replica",
-            "epochs",
-            "seed",
-            "power_limit_w",
-        ),
-    ),
-    ("environment", ("world_size", "cpu", "cores", "tensorflow", "keras", "horovod", "git_commit")),
-    (
-        "model",
-        (
-            "parameters",
-            "trainable_parameters",
-            "forward_flops_per_sample",
-            "training_flops_per_sample",
-            "activation_bytes_per_sample",
-            "allreduce_bytes_per_step",
-        ),
-    ),
-    (
-        "training",
-        (
-            "windows_per_epoch",
-            "steps",
-            "setup_seconds",
-            "seconds",
-            "samples_per_second",
-            "achieved_flops_per_second",
-            "loss",
-            "val_loss",
-            "skipped_steps",
-            "skipped_events",
-            "lost_seconds",
-        ),
-    ),
-    (
-        "energy",
-        (
-            "source",
-            "joules",
-            "mean_watts",
-            "joules_per_sample",
-            "coverage",
-            "uncertainty_percent",
-            "lost_joules",
-        ),
-    ),
-    ("memory", ("peak_rss_bytes", "peak_gpu_bytes")),
+# Columns of the table: fields of the configuration, then the keys that the schema marks.
+_OF_CONFIG = (
+    "depth",
+    "filters",
+    "center_filters",
+    "grid",
+    "precision",
+    "batch_per_replica",
+    "epochs",
+    "seed",
+    "power_limit_w",
 )
+_RENAMED = {("energy", "source"), ("energy", "joules")}  # with the section before the name
 
 # Fields of the configuration that do not decide what a run computes or costs. The seed does, by
 # chance: it tells the runs of one cell apart.
@@ -269,10 +226,7 @@ def _key(setting, free=()):
 
 
 def _run(folder, record):
-    parts = {
-        name: record.get(name) or {}
-        for name in ("config", "environment", "model", "training", "energy", "memory")
-    }
+    parts = {name: record.get(name) or {} for name in ("config", *schema.SECTIONS)}
     epochs = _epochs(folder, parts["energy"].get("coverage"))
     row = {
         "run": str(folder.path),
@@ -281,10 +235,11 @@ def _run(folder, record):
     }
     if folder.is_running():
         row |= {"status": RUNNING, "reason": "a job goes on with it now; its record is older"}
-    for part, names in _COPIED:
-        for name in names:
-            column = f"energy_{name}" if (part, name) in _RENAMED else name
-            row[column] = parts[part].get(name)
+    row |= {name: parts["config"].get(name) for name in _OF_CONFIG}
+    for section, keys in schema.SECTIONS.items():
+        for name in (key.name for key in keys if key.in_table):
+            column = f"{section}_{name}" if (section, name) in _RENAMED else name
+            row[column] = parts[section].get(name)
     row["center_filters"] = center_filters(parts["config"])
     row["gpus"] = _gpu_names(parts["environment"])
     row["hosts"] = len(parts["environment"].get("hosts") or ()) or None
@@ -306,9 +261,6 @@ def _run(folder, record):
     setting = _setting(row, parts)
     roofs = record.get("roofs")  # runs of an earlier version have none
     return MeasuredRun(folder, row, parts["config"], setting, epochs, devices, roofs, changed)
-
-
-_RENAMED = {("energy", "source"), ("energy", "joules")}
 
 
 def _epochs(folder, coverage):
