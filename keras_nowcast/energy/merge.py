@@ -2,6 +2,8 @@
 
 import math
 
+from keras_nowcast import schema
+
 _ENOUGH = 0.99  # of the power's coverage: then the counter is the figure
 WHOLE_COVERAGE = 0.995  # below it a figure is told to be of a part of its time
 
@@ -295,15 +297,8 @@ def _uncertainty(measured, name, together):
     return sum(shares) if together else math.sqrt(sum(share**2 for share in shares))
 
 
-# Why a figure is missing although joules were measured.
-_WHY_MISSING = {
-    "idle_watts": "no idle baseline was measured before the work",
-    "joules_above_idle": "no idle baseline was measured before the work",
-    "joules_per_sample": "the number of samples was not given",
-    "crosscheck_joules": "there is one meter only, nothing to check it by",
-    "uncertainty_percent": "an estimate: no sensor was read",
-    "repeatability_percent": "an estimate: no sensor was read",
-}
+# Why a number is missing although joules were measured.
+_WHY_MISSING = {key.name: key.null for key in schema.ENERGY if key.type == schema.NUMBER}
 
 
 def _reasons(record, results):
@@ -311,15 +306,14 @@ def _reasons(record, results):
     reasons = {}
     why = _join(_problem_lines(record["devices"])) or record["source_reason"]
     if record["joules"] is None:
-        for name in ("joules", "mean_watts", "coverage", *_WHY_MISSING):
-            reasons[f"{name}_reason"] = why
+        reasons |= {f"{name}_reason": why for name in _WHY_MISSING if name in record}
         if record["source"] == "none" and record["devices"]:
             reasons["source_reason"] = f"{record['source_reason']}; but {why}"
         return reasons
     if record["coverage"] is not None and record["coverage"] < WHOLE_COVERAGE:
         reasons["coverage_reason"] = why
     for name, reason in _WHY_MISSING.items():
-        if record[name] is None:
+        if name in record and record[name] is None:
             reasons[f"{name}_reason"] = reason
     problems = _join(
         [*_problem_lines(record["devices"]), *(r["trace_problem"] or "" for r in results)]

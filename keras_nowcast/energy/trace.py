@@ -5,19 +5,10 @@ import os
 import time
 from pathlib import Path
 
+from keras_nowcast import columns, schema
 from keras_nowcast.files import written_whole
 
-COLUMNS = (
-    "time_s",
-    "host",
-    "device",
-    "watts",
-    "utilization_percent",
-    "memory_mib",
-    "sm_mhz",
-    "temperature_c",
-    "throttle_reasons",
-)
+COLUMNS = schema.names(columns.POWER)
 _FLUSH_EVERY_S = 0.5
 
 
