@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_nowcast import schema
+from keras_nowcast.columns import DIFFERENCES, SCORES
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.text_table import aligned
@@ -21,45 +23,8 @@ from keras_nowcast.verification import bootstrap, scores
 
 ALL_LEADS = "all"
 
-# The columns that other tools read come first.
-COLUMNS = (
-    "method",
-    "threshold",
-    "lead_minutes",
-    "hits",
-    "misses",
-    "false_alarms",
-    "csi",
-    "pod",
-    "sucr",
-    "far",
-    "bias",
-    "mae",
-    "mse",
-    "n",
-    "correct_negatives",
-    "hss",
-    "mean_error",
-    "csi_low",
-    "csi_high",
-    "mae_low",
-    "mae_high",
-    "mse_low",
-    "mse_high",
-)
-DIFFERENCE_COLUMNS = (
-    "method",
-    "reference",
-    "threshold",
-    "lead_minutes",
-    "events",
-    "csi_difference",
-    "csi_low",
-    "csi_high",
-    "mse_difference",
-    "mse_low",
-    "mse_high",
-)
+COLUMNS = schema.names(SCORES)
+DIFFERENCE_COLUMNS = schema.names(DIFFERENCES)
 
 
 @dataclass(frozen=True, eq=False)
