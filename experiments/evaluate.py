@@ -253,7 +253,6 @@ def write_results(evaluation, example, out, arguments):
     print(f"{len(evaluation.events)} events, all lead times pooled, codes (MSE in codes squared):")
     print(evaluate.console_table(rows))
 
-    rows = panels.read_scores(out / "scores.csv")
     shown = [threshold for threshold in arguments.thresholds if threshold in (16, 74, 133)]
     by_lead = panels.scores_by_lead(rows, shown or arguments.thresholds[:3])
     write_figure(by_lead, out, "scores_by_lead")

@@ -167,3 +167,13 @@ def test_config_is_stored(tmp_path):
     folder = opened(tmp_path)
     assert folder.stored_config() == dataclasses.asdict(RunConfig(run_dir=str(tmp_path)))
     assert json.loads((tmp_path / "config.json").read_text())["depth"] == 4
+
+
+def test_scores_are_read_with_their_gaps(tmp_path):
+    (tmp_path / "scores.csv").write_text(
+        "method,threshold,lead_minutes,csi\nmodel,16,5,0.5\nmodel,219,all,\n"
+    )
+    assert records.RunFolder(tmp_path).read_scores() == [
+        {"method": "model", "threshold": 16, "lead_minutes": 5, "csi": 0.5},
+        {"method": "model", "threshold": 219, "lead_minutes": "all", "csi": None},
+    ]

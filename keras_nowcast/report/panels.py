@@ -1,7 +1,5 @@
 """Pictures of forecasts and of their scores, from arrays and from rows of scores.csv."""
 
-import csv
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -44,24 +42,6 @@ _STYLE = {
     "pdf.fonttype": 42,
     "text.parse_math": False,  # a $ in an event's name is a $
 }
-
-
-def read_scores(path):
-    """Returns the rows of a scores.csv as dictionaries, numbers as float, empty cells as NaN.
-
-    `method` stays text; `lead_minutes` is a float or "all".
-    """
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {name: _number(name, cell) for name, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-def _number(name, cell):
-    if name == "method" or cell == "all":
-        return cell
-    return float(cell) if cell else np.nan
 
 
 def vil_colors(levels):
@@ -157,7 +137,7 @@ def scores_by_lead(rows, thresholds):
     """Draws CSI at each threshold, and MSE and MAE, against lead time, with confidence bands.
 
     Args:
-        rows: Of scores.csv, see `read_scores`.
+        rows: Of scores.csv, as `evaluate.score_rows` returns them; NaN if a score is undefined.
         thresholds: Codes to draw the CSI of, a panel each.
 
     Returns a Figure.
@@ -214,7 +194,7 @@ def performance_diagram(rows, thresholds):
     """Draws POD against success ratio of all leads pooled, with lines of CSI and of bias.
 
     Args:
-        rows: Of scores.csv, see `read_scores`.
+        rows: Of scores.csv, as `evaluate.score_rows` returns them; NaN if a score is undefined.
         thresholds: Codes, a marker each.
 
     Returns a Figure. Source: Roebber (2009).

@@ -127,12 +127,3 @@ def test_the_animation_has_a_picture_a_frame(tmp_path):
     )
     with image.open(tmp_path / "event.gif") as gif:
         assert gif.n_frames == 3 and gif.info["duration"] == 250
-
-
-def test_scores_are_read_with_their_gaps(tmp_path):
-    (tmp_path / "scores.csv").write_text(
-        "method,threshold,lead_minutes,csi\nmodel,16,5,0.5\nmodel,219,all,\n"
-    )
-    first, last = panels.read_scores(tmp_path / "scores.csv")
-    assert first == {"method": "model", "threshold": 16.0, "lead_minutes": 5.0, "csi": 0.5}
-    assert last["lead_minutes"] == "all" and np.isnan(last["csi"])
