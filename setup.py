@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
     "numpy>=1.26",
     "h5py>=3.11",  # SEVIR's files
     "isal>=1.6",  # inflates SEVIR's chunks, twice as fast as zlib in as many threads
+    "jinja2>=3.1",  # report.html from a template that escapes what comes from files
     "keras>=3.12",  # the network and its training loop, on TensorFlow
     "matplotlib>=3.8",  # figures
     "nvidia-ml-py>=12.535",  # power and energy of NVIDIA GPUs; pure Python, harmless without a GPU
@@ -48,6 +49,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["keras_nowcast", "keras_nowcast.*"]),
+    package_data={"keras_nowcast.report": ["templates/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     classifiers=[

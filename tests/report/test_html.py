@@ -2,7 +2,10 @@
 
 import fcntl
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import study_runs
@@ -11,6 +14,7 @@ from keras_nowcast import records
 from keras_nowcast.report import html
 from keras_nowcast.study import claims, planner, table
 
+ROOT = Path(__file__).parents[2]
 VOID = {"meta", "br", "input", "link", "img", "hr"}
 
 
@@ -205,3 +209,14 @@ def test_a_run_is_repeated_as_it_was_started(tmp_path):
         "horovodrun -np 2 python experiments/train.py --data 'my data' --filters 8 "
         "--center-filters 64 --precision float32 --grid 96 --epochs 4 --augment"
     )
+
+
+def test_an_installed_package_has_every_file(tmp_path):
+    """Whoever installs without -e gets the templates too, and what else is not Python."""
+    built = tmp_path / "built"
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(built)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    kept = {path.relative_to(ROOT) for path in (ROOT / "keras_nowcast").rglob("*.*")}
+    kept = {path for path in kept if path.suffix != ".pyc"}
+    assert Path("keras_nowcast/report/templates/report.css") in kept
+    assert kept == {path.relative_to(built) for path in built.rglob("*.*")}
