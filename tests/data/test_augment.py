@@ -1,4 +1,4 @@
-"""Windows turned, mirrored, shifted and scaled, the same in all frames, from the seed alone."""
+"""Windows are rotated, mirrored, shifted and scaled equally in all frames, from the seed alone."""
 
 import itertools
 
@@ -14,7 +14,7 @@ GRID = 16
 
 
 def batches(count=6, size=3):
-    """Windows whose frames are one image plus the frame's number."""
+    """Returns windows whose frames are one image plus the frame's number."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 200, (count, size, GRID, GRID, 1), dtype=np.uint8)
     vil = image + np.arange(25, dtype=np.uint8)
@@ -23,7 +23,7 @@ def batches(count=6, size=3):
 
 @pytest.fixture
 def as_strong(monkeypatch):
-    """Leaves the codes of moved windows as they are."""
+    """Keeps the codes of moved windows unchanged."""
     monkeypatch.setattr(augment, "STRENGTHS", (1.0, 1.0))
 
 
@@ -36,7 +36,7 @@ def changed(seed=1, first_step=0, skip=0):
 
 
 def possible(image):
-    """Yields every image that a mirror, a turn and a shift may make of one."""
+    """Yields every image that mirroring, rotating and shifting can make of one image."""
     margin = GRID // SHIFT_SHARE
     for mirror, turns in itertools.product((False, True), range(4)):
         turned = np.rot90(image[:, ::-1] if mirror else image, turns)
@@ -54,7 +54,7 @@ def test_each_window_is_a_mirrored_turned_and_shifted_one(as_strong):
             kinds.add(
                 next(i for i, each in enumerate(images) if np.array_equal(each, window[..., 0]))
             )
-    assert len(kinds) > 12  # of 18 windows: each its own change
+    assert len(kinds) > 12  # 18 windows: each is changed differently
 
 
 def test_all_frames_are_changed_alike(as_strong):

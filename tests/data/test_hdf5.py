@@ -1,4 +1,4 @@
-"""Every layout gives what h5py gives, by as many threads as may be."""
+"""Every layout reads as with h5py, with any number of threads."""
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +71,7 @@ def test_threads_read_what_one_reads(tmp_path, codes):
 
 @pytest.mark.parametrize("more", [{}, {"compression": "gzip"}, {"compression": "lzf"}])
 def test_chunks_never_written_are_told(tmp_path, codes, more):
-    """HDF5 gives its fill value for them: no echo where nobody looked."""
+    """HDF5 would return its fill value for them: no echo although nothing was observed."""
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         vil = file.create_dataset("vil", SHAPE, np.uint8, chunks=(1, 12, 6, 9), **more)
@@ -108,7 +108,7 @@ def test_a_file_with_a_user_block(tmp_path, codes, storage):
 
 
 def test_elements_in_other_files_are_refused(tmp_path, codes):
-    """HDF5 reads them as zeros where the other file is absent or short."""
+    """HDF5 would read them as zeros if the other file is absent or too short."""
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         virtual = h5py.VirtualLayout(SHAPE, np.uint8)

@@ -1,4 +1,4 @@
-"""Packed data: the same events and batches as from the original, whole after any interruption."""
+"""Packed data have the original's events and batches, and are complete after an interruption."""
 
 import os
 import signal
@@ -102,7 +102,7 @@ def test_the_authors_files(root, tmp_path):
 
 @pytest.mark.parametrize("how", [pack, pack_authors])
 def test_stopped_anywhere_it_goes_on(root, tmp_path, how):
-    """Stopped after every third event, the files are those of one go, to the last byte."""
+    """Interrupted after every third event, the files are byte-identical to an uninterrupted run."""
     how(root, tmp_path / "whole")
     stops = 0
 
@@ -156,7 +156,7 @@ def test_killed_it_goes_on(root, tmp_path, number):
 
 
 def slow_reads(folder):
-    """A folder for PYTHONPATH with which reading an event takes a tenth of a second."""
+    """Returns a folder for PYTHONPATH with which reading an event takes a tenth of a second."""
     (folder / "slow").mkdir()
     (folder / "slow" / "sitecustomize.py").write_text(
         "import os, time\npread = os.pread\n"

@@ -1,4 +1,4 @@
-"""Each rank's share of each epoch: complete, repeatable, read ahead and bounded in memory."""
+"""Each rank's part of each epoch: complete, repeatable, read ahead and bounded in memory."""
 
 import collections
 import itertools
@@ -67,7 +67,7 @@ def test_a_rank_sees_other_events_in_another_epoch():
     def events(epoch):
         return {event for step in _plans([3] * 40, 2, 4, epoch=epoch)[0] for event, _ in step}
 
-    assert len(events(0) & events(1)) < 18  # half of its 20, give or take
+    assert len(events(0) & events(1)) < 18  # about half of its 20
 
 
 def test_without_shuffle_the_order_is_kept():
@@ -95,7 +95,7 @@ SEEN = [((2, 3),), ((1, 5), (4, 1)), ((3, 0), (2, 1)), ((1, 10**6),)]
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_what_other_ranks_left_is_seen_once_too(sizes, seen, world_size):
-    """An epoch on changing numbers of ranks: every window once, as the counts foretell."""
+    """An epoch with changing numbers of ranks: every window once, as the counts predict."""
     starts = [range(0, 12 * size, 12) for size in sizes]
     total = sum(sizes)
     windows, left = [], total
@@ -344,7 +344,7 @@ def test_a_validation_dataset_can_be_iterated_again(data):
 
 
 def test_to_end_an_iterator_waits_for_no_tuner(data):
-    """TensorFlow's tuner sleeps up to as long as it has been there, and is waited for."""
+    """TensorFlow's tuner sleeps for up to as long as it has run, and ending it waits for that."""
     events, _ = data
     dataset = _build(events, shuffle=False).dataset()
     for each in (dataset, augmented(dataset, seed=0)):
@@ -391,11 +391,11 @@ for x, y in itertools.islice(pipe.batches(), 2 * pipe.steps):
     pass
 peak_kib = re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())
 print(pipe.windows, peak_kib[1])
-"""  # not getrusage's peak: a process starts with that of the one that started it
+"""  # not getrusage's peak, which a process inherits from its parent
 
 
 def test_memory_does_not_grow_with_the_dataset(tmp_path, write_sevir):
-    """Ten times the events, 180 MB of pixels, in the same memory."""
+    """Ten times as many events, 180 MB of pixels, take the same memory."""
     peak_kib = {}
     for events in (40, 400):
         root = tmp_path / str(events)
@@ -409,7 +409,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path, write_sevir):
 
 
 def _write_blank(root, events, write_sevir):
-    """Writes events of 96 x 96 dry pixels, which take no room on disk."""
+    """Writes events of 96x96 dry pixels, which take no disk space."""
     import h5py
 
     write_sevir(root, events, size=1, per_file=events)
@@ -428,7 +428,7 @@ def _write_blank(root, events, write_sevir):
 
 
 def _faults(before):
-    """Returns the page faults of a process that makes and frees 4 x 8 MiB thirty times."""
+    """Returns the page faults of a process that allocates and frees 4 x 8 MiB thirty times."""
     script = f"""
 import resource
 from keras_nowcast.data import pipeline
@@ -454,7 +454,7 @@ def test_freed_memory_is_used_again():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_reading_beside_tensorflow_reuses_what_was_freed(tmp_path):
-    """An event is 7 MB, 1,764 pages; by TensorFlow's settings it cost several times that."""
+    """An event is 7 MB, 1,764 pages; with TensorFlow's settings it cost several times that."""
     events = catalog.read_catalog(synthetic.write_synthetic(tmp_path / "sevir", 8, progress=False))
     dataset = WindowPipeline(events, grid=96, batch_per_replica=4, shuffle=False).dataset()
 

@@ -62,7 +62,7 @@ def test_catalogue_of_the_published_form(root):
 
 
 def test_corners_on_the_earth():
-    """The standard point itself, and a known one: 384 km north of it along its meridian."""
+    """The standard point, and a known one: 384 km north of it along its meridian."""
     assert synthetic.latitude_longitude(0.0, 1e-3) == (38.0, -98.0)
     latitude, longitude = synthetic.latitude_longitude(0.0, 384e3)
     degrees = np.degrees(2 * np.arcsin(384e3 / (2 * 6370997.0)))
@@ -125,7 +125,7 @@ def test_what_cannot_be_written(tmp_path):
 
 
 def test_codes_are_distributed_as_radar_is():
-    """Most pixels dry, a tail up to the heaviest codes, gaps in few events."""
+    """Most pixels are dry; a tail reaches the heaviest codes; few events have gaps."""
     codes = np.stack([synthetic.event_codes(0, k, 192, 13) for k in range(8)])
     assert np.mean(codes[:7] == 0) > 0.4
     assert np.all(codes[:7] != 255)
@@ -139,7 +139,7 @@ def test_codes_are_distributed_as_radar_is():
 
 
 def test_storms_move_so_that_carrying_them_along_beats_persistence():
-    """Shifting the last frame by the best constant motion of the past halves the error or so."""
+    """Shifting the last frame by the best constant past motion about halves the error."""
     better = 0
     for k in range(6):
         vil = synthetic.event_codes(0, k, 128, 25).astype(float)

@@ -1,4 +1,4 @@
-"""Random loads under random sensors, on a simulated clock, against the load's exact integral."""
+"""Compares random loads, measured by random sensors on a simulated clock, with their integral."""
 
 import math
 import random
@@ -29,9 +29,10 @@ class Outcome:
       load: kind of wave.
       sensor: name of the power sensor, update period / averaging window in ms.
       seconds: length of the stretch.
-      error, stated: of the energy, and the uncertainty (two sigma) given with it, without the
-        5 % of calibration, for the stub's sensors have none.
-      coverage: share of the stretch that was measured.
+      error: relative error of the energy.
+      stated: the uncertainty (two sigma) stated with it, without the 5% of calibration, because the
+        stub's sensors have no calibration error.
+      coverage: fraction of the stretch that was measured.
     """
 
     load: str
@@ -65,7 +66,7 @@ def random_case(seed, folder):
     """Measures one random load twice: with an energy counter, and with power readings alone.
 
     Returns:
-      (Outcome by counter, Outcome by power).
+      (Outcome of the counter, Outcome of the power readings).
     """
     rng = random.Random(seed)
     load, wave = random_wave(rng)
@@ -74,7 +75,7 @@ def random_case(seed, folder):
     sensor = replace(sensor, phase_s=rng.uniform(0, sensor.period_s))
     step_s = rng.uniform(0.02, 0.1)
     start_s, seconds = rng.uniform(0, 3), rng.uniform(10, 20)
-    told = name == "100/1000" and rng.random() < 0.5  # the driver says that this is an average
+    told = name == "100/1000" and rng.random() < 0.5  # the driver states that this is an average
     device = Device(
         wave=wave,
         usage=sensor,

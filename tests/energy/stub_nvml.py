@@ -1,7 +1,7 @@
-"""A stand-in for NVIDIA's driver whose true power is known: builds it, scripts it, integrates it.
+"""A stub of NVIDIA's driver whose true power is known: builds, scripts and integrates it.
 
-The library (stub_nvml.c) is loaded by the real pynvml. Other processes meet it through
-`StubDriver.environment`; this process through `StubDriver.loaded_here`.
+The real pynvml loads the library (stub_nvml.c). Other processes get it through
+`StubDriver.environment`, and this process through `StubDriver.loaded_here`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).with_suffix(".c")
 class Wave:
     """True power: straight lines between (second, watts) points, repeated every `period_s`.
 
-    With period 0 it happens once, and stays at its first and last power before and after.
+    With period 0 it runs once, and keeps its first power before and its last power after.
     """
 
     points: tuple
@@ -79,7 +79,7 @@ def square(low_w, high_w, period_s, duty=0.5, rise_s=0.0005):
 
 @dataclass(frozen=True)
 class Sensor:
-    """A power sensor: every `period_s` it shows the mean over the last `window_s`."""
+    """A power sensor that shows, every `period_s`, the mean over the last `window_s`."""
 
     period_s: float
     window_s: float
@@ -155,14 +155,15 @@ class StubDriver:
     """A scripted driver.
 
     Args:
-      folder: for its configuration, log and clock.
-      devices: of the host, in NVML's order.
-      simulated: its time is what `set_time` says, else seconds since this object was made.
-      without: names of symbols the library lacks; only "counter" is known.
+      folder: folder for its configuration, log and clock.
+      devices: the host's devices, in NVML's order.
+      simulated: True if `set_time` sets its time; otherwise its time is the seconds since this
+        object was created.
+      without: names of symbols that the library lacks; only "counter" is known.
 
     Attributes:
-      environment: variables under which another process meets this driver.
-      log: file of what was set, "set_power_limit <uuid> <milliwatts> <pid>" a line.
+      environment: environment variables with which another process loads this driver.
+      log: file of the limits that were set, each a line "set_power_limit <uuid> <milliwatts> <pid>"
       zero_s: second 0 of the waves on time.monotonic().
     """
 
@@ -216,7 +217,7 @@ class StubDriver:
 
 
 def build_library(without_counter=False):
-    """Builds libnvidia-ml.so.1 with gcc, once for each state of its source; returns its path."""
+    """Builds libnvidia-ml.so.1 with gcc, once per version of its source; returns its path."""
     flags = ["-DNO_COUNTER"] if without_counter else []
     key = hashlib.sha256(SOURCE.read_bytes() + str(flags).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"stub-nvml-{os.getuid()}-{key}"
@@ -231,7 +232,7 @@ def build_library(without_counter=False):
 
 
 class Simulation:
-    """A sampler on a clock of its own, in step with a simulated stub driver.
+    """A sampler with a simulated clock, in step with a simulated stub driver.
 
     Args:
       stub: a StubDriver with `simulated=True`, loaded here.
@@ -248,14 +249,14 @@ class Simulation:
         self._due_s = 0.0
 
     def run_until(self, end_s):
-        """Lets time pass."""
+        """Advances the clock."""
         while self._due_s <= end_s:
             self._set(max(self._due_s, self.now_s))
             self._due_s = self.now_s + self.sampler.poll()
         self._set(end_s)
 
     def boundary(self, change):
-        """Opens or closes a window now; the sampler looks at once, as when a thread is woken."""
+        """Opens or closes a window now; the sampler polls at once, as a woken thread does."""
         result = change()
         self._due_s = self.now_s
         return result

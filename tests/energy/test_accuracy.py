@@ -1,4 +1,4 @@
-"""Measured energy against the exact integral of what a scripted GPU draws."""
+"""Measured energy compared with the exact integral of a scripted GPU's power."""
 
 import statistics
 
@@ -27,7 +27,7 @@ def test_power_energy_is_within_its_own_uncertainty(outcomes):
 
 
 def test_the_stated_uncertainty_is_of_use(outcomes):
-    """A bound that holds because it is huge would tell nothing."""
+    """A bound that holds only because it is huge would prove nothing."""
     assert statistics.median(power.stated for _, power in outcomes) < 2
     assert statistics.median(counter.stated for counter, _ in outcomes) < 0.5
 

@@ -1,4 +1,4 @@
-"""EnergyMonitor in somebody's own `model.fit`."""
+"""EnergyMonitor as a callback of any `model.fit`."""
 
 import math
 import subprocess
@@ -18,7 +18,7 @@ X, Y = np.zeros((64, 8), "float32"), np.zeros((64, 1), "float32")
 
 
 class SlowToCompile(keras.layers.Layer):
-    """Takes its time whenever it is traced, and none in a compiled step."""
+    """A layer that is slow while it is traced, and takes no time in a compiled step."""
 
     def call(self, inputs):
         time.sleep(TRACING_S)
@@ -26,7 +26,7 @@ class SlowToCompile(keras.layers.Layer):
 
 
 class Slow(keras.callbacks.Callback):
-    """Makes each step, and each validation step, last."""
+    """Makes each training step and each validation step last some time."""
 
     def on_train_batch_end(self, batch, logs=None):
         time.sleep(0.05)

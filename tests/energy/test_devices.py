@@ -1,4 +1,4 @@
-"""Which GPU a rank uses, by the variables a launcher sets."""
+"""Which GPU a rank uses, given the variables that a launcher sets."""
 
 import pytest
 
@@ -29,8 +29,8 @@ IN_CUDA_ORDER = [B, A, D, C]
         ({"CUDA_VISIBLE_DEVICES": "0,2,-1,1"}, [B, D]),  # ends at the first invalid one
         ({"CUDA_VISIBLE_DEVICES": "1,7,0"}, [A]),
         ({"CUDA_VISIBLE_DEVICES": "GPU-cccc-1"}, [C]),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-d,GPU-aa"}, [D, A]),  # beginnings will do
-        ({"CUDA_VISIBLE_DEVICES": "GPU-"}, []),  # of more than one GPU: invalid
+        ({"CUDA_VISIBLE_DEVICES": "GPU-d,GPU-aa"}, [D, A]),  # first characters suffice
+        ({"CUDA_VISIBLE_DEVICES": "GPU-"}, []),  # ambiguous, so invalid
         ({"CUDA_VISIBLE_DEVICES": "GPU-eeee"}, []),
         ({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, [A]),
     ],
@@ -82,7 +82,7 @@ def test_an_unknown_mig_device_is_invalid(name):
         (IN_CUDA_ORDER, 5, [A]),  # more ranks than GPUs: two share one
         ([D], 2, [D]),  # Slurm shows each task one GPU only
         ([], 0, []),
-        (IN_CUDA_ORDER, None, IN_CUDA_ORDER),  # a process by itself
+        (IN_CUDA_ORDER, None, IN_CUDA_ORDER),  # a single process
         ([B, B], None, [B]),
     ],
 )

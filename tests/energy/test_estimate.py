@@ -1,4 +1,4 @@
-"""Energy from a stated power."""
+"""Energy estimated from an assumed power."""
 
 import pytest
 

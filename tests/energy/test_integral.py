@@ -1,4 +1,4 @@
-"""Curves of joules from counters and power readings, by hand-counted numbers."""
+"""Curves of joules from counters and power readings, checked against numbers counted by hand."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def used(curve, start_s, end_s):
 
 
 def test_counter_between_its_steps():
-    # 100 W in steps of 0.1 s, looked at every 0.01 s.
+    # 100 W in steps of 0.1 s, polled every 0.01 s.
     looks = [(k / 100, 10.0 * (k // 10)) for k in range(0, 301)]
     joules, seconds = used(fed(CounterCurve(), looks), 0.55, 2.25)
     assert joules == pytest.approx(170, abs=0.01)
@@ -25,7 +25,7 @@ def test_counter_between_its_steps():
 
 
 def test_counter_period_is_inferred():
-    looks = [(k / 200, 5.0 * (k // 10)) for k in range(0, 201)]  # a step each 0.05 s
+    looks = [(k / 200, 5.0 * (k // 10)) for k in range(0, 201)]  # one step per 0.05 s
     assert fed(CounterCurve(), looks).step_s == pytest.approx(0.05)
 
 
@@ -52,9 +52,9 @@ def test_counter_goes_on_while_nobody_can_look():
 
 
 def test_frozen_counter_is_absent_not_zero():
-    frozen = [(k / 10, 10.0 * min(k, 20)) for k in range(0, 51)]  # 100 W, stands still from 2 s
+    frozen = [(k / 10, 10.0 * min(k, 20)) for k in range(0, 51)]  # 100 W, does not change after 2 s
     joules, seconds = used(fed(CounterCurve(), frozen), 1.0, 5.0)
-    # To the last step, half a look before it was seen.
+    # Up to the last step, half a sampling interval before it was seen.
     assert (joules, seconds) == (pytest.approx(95), pytest.approx(0.95))
 
 
@@ -64,7 +64,7 @@ def test_a_counter_that_stood_still_is_checked_by_power(kept_up, measured_s):
     for k in range(0, 71):
         power.add(k / 10, 100.0 + k % 2)
         shown = k if k < 20 or k >= 50 else 20
-        shown -= 0 if kept_up or k < 50 else 30  # what it shows after: all of it, or less
+        shown -= 0 if kept_up or k < 50 else 30  # its later readings: all of the energy, or less
         counter.add(k / 10, 10.0 * shown, power)
     joules, seconds = used(counter, 1.0, 6.0)
     assert seconds == pytest.approx(measured_s, abs=0.15)
@@ -84,13 +84,13 @@ def test_power_gap_is_absent():
     rows = [(k / 10, 100.0 + k % 2) for k in range(0, 51) if not 20 < k < 40]
     curve = fed(PowerCurve(), rows)
     joules, seconds = used(curve, 1.0, 4.5)
-    assert seconds == pytest.approx(1.5, abs=0.06)  # half a look
+    assert seconds == pytest.approx(1.5, abs=0.06)  # half a sampling interval
     assert joules == pytest.approx(100.5 * seconds, rel=0.01)
     assert [what for _, what in curve.problems] == ["no power reading for 2.0 s"]
 
 
 def test_repeated_readings_are_one_measurement():
-    """A sensor of 0.1 s, looked at every 0.01 s, has ten looks a reading."""
+    """A sensor that updates every 0.1 s and is polled every 0.01 s shows each reading ten times."""
     rows = [(k / 100, 100.0 + 50 * ((k // 10) % 2)) for k in range(0, 301)]
     curve = fed(PowerCurve(), rows)
     assert curve.period_s == pytest.approx(0.1)
@@ -113,7 +113,7 @@ def test_frozen_power_is_noticed_and_absent():
     rows = [(k / 10, 100.0 + (k % 3 if k < 100 else 0)) for k in range(0, 501)]
     curve = fed(PowerCurve(), rows)
     _, seconds = used(curve, 5.0, 45.0)
-    assert seconds == pytest.approx(15, abs=0.3)  # 5 s of life, 10 s until it is noticed
+    assert seconds == pytest.approx(15, abs=0.3)  # alive for 5 s, and noticed 10 s later
     assert "not moved" in curve.problems[0][1]
 
 

@@ -1,4 +1,4 @@
-"""One record of what several processes measured."""
+"""Merging the measurements of several processes into one record."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def result(host, *devices, source="nvml", reason="because"):
 
 
 def test_sum_over_distinct_devices_of_all_hosts():
-    """Four ranks on two hosts; two of them share a GPU; the hosts' GPUs bear the same UUID."""
+    """Four ranks on two hosts; two of them share a GPU; GPUs of both hosts have the same UUID."""
 
     def ranks(first, second):
         return [window(0, part(first, 10.0)), window(1, part(second, 20.0), start_s=10.0)]
@@ -58,7 +58,7 @@ def test_sum_over_distinct_devices_of_all_hosts():
         [
             result("n1", device("GPU-a", *ranks(1000.0, 2000.0))),
             result("n1", device("GPU-a", *ranks(1001.0, 2001.0))),  # the same card
-            result("n2", device("GPU-a", *ranks(3000.0, 5000.0))),  # another one
+            result("n2", device("GPU-a", *ranks(3000.0, 5000.0))),  # another card
             result("n2", device("GPU-b", *ranks(500.0, 700.0))),
         ],
         samples=610,
@@ -77,7 +77,7 @@ def test_sum_over_distinct_devices_of_all_hosts():
     ]
 
 
-def test_a_run_that_went_on_elsewhere():
+def test_a_run_that_resumed_on_another_host():
     """Two starts on two hosts, one after the other, each at 100 W: 100 W, not 200."""
 
     def start(host, index, start_s):
@@ -98,7 +98,7 @@ def test_a_run_that_went_on_elsewhere():
 
 
 def test_a_start_without_a_meter_lowers_coverage():
-    """Half of the time and of the samples has no joules; a sample still costs what it costs."""
+    """Half of the time and of the samples has no joules; joules per sample do not change."""
     nothing = result("n1", source="none")
     measured = result("n1", device("GPU-a", window(1, part(1000.0, 10.0), start_s=10.0)))
     record = merge_energy(
@@ -112,9 +112,9 @@ def test_a_start_without_a_meter_lowers_coverage():
 
 
 def test_the_coverage_of_each_epoch_is_its_own():
-    """A gap in the second epoch; a device not read in the third; half of the fourth in no window.
+    """A gap in epoch 2; a device that was not read in epoch 3; half of epoch 4 in no window.
 
-    Of an epoch's two stretches, before and after a checkpoint, both count.
+    Both stretches of an epoch count, before and after a checkpoint.
     """
     first = [
         window(0, part(400.0, 4.0)),
@@ -167,7 +167,7 @@ def test_crosscheck_and_uncertainty():
     close = window(0, part(1000.0, 10.0, 25.0), part(1010.0, 10.0, 100.0))
     record = merge_energy([result("n1", device("GPU-a", close))])
     assert record["crosscheck_joules"] == 1010.0
-    # Counter 1 % at two sigma; the power's own 2 % explains the 1 % between them.
+    # Counter 1% at two sigma; the 2% of the power readings explain the difference of 1%.
     assert record["repeatability_percent"] == pytest.approx(1.0)
     assert record["uncertainty_percent"] == pytest.approx((25 + 1) ** 0.5)
 
@@ -186,7 +186,7 @@ def test_a_counter_that_died_gives_way_to_power():
 
 
 def test_one_rule_for_an_epoch_and_for_the_run():
-    """A reset in the second epoch costs the counter 1.5 % of the run: all epochs are by power."""
+    """A reset in epoch 2 costs the counter 1.5% of the run: all epochs use power readings."""
     first = window(0, part(1000.0, 10.0), part(1010.0, 10.0))
     second = window(1, part(970.0, 9.7), part(1020.0, 10.0), start_s=10.0, end_s=20.0)
     begun, whole = ([result("n1", device("GPU-a", *w))] for w in ([first], [first, second]))

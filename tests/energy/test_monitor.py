@@ -1,4 +1,4 @@
-"""The monitor beside real work on the real clock, under a scripted driver."""
+"""The monitor during real work on the real clock, with a scripted driver."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def monitored(**more):
 
 
 def exact(stub, record, name, index):
-    """The joules the stub drew in a window of a record."""
+    """Returns the joules that the stub drew in a window of a record."""
     for window in record["windows"]:
         if (window["name"], window["index"]) == (name, index):
             return stub.devices[0].wave.joules(window["start_s"], window["end_s"])
@@ -55,7 +55,7 @@ def test_windows_on_the_real_clock(stub_driver):
     for epoch in (0, 1):
         assert record["joules_per_epoch"][epoch] == pytest.approx(
             exact(stub, record, "epoch", epoch),
-            rel=0.06,  # 1.5 s of a counter that steps each 0.1 s, on a machine that may be busy
+            rel=0.06,  # 1.5 s with a counter that steps every 0.1 s, on a machine that may be busy
         )
     assert sum(record["joules_per_epoch"]) == pytest.approx(record["joules"], rel=1e-9)
     assert record["coverage"] == pytest.approx(1, abs=0.001)
@@ -93,7 +93,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """One run with a GPU for each fault: {name: (its part of the record, its exact joules)}."""
+    """One run with one GPU per fault: {name: (its part of the record, its exact joules)}."""
     devices = [
         Device(uuid=f"GPU-{number:02}", bus=f"00000000:{number:02}:00.0", wave=LOAD, faults=faults)
         for number, faults in enumerate(FAULTS.values())
@@ -157,7 +157,7 @@ def test_a_hanging_driver_delays_no_step(stub_driver, faults):
     with stub.loaded_here():
         record, longest_s = run(stub, 4.0)
     assert longest_s < 0.5  # of a hang of two seconds
-    if "GetUtilizationRates" not in str(faults):  # which no joule depends on
+    if "GetUtilizationRates" not in str(faults):  # no joule depends on it
         assert "s to answer" in record["problems_reason"]
     assert record["joules"] == pytest.approx(exact(stub, record, "epoch", 0), rel=0.02)
 
@@ -171,7 +171,7 @@ def test_a_driver_that_hangs_at_the_end_does_not_hold_it(stub_driver):
         assert time.monotonic() - began_s < 6
         assert "does not answer" in record["problems_reason"]
         assert record["coverage"] < 0.7
-        time.sleep(max(0.0, 7.5 - (time.monotonic() - stub.zero_s)))  # let its thread end
+        time.sleep(max(0.0, 7.5 - (time.monotonic() - stub.zero_s)))  # so that its thread ends
 
 
 def test_power_csv_integrates_to_the_joules(stub_driver, tmp_path):

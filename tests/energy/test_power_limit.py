@@ -1,4 +1,4 @@
-"""A power limit is set, told, and put back by whatever ends the work."""
+"""A power limit is set, reported, and restored, however the work ends."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ with power_limit(180.0, [sys.argv[1]]) as limits:
 
 
 def settings(stub):
-    """The watts that were set, in order."""
+    """Returns the limits that were set, in order, in watts."""
     if not stub.log.exists():
         return []
     return [int(line.split()[2]) / 1000 for line in stub.log.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""CPU packages, in a powercap tree of our own."""
+"""CPU packages, read from a powercap tree that the test writes."""
 
 import os
 
@@ -41,7 +41,7 @@ def test_joules_and_wrap_around(tree):
     first = meter.read_counter()
     counter.write_text(f"{RANGE_UJ - 500_000}\n")
     assert meter.read_counter() - first == pytest.approx((RANGE_UJ - 1_500_000) / 1e6)
-    counter.write_text("2500000\n")  # 0.5 J to the top, 2.5 J after it
+    counter.write_text("2500000\n")  # 0.5 J up to the wrap, 2.5 J after it
     assert meter.read_counter() - first == pytest.approx((RANGE_UJ - 1_500_000) / 1e6 + 3.0)
 
 
@@ -54,7 +54,7 @@ def test_denied_is_a_reason(tree, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(rapl, "_read_number", refuse)  # root is never refused by a file's mode
+    monkeypatch.setattr(rapl, "_read_number", refuse)  # a file's mode never refuses root
     with pytest.raises(rapl.RaplUnavailable, match="root only"):
         rapl.list_zones(tree)
 

@@ -1,4 +1,4 @@
-"""What the sampler asks a driver, and faults at a certain call, on a simulated clock."""
+"""The sampler's calls to a driver, with faults at given calls, on a simulated clock."""
 
 import pytest
 from stub_nvml import AVERAGING, Device, Sensor, Simulation, constant, square
@@ -11,7 +11,7 @@ EXACT_J = LOAD.joules(1.0, 7.0)
 
 
 def measure(stub_driver, device, until_s=7.0):
-    """Measures a device from 1 s on; returns (its Track, what was measured, rows)."""
+    """Measures a device from 1 s on; returns (its Track, the measured parts, rows)."""
     stub = stub_driver([device], simulated=True)
     with stub.loaded_here():
         meter = nvml.GpuMeter(nvml.list_gpus()[0])
@@ -29,7 +29,7 @@ def measure(stub_driver, device, until_s=7.0):
         return sampler.tracks[meter.key], parts, rows
 
 
-# A call that fails leaves the counter's difference over it, and of power a piece between readings.
+# Across a failed call, the counter's difference is kept, and a line joins the power readings.
 @pytest.mark.parametrize("kind", ["lost", "unknown", "no_permission", "zero"])
 @pytest.mark.parametrize("function", [COUNTER, POWER])
 def test_one_call_that_fails_costs_nothing(stub_driver, function, kind):
@@ -43,7 +43,7 @@ def test_one_call_that_fails_costs_nothing(stub_driver, function, kind):
 
 
 def test_one_call_of_garbage(stub_driver):
-    """The counter loses the step that leads to the nonsense and the one that leads back."""
+    """The counter loses the step to the invalid value and the step back."""
     device = Device(wave=LOAD, faults_at_call=((COUNTER, "garbage", 270, 271, 0),))
     track, parts, _ = measure(stub_driver, device)
     assert 1 <= len(track.problems) <= 2
@@ -54,8 +54,8 @@ def test_one_call_of_garbage(stub_driver):
 
 
 @pytest.mark.parametrize("kind", ["lost", "unknown", "no_permission", "not_supported", "frozen"])
-def test_from_a_call_on_the_counter_is_gone(stub_driver, kind):
-    """Its energy up to that call is kept; the power goes on."""
+def test_a_counter_that_fails_from_a_call_on(stub_driver, kind):
+    """The counter's energy up to that call is kept; power continues to be read."""
     device = Device(wave=LOAD, faults_at_call=((COUNTER, kind, 270, 10**9, 0),))
     track, parts, rows = measure(stub_driver, device)
     assert track.problems
@@ -69,7 +69,7 @@ def test_from_a_call_on_the_counter_is_gone(stub_driver, kind):
 
 
 def test_a_power_that_freezes_at_a_call_is_absent(stub_driver):
-    """Believed for 10 s, for power may stand still; after that its energy is not made up."""
+    """Accepted for 10 s, because power may be constant; after that its energy is absent."""
     faults = ((POWER, "frozen", 400, 10**9, 0),)
     device = Device(wave=LOAD, counter_period_s=0.0, faults_at_call=faults)
     track, parts, _ = measure(stub_driver, device, until_s=41.0)
@@ -84,15 +84,15 @@ def test_a_reset_at_a_call_loses_one_step(stub_driver):
     assert 5.7 < parts["counter"]["seconds"] < 6.0
 
 
-def test_not_supported_is_asked_once(stub_driver):
-    """Spared from its second call on, it would answer; nobody asks again."""
+def test_an_unsupported_counter_is_called_once(stub_driver):
+    """The fault ends after the first call, but the counter is not called again."""
     device = Device(wave=LOAD, faults_at_call=((COUNTER, "not_supported", 1, 2, 0),))
     _, parts, _ = measure(stub_driver, device)
     assert parts["counter"]["seconds"] == 0
     assert parts["power"]["joules"] == pytest.approx(EXACT_J, rel=0.02)
 
 
-def test_what_moves_slowly_is_read_once_a_second(stub_driver):
+def test_slow_values_are_read_once_per_second(stub_driver):
     faults = (("GetTemperature", "unknown", 3, 4, 0), ("GetClockInfo", "unknown", 3, 4, 0))
     _, _, rows = measure(stub_driver, Device(faults_at_call=faults))
     warm = [round(time_s, 1) for time_s, _, state in rows if state.temperature_c is None]

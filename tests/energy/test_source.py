@@ -1,4 +1,4 @@
-"""Which source is chosen, and why."""
+"""The choice of a power source, and its reason."""
 
 import pytest
 from stub_nvml import Device

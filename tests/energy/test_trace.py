@@ -1,4 +1,4 @@
-"""power.csv."""
+"""The power trace, power.csv."""
 
 import csv
 import os
@@ -89,7 +89,7 @@ def test_hosts_have_files_of_their_own_joined_by_time(tmp_path):
         for time_s in times:
             trace.add(time_s, host, "GPU-a", 100.0, STATE)
         trace.close()
-    (tmp_path / "power.n2.csv").open("a").write("3.5,n2,GPU-a,10")  # cut short by a crash
+    (tmp_path / "power.n2.csv").open("a").write("3.5,n2,GPU-a,10")  # truncated by a crash
     join_traces(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["power.csv"]
     rows = rows_of(tmp_path / "power.csv")

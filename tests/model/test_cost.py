@@ -47,7 +47,7 @@ def test_layers_are_those_of_the_built_network(depth, filters, center_filters):
 
 
 def test_flops_by_hand():
-    # 4x4 pixels, 2 frames in, 3 out, one filter, two in the centre.
+    # 4x4 pixels, 2 frames in, 3 out, one filter, two in the center.
     layers = _layers(count_unet(4, 2, 3, 1, 1, center_filters=2))
     assert {name: layer.forward_flops for name, layer in layers.items()} == {
         "scale_vil": 16 * 2 * 3,
@@ -77,7 +77,7 @@ def test_flops_by_hand():
         "head": 16 * 3 * 2 + 48,
         "loss": 0,
     }
-    # Forward, by weights (with the bias), by input; the first convolution passes nothing on.
+    # Forward, by weights (with the bias), by input; the first convolution passes no gradient back.
     assert layers["encoder_1_conv_1"].training_flops == 2 * (16 * 36 + 16)
     assert layers["decoder_1_conv_1"].training_flops == 3 * 16 * 36 + 2 * 16
     assert layers["decoder_1_upsample"].training_flops == 3 * 16 * 4 + 2 * 16
@@ -114,7 +114,7 @@ def test_bytes_by_hand():
     assert moved("encoder_1_conv_1", "float32") == 2 * 4 * (32 + 16 + 18)
     assert moved("encoder_1_conv_2", "mixed_float16") == 3 * 2 * (16 + 16 + 9)
     assert moved("encoder_1_conv_2", "mixed_float16", 9) == 3 * 2 * (16 + 16 + 1)
-    assert moved("head", "mixed_float16") == 3 * 4 * (16 + 48 + 3)  # float32 under every policy
+    assert moved("head", "mixed_float16") == 3 * 4 * (16 + 48 + 3)  # float32 with every policy
     assert moved("encoder_1_pool", "mixed_bfloat16") == 2 * 2 * (16 + 4)
     assert moved("encoder_1_norm_1", "float32") == 4 * 8 * 16
     assert moved("decoder_1_concatenate", "float32") == 4 * (4 * 32 + 3 * 16)
@@ -127,7 +127,7 @@ def test_bytes_by_hand():
 
 
 def test_memory_by_hand():
-    # 2x2 pixels, depth 1, one filter and one in the centre; numbers of one frame in and out.
+    # 2x2 pixels, depth 1, one filter and one in the center; numbers of one frame in and out.
     cost = count_unet(2, 1, 1, 1, 1, center_filters=1)
     layers = _layers(cost)
     # Kept in float32: the scaled input; each convolution and its activation (a number and,
@@ -136,8 +136,8 @@ def test_memory_by_hand():
     assert sum(layer.kept_bytes("float32") for layer in cost.layers) == kept
     assert layers["head"].kept_bytes("mixed_float16") == 4 * 4  # its input, cast
     assert layers["decoder_1_relu"].kept_bytes("mixed_float16") == 2 * 8 + 1
-    # On the way back each layer adds the gradients by its output and its input, then drops what
-    # it kept; from the concatenation (8 numbers) to the pooling, the skip's 4 numbers wait.
+    # In the backward pass each layer adds the gradients by its output and its input, then frees
+    # what it kept; from the concatenation (8 numbers) to the pooling, the skip's 4 numbers wait.
     skip = 16
     assert [held for held, _ in cost.backward_memory("float32")] == [
         kept + 2 * 16,  # loss
@@ -164,7 +164,7 @@ def test_memory_by_hand():
         kept + 2 * 16,  # encoder_1_conv_2
         (kept := kept - 16) + 2 * 16,  # encoder_1_relu_1
         (kept := kept - 32) + 2 * 16,  # encoder_1_norm_1
-        kept + 16,  # encoder_1_conv_1 passes no gradient on
+        kept + 16,  # encoder_1_conv_1 passes no gradient back
         (kept := kept - 16) + 16,  # scale_vil
     ]
     gradients = [computed for _, computed in cost.backward_memory("float32")]
@@ -183,12 +183,12 @@ def test_step_memory_adds_gradients_and_copies():
     cost = count_unet(64, 13, 12, 4, 8)
     for policy in POLICIES:
         one, two = (cost.step_bytes(policy, batch) for batch in (1000, 2000))
-        # At a large batch the fullest moment is that of the activations.
+        # With a large batch, memory peaks with the activations.
         assert two - one == 1000 * cost.activation_bytes(policy)
     copies = 2 * cost.kernel_parameters
-    activations = cost.activation_bytes("mixed_float16")  # fullest at the loss: no gradient yet
+    activations = cost.activation_bytes("mixed_float16")  # the peak is at the loss: no gradient yet
     assert cost.step_bytes("mixed_float16", 1000) == copies + 1000 * activations
-    # At a small one, that with all gradients.
+    # With a small batch, it peaks with all gradients.
     assert count_unet(16, 13, 12, 4, 8).step_bytes("float32", 1) > 4 * cost.trainable_parameters
     halves = cost.activation_bytes("mixed_float16"), cost.activation_bytes("mixed_bfloat16")
     assert halves[0] < halves[1] < cost.activation_bytes("float32")
@@ -213,10 +213,10 @@ def test_sizes_that_make_no_network():
 
 
 def _profiled_flops(model, grid, frames_in):
-    """FLOPs of a forecast by TensorFlow's profiler, normalization spelled out.
+    """Returns the FLOPs of a forecast as TensorFlow's profiler counts them.
 
-    The profiler knows no fused normalization, so a clone with Keras' own is profiled. It counts
-    nothing for ReLU, and four comparisons a pooled number where three do.
+    The profiler does not support fused normalization, so a clone with Keras' own is profiled. It
+    counts nothing for ReLU, and four comparisons per pooled number although three suffice.
     """
 
     def stock(layer):

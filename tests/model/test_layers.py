@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_nowcast.model.layers import FusedBatchNormalization, ScaleVIL
 
-# Half a unit in the last place at the size of the values compared (below 4), with some room.
+# Half a unit in the last place at the size of the compared values (below 4), with a margin.
 ROUNDING = {"float32": 2e-6, "mixed_float16": 2e-3, "mixed_bfloat16": 1.6e-2}
 POLICIES = list(ROUNDING)
 
@@ -29,7 +29,7 @@ def test_scaling_computes_in_float32_and_returns_the_compute_dtype(policy, dtype
 
 
 def _pair(policy, **more):
-    """A fused and a stock layer with the same, not trivial, variables."""
+    """Returns a fused and a stock layer with the same nontrivial variables."""
     rng = np.random.default_rng(1)
     layers = [
         make(dtype=policy, **more) for make in (FusedBatchNormalization, _stock_batch_normalization)
@@ -51,7 +51,7 @@ def _codes(policy):
 
 
 def _step(layer, x, training):
-    """Outputs, and gradients by input and variables of a weighted sum."""
+    """Returns outputs, and gradients of a weighted sum by input and variables."""
     weights = tf.reshape(tf.linspace(-1.0, 1.0, tf.size(x)), tf.shape(x))
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -83,7 +83,7 @@ def test_fused_moving_averages_equal_stock(policy):
     for scale in (1, 2, 0.5):
         for layer in (fused, stock):
             layer(_codes(policy) * scale, training=True)
-    # float32 statistics whatever the policy: no more than float32 rounding.
+    # Statistics are float32 with any policy: no more than float32 rounding.
     np.testing.assert_allclose(fused.moving_mean, stock.moving_mean, rtol=1e-5)
     np.testing.assert_allclose(fused.moving_variance, stock.moving_variance, rtol=1e-5)
 

@@ -13,7 +13,7 @@ def _frames(values, dtype):
 
 
 def test_loss_by_hand_over_a_gap():
-    vil = _frames([50, 100, 0, 255], "uint8")  # vil_norm 0, 2, -2 and none
+    vil = _frames([50, 100, 0, 255], "uint8")  # vil_norm 0, 2, -2 and missing
     vil_norm = _frames([1.0, 0.0, -2.0, 1e30], "float32")
     assert MaskedMeanSquaredError(**VIL)(vil, vil_norm).numpy() == pytest.approx((1 + 4 + 0) / 3)
 

@@ -41,7 +41,7 @@ def test_parameters_of_the_authors_network(filters, trainable, parameters):
 
 
 def test_parameters_by_hand():
-    # Depth 1, one filter, centre of two: every layer small enough to count.
+    # Depth 1, one filter, a center of two: every layer is small enough to count.
     model = _unet(grid=2, depth=1, filters=1, center_filters=2, frames_in=2, frames_out=3)
     counts = {layer.name: layer.count_params() for layer in model.layers if layer.weights}
     assert counts == {
@@ -151,7 +151,7 @@ def test_it_learns():
         build_optimizer(3e-2, "float32"), MaskedMeanSquaredError(**VIL), jit_compile=False
     )
     still = np.random.default_rng(0).integers(0, 101, (4, 16, 16, 1)).astype("uint8")
-    vil = np.repeat(still, 13, axis=-1)  # a storm that stands: the forecast is the last frame
+    vil = np.repeat(still, 13, axis=-1)  # a constant storm: the forecast is the last frame
     losses = model.fit(vil, vil[..., :12], epochs=20, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -183,7 +183,7 @@ def test_a_saved_network_loads_with_our_layers_alone(tmp_path, policy):
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "forecast.npy"), model(vil))
-    assert model.compiled  # writing left the model as it was
+    assert model.compiled  # writing did not change the model
 
 
 def test_a_file_that_is_no_network_is_one_line(tmp_path):

@@ -9,7 +9,7 @@ MISSING = 255
 
 
 def events(errors, echo=100):
-    """One event of one pixel for each error; its forecast is `echo`."""
+    """Returns one event of one pixel per error; its forecast is `echo`."""
     return stacked(
         [
             statistics(
@@ -38,7 +38,7 @@ def test_weights_equal_drawing_the_events_themselves():
 
 
 def test_a_difference_is_paired():
-    # Hard and easy events, the first method always one code better: no doubt about that.
+    # Hard and easy events; the first method is always one code better: the interval excludes 0.
     hard = [10, 50, 90]
     first, second = events(hard), events([error + 1 for error in hard])
     low, high = bootstrap.difference_interval(first, second, scores.mae)

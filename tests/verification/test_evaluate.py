@@ -135,7 +135,7 @@ def test_the_file_begins_with_the_contract(tmp_path):
         "method,threshold,lead_minutes,hits,misses,false_alarms,csi,pod,sucr,far,bias,mae,mse,n"
     )
     assert float(read[0]["mse"]) == rows[0]["mse"] and int(read[0]["hits"]) == rows[0]["hits"]
-    # Nothing reaches 254: undefined is an empty cell, not 0.
+    # No pixel reaches 254: an undefined score is an empty cell, not 0.
     assert read[1]["threshold"] == "254" and read[1]["csi"] == read[1]["csi_low"] == ""
 
 

@@ -39,7 +39,7 @@ def metric_of(forecast, observation):
 
 
 def test_the_metric_is_pooled_over_batches():
-    # Half a code off every threshold: the way through vil_norm rounds.
+    # Half a code away from every threshold, because the conversion through vil_norm rounds.
     forecast, observation = fields()
     forecast += 0.5
     result = metric_of(forecast, observation).result()

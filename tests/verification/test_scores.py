@@ -14,7 +14,7 @@ def fields(seed=0, shape=(2, 12, 10, 3), gaps=0.1):
     rng = np.random.default_rng(seed)
     forecast = rng.uniform(-10, 265, shape).astype(np.float32)
     observation = rng.integers(0, 255, shape).astype(np.uint8)
-    # Values on a threshold, a hair below it, and absent ones.
+    # Values on a threshold, just below it, and missing ones.
     forecast.flat[:40:2] = 74
     forecast.flat[1:40:2] = np.nextafter(np.float32(133), np.float32(0))
     forecast.flat[50:60] = np.nan
@@ -24,7 +24,7 @@ def fields(seed=0, shape=(2, 12, 10, 3), gaps=0.1):
 
 
 def brute_force(forecast, observation, thresholds):
-    """Counts (l, t, 4) and error sums (l, 3), one pixel at a time."""
+    """Returns counts (l, t, 4) and error sums (l, 3), computed one pixel at a time."""
     leads = observation.shape[-1]
     counts = np.zeros((leads, len(thresholds), 4), np.int64)
     errors = np.zeros((leads, 3))
@@ -163,11 +163,11 @@ def test_statistics_of_different_thresholds_do_not_add():
 def test_max_pooling_takes_the_maximum_of_observed_pixels_then_thresholds():
     observation = np.zeros((1, 5, 9, 1), np.uint8)
     forecast = np.zeros((1, 5, 9, 1), np.float32)
-    observation[0, 0, 0] = 100  # block 0: a hit once pooled
+    observation[0, 0, 0] = 100  # block 0: a hit after pooling
     forecast[0, 3, 3] = 100
-    forecast[0, 1, 5] = 100  # block 1: the only forecast echo lies on a gap
+    forecast[0, 1, 5] = 100  # block 1: the only forecast echo lies on a missing pixel
     observation[0, 1, 5] = MISSING
-    observation[0, 4, 8] = 200  # beyond the last whole block
+    observation[0, 4, 8] = 200  # beyond the last complete block
     result = statistics(forecast, observation, (74,), MISSING, pools=(1, 4))
     assert [int(count[0, 0]) for count in result.contingency()] == [0, 2, 1, 41]
     assert [int(count[0, 0]) for count in result.contingency(4)] == [1, 0, 0, 1]
@@ -192,7 +192,7 @@ def test_fss_by_hand():
     observation[0, 3, 3], forecast[0, 3, 4] = 100, 100
     result = statistics(forecast, observation, (74,), MISSING, scales=(1, 3))
     np.testing.assert_allclose(scores.fss(result)[:, 0, 0], [0.0, 1 - 6 / 18])
-    # With the two middle pixels of the row above unobserved, two shared windows are gone.
+    # With the two middle pixels of the row above unobserved, two shared windows do not count.
     observation[0, 2, 3:5] = MISSING
     result = statistics(forecast, observation, (74,), MISSING, scales=(1, 3))
     np.testing.assert_array_equal(result.fractions[1, 0, 0], [6, 14])
@@ -223,7 +223,7 @@ def test_what_empty_cases_are():
 
 
 def two_batches():
-    """Two batches of two leads at one threshold, the second batch without any event.
+    """Returns two batches of two lead times at one threshold, the second batch without any event.
 
     Batch 1: lead 1: 3 hits, 1 false alarm; lead 2: 1 hit, 2 misses, 1 false alarm.
     """
