@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nowcast import machine
+from keras_nowcast import machine, schema
 from keras_nowcast.data import sevir, splits
 from keras_nowcast.data.augment import augmented
 from keras_nowcast.energy.lost import lost_energy
@@ -27,20 +27,6 @@ from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
 from keras_nowcast.training.runlock import TOUCH_EVERY_S, RunLock
 from keras_nowcast.training.watchdog import Watchdog
-
-ENERGY_OF_ALL_RANKS = (
-    "joules",
-    "mean_watts",
-    "idle_watts",
-    "joules_per_sample",
-    "joules_above_idle",
-    "coverage",
-    "crosscheck_joules",
-    "uncertainty_percent",
-    "repeatability_percent",
-    "lost_joules",
-    "lost_coverage",
-)
 
 
 def train(config, started):
@@ -595,22 +581,19 @@ class Run:
         self.lock.touch(last=True)  # up to now it worked, in vain
         rows = self.progress.rows
         unknown = "not gathered from the ranks: one of them ended the job"
-        energy = {
-            "source": self.energy.source.kind,
-            "source_reason": self.energy.source.reason,
-            **_nulls(ENERGY_OF_ALL_RANKS, unknown),
-            "joules_per_epoch": [row["joules"] for row in rows],
-            "coverage_per_epoch": [row.get("joules_coverage") for row in rows],
-            "devices": [],
-            "windows": [],
-            "power_limits": [],
-        }
-        memory = _nulls(("peak_rss_bytes", "peak_gpu_bytes"), unknown)
+        record = schema.empty_record(unknown)
+        schema.fill(
+            record["energy"],
+            source=self.energy.source.kind,
+            joules_per_epoch=[row["joules"] for row in rows],
+            coverage_per_epoch=[row.get("joules_coverage") for row in rows],
+        )
+        record["energy"]["source_reason"] = self.energy.source.reason
         # Of finished epochs alone: the time of the one under way is added as it is interrupted.
         scale = rows[-1]["loss_scale"] if rows else None
         training = self._training_record(scale, progress.Sums())
         with contextlib.suppress(OSError):  # a full disk, say: the reason is told anyhow
-            self._write_once("failed", reason, training, energy, memory)
+            self._write_once("failed", reason, training, record["energy"], record["memory"])
 
     def _write_once(self, status, reason, training, energy, memory):
         """Writes record.json, if this start has not done so yet.
@@ -692,17 +675,14 @@ class Run:
             "skipped_event_reasons": list(self.progress.bad_events.values()),
             "lost_seconds": sum(end - begin for begin, end in self.lock.lost),
         }
+        for key in schema.TRAINING:
+            if record[key.name] is None:
+                record[f"{key.name}_reason"] = key.null
         if scale is None:
             scaled = self.config.precision == "mixed_float16"
             record["final_loss_scale_reason"] = (
                 "no epoch was finished" if scaled else "only mixed_float16 scales the loss"
             )
-        for name in ("loss", "val_loss"):
-            if record[name] is None:
-                record[f"{name}_reason"] = "no epoch was finished with valid pixels"
-        for name in ("samples_per_second", "achieved_flops_per_second"):
-            if record[name] is None:
-                record[f"{name}_reason"] = "no step after the first, compiling one was timed"
         return record
 
     def _memory_record(self):
@@ -713,20 +693,12 @@ class Run:
         gpus = tf.config.get_visible_devices("GPU")
         gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
         ranks = self.world.gather((rss, gpu))
-        reasons = ("the system does not tell", "TensorFlow uses no GPU")
         record = {}
-        for name, values, reason in zip(
-            ("peak_rss_bytes", "peak_gpu_bytes"), zip(*ranks, strict=True), reasons, strict=True
-        ):
-            record[name] = max((each for each in values if each is not None), default=None)
-            if record[name] is None:
-                record[f"{name}_reason"] = reason
+        for key, values in zip(schema.MEMORY, zip(*ranks, strict=True), strict=True):
+            record[key.name] = max((each for each in values if each is not None), default=None)
+            if record[key.name] is None:
+                record[f"{key.name}_reason"] = key.null
         return record
-
-
-def _nulls(names, reason):
-    """Returns the names as a record has what was not measured."""
-    return dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
 
 
 def _in_giga(by_dtype):
