@@ -50,13 +50,20 @@ def sevir(tmp_path_factory):
     return root
 
 
-def train(tmp_path, root, *flags):
-    done = script("train.py", "--data", root, "--run-dir", tmp_path / "run", "--depth", 2, *flags)
-    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2, done.stderr
-    assert len(ours) == 1 and "Traceback" not in done.stderr, done.stderr
-    assert not (tmp_path / "run").exists()
-    return ours[0]
+@pytest.fixture
+def train(script_here, tmp_path):
+    """Starts a run that is refused; returns its one line."""
+
+    def train(root, *flags, start=script_here):
+        run_dir = tmp_path / "run"
+        done = start("train.py", "--data", root, "--run-dir", run_dir, "--depth", 2, *flags)
+        ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode == 2, done.stderr
+        assert len(ours) == 1 and "Traceback" not in done.stderr, done.stderr
+        assert not run_dir.exists()
+        return ours[0]
+
+    return train
 
 
 def files(root):
@@ -71,43 +78,45 @@ def own(sevir, tmp_path):
     return Path(shutil.copytree(sevir, tmp_path / "own"))
 
 
-def test_no_folder(tmp_path):
-    assert "`--data` must be a folder" in train(tmp_path, tmp_path / "absent")
+def test_no_folder(train, script_here, tmp_path):
+    """From a shell and in this process, where the refusals below are tested."""
+    for start in (script, script_here):
+        assert "`--data` must be a folder" in train(tmp_path / "absent", start=start)
 
 
-def test_a_catalogue_without_vil(own, tmp_path):
+def test_a_catalogue_without_vil(train, own):
     catalogue = own / "CATALOG.csv"
     catalogue.write_text(catalogue.read_text().replace(",vil,", ",ir069,"))
-    assert "rows with img_type vil" in train(tmp_path, own)
+    assert "rows with img_type vil" in train(own)
 
 
-def test_a_truncated_file(own, tmp_path):
+def test_a_truncated_file(train, own):
     path = files(own)[0]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
-    assert path.name in train(tmp_path, own)
+    assert path.name in train(own)
 
 
 @pytest.mark.parametrize("wrong", ["shape", "type"])
-def test_a_dataset_of_another_form(own, tmp_path, wrong):
+def test_a_dataset_of_another_form(train, own, wrong):
     path = files(own)[0]
     with h5py.File(path, "r+") as file:
         vil = file["vil"][...]
         del file["vil"]
         file["vil"] = vil[:, :16] if wrong == "shape" else vil.astype(np.float32)
-    message = train(tmp_path, own)
+    message = train(own)
     assert path.name in message and "Received:" in message
 
 
-def test_a_grid_that_does_not_divide(sevir, tmp_path):
-    assert "`--grid`" in train(tmp_path, sevir, "--grid", 20)
+def test_a_grid_that_does_not_divide(train, sevir):
+    assert "`--grid`" in train(sevir, "--grid", 20)
 
 
-def test_an_empty_test_split(sevir, tmp_path):
-    assert "test events" in train(tmp_path, sevir, "--test-from", "2030-01-01")
+def test_an_empty_test_split(train, sevir):
+    assert "test events" in train(sevir, "--test-from", "2030-01-01")
 
 
-def test_plots_of_nothing(tmp_path):
-    done = script("plot_figures.py", tmp_path)
+def test_plots_of_nothing(script_here, tmp_path):
+    done = script_here("plot_figures.py", tmp_path)
     assert done.returncode == 2 and "`runs` must hold at least one run" in done.stderr
 
 
@@ -117,8 +126,8 @@ def test_the_doctor_finds_a_run_can_work():
     assert "a run can work here" in done.stdout
 
 
-def test_the_doctor_says_what_stands_in_the_way():
-    done = script("doctor.py", "--power-source", "nvml", "--json")
+def test_the_doctor_says_what_stands_in_the_way(script_here):
+    done = script_here("doctor.py", "--power-source", "nvml", "--json")
     if done.returncode == 0:
         pytest.skip("this machine has a GPU")
     assert done.returncode == 1 and "`--power-source` nvml cannot be used" in done.stdout
