@@ -65,14 +65,14 @@ def test_everything_is_made_from_run_folders(study, tmp_path):
     assert report.count("<svg") == 6 and "not measured here" in report
 
 
-def test_a_folder_that_cannot_be_written(study, tmp_path):
+def test_a_folder_that_cannot_be_written(script_here, study, tmp_path):
     (tmp_path / "file").write_text("")
-    done = script("plot_figures.py", study, "--out", tmp_path / "file" / "out")
+    done = script_here("plot_figures.py", study, "--out", tmp_path / "file" / "out")
     assert done.returncode == 2 and "`--out` must be a folder" in done.stderr
 
 
-def test_the_plan_answers(study):
-    done = script(
+def test_the_plan_answers(script_here, study):
+    done = script_here(
         "plan.py",
         study,
         "--depth",
@@ -93,14 +93,14 @@ def test_the_plan_answers(study):
     assert "leave one out" in done.stdout and "time of training: median" in done.stdout
 
 
-def test_the_plan_names_the_cheapest_that_reached_a_skill(study):
-    done = script("plan.py", study, "--reach", 0.15)
+def test_the_plan_names_the_cheapest_that_reached_a_skill(script_here, study):
+    done = script_here("plan.py", study, "--reach", 0.15)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].endswith("as measured, the cheapest first by energy:")
     assert lines[1].split() == "d3-f4: 4 s of training, 40 J by nvml_counter, epoch 1".split()
     assert "The first step of each start, which compiles, counts as one of the others" in lines[5]
-    done = script("plan.py", study, "--reach", 0.9)
+    done = script_here("plan.py", study, "--reach", 0.9)
     assert "no measured run reached" in done.stdout and "the best was 0.2000" in done.stdout
 
 
@@ -114,15 +114,15 @@ def test_the_plan_names_the_cheapest_that_reached_a_skill(study):
         (["--filters", "x"], "`--filters` must be of type int"),
     ],
 )
-def test_bad_plans_are_one_line(study, arguments, words):
-    done = script("plan.py", study, *arguments)
+def test_bad_plans_are_one_line(script_here, study, arguments, words):
+    done = script_here("plan.py", study, *arguments)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert words in done.stderr
 
 
-def test_two_runs_are_compared_as_the_paper_does(study):
-    done = script("compare.py", study / "d4-f4", study / "d4-f16")
+def test_two_runs_are_compared_as_the_paper_does(script_here, study):
+    done = script_here("compare.py", study / "d4-f4", study / "d4-f16")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:4] == [
         "  trainable parameters: +1,489 %",
@@ -130,16 +130,16 @@ def test_two_runs_are_compared_as_the_paper_does(study):
         "  energy: +300 % (by nvml_counter)",
     ]
     study_runs.write_run(study / "other", filters=8, joules=5.0, source="rapl")
-    done = script("compare.py", study / "d4-f4", study / "other")
+    done = script_here("compare.py", study / "d4-f4", study / "other")
     assert done.stdout.splitlines()[3] == (
         "  energy: not measured here (joules by different sensors, nvml_counter and rapl, do not "
         "compare)"
     )
-    done = script("compare.py", study, study / "d4-f16")
+    done = script_here("compare.py", study, study / "d4-f16")
     assert done.returncode == 2 and "must be a run folder each" in done.stderr
 
 
-def test_failed_cells_alone_still_make_a_report(tmp_path):
+def test_failed_cells_alone_still_make_a_report(script_here, tmp_path):
     config = {**study_runs.CONFIG, "precision": "auto", "grid": None}
     record = {
         "status": "failed",
@@ -153,7 +153,7 @@ def test_failed_cells_alone_still_make_a_report(tmp_path):
     }
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "record.json").write_text(json.dumps(record))
-    done = script("plot_figures.py", tmp_path, "--out", tmp_path / "out")
+    done = script_here("plot_figures.py", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "0 figures" in done.stdout
     assert "unfittable: 96 pixels" in (tmp_path / "out" / "report.html").read_text()
