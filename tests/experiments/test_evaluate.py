@@ -134,23 +134,30 @@ def test_two_processes_give_the_same(evaluated, run_dir, tmp_path):
             np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
-def refused(*arguments):
-    done = shell(*EVALUATE, *arguments)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
-    return lines[0]
+@pytest.fixture
+def refused(script_here):
+    """Starts evaluate.py, which refuses; returns its one line."""
+
+    def refused(*arguments):
+        done = script_here("evaluate.py", *arguments)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode == 2 and len(lines) == 1, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return lines[0]
+
+    return refused
 
 
-def test_a_folder_without_a_run(tmp_path):
+def test_a_folder_without_a_run(refused, tmp_path):
     assert "`run` must be a run folder" in refused(tmp_path)
 
 
-def test_a_run_without_a_model(run_dir, tmp_path):
+def test_a_run_without_a_model(refused, run_dir, tmp_path):
     (tmp_path / "config.json").write_bytes((run_dir / "config.json").read_bytes())
     assert "`run` must hold a trained model" in refused(tmp_path)
 
 
-def test_a_model_of_another_window_length(run_dir, tmp_path):
+def test_a_model_of_another_window_length(refused, run_dir, tmp_path):
     import keras
 
     (tmp_path / "config.json").write_bytes((run_dir / "config.json").read_bytes())
@@ -169,5 +176,5 @@ def test_a_model_of_another_window_length(run_dir, tmp_path):
         (["--data", "absent"], "`--data` must be a folder"),
     ],
 )
-def test_bad_flags(run_dir, flags, words):
+def test_bad_flags(refused, run_dir, flags, words):
     assert words in refused(run_dir, *flags)
