@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
+from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
 
@@ -87,17 +88,36 @@ def call_in_a_layer(config):
     return config
 
 
+def call_as_a_layer(config):
+    of_text = {"module": "subprocess", "class_name": "getoutput", "config": "touch pwned"}
+    config["config"]["layers"][1].update(of_text)
+    return config
+
+
+def builtin_as_a_layer(config):
+    code = {"source": "open('pwned', 'w')"}
+    config["config"]["layers"][1].update(module="builtins", class_name="exec", config=code)
+    return config
+
+
 def lambda_layer(file):
     import keras
 
-    layers = [keras.layers.Input((8, 8, 13)), keras.layers.Lambda(lambda x: x[..., :12])]
+    def write(x):
+        open("pwned", "w").close()
+        return x[..., :12]
+
+    layers = [keras.layers.Input((8, 8, 13)), keras.layers.Lambda(write)]
     keras.Sequential(layers).save(file)
+    Path("pwned").unlink()  # building it ran its code; loading it must not
 
 
 HOSTILE_MODELS = {
     "lambda": lambda_layer,
     "call": lambda file: with_config(file, call_of_system),
     "call in a layer": lambda file: with_config(file, call_in_a_layer),
+    "call as a layer": lambda file: with_config(file, call_as_a_layer),
+    "builtin as a layer": lambda file: with_config(file, builtin_as_a_layer),
     "pickle": lambda file: file.write_bytes(pickle.dumps(Code())),
     "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
     "nothing": lambda file: file.write_bytes(b""),
@@ -133,6 +153,21 @@ def test_loading_a_model_runs_no_code_from_it(tmp_path, monkeypatch, evaluate, k
     write_unet(build_unet(8, 13, 12, depth=1, filters=2, **scaling), run.model_file)
     assert evaluate.load_network(run, "last")[1] == 8
     HOSTILE_MODELS[kind](run.model_file)
-    with pytest.raises(InputError, match="`run` must hold a network that loads"):
+    with pytest.raises(InputError, match="`run` must hold a network that loads.*model.keras"):
         evaluate.load_network(run, "last")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_model_that_holds_code_is_one_line_to_a_script(tmp_path, monkeypatch, script_here):
+    from keras_nowcast.data.synthetic import write_synthetic
+
+    monkeypatch.chdir(tmp_path)
+    write_synthetic(tmp_path / "data", events=10, size=32, progress=False)
+    run = RunFolder(tmp_path / "run")
+    run.open(RunConfig(data=str(tmp_path / "data"), run_dir=str(run.path)))
+    lambda_layer(run.model_file)
+    done = script_here("evaluate.py", run.path)
+    assert done.returncode == 2, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and "model.keras" in told[0] and "Traceback" not in done.stderr
     assert not (tmp_path / "pwned").exists()
