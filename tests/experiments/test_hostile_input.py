@@ -4,8 +4,6 @@ import importlib.util
 import json
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -20,17 +18,6 @@ ROOT = Path(__file__).parents[2]
 HOSTILE = "a 'b'\"; touch pwned; $(touch pwned) `touch pwned`\n| touch pwned & # %s {0} $^$ \\"
 
 
-def script(name, *arguments, cwd):
-    command = [sys.executable, ROOT / "experiments" / name, *arguments]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, cwd=cwd, env=environment
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not list(cwd.rglob("pwned"))
-    return done.stdout
-
-
 def rename_events(data):
     """Gives the events of the data set names that are formulas to matplotlib, and no good ones."""
     catalogue = data / "CATALOG.csv"
@@ -40,17 +27,23 @@ def rename_events(data):
             file["id"][...] = [id_.replace(b"S0000", b"$^$00") for id_ in file["id"][...]]
 
 
-def test_names_are_names_to_every_script(tmp_path):
+def test_names_are_names_to_every_script(tmp_path, monkeypatch, script_here):
+    def script(*words):
+        done = script_here(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not list(tmp_path.rglob("pwned"))
+
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / HOSTILE
     folder.mkdir()
     data, run, out = (f"{HOSTILE}/{name}; $(touch pwned)" for name in ("data", "run", "out"))
-    script("make_synthetic.py", "--root", data, "--events", 10, "--size", 32, cwd=tmp_path)
+    script("make_synthetic.py", "--root", data, "--events", 10, "--size", 32)
     rename_events(tmp_path / data)
     sizes = ("--depth", 1, "--filters", 2, "--epochs", 1, "--precision", "float32")
-    script("train.py", "--data", data, "--run-dir", run, *sizes, cwd=tmp_path)
-    script("train.py", "--run-dir", run, "--resume", "--epochs", 2, cwd=tmp_path)
-    script("evaluate.py", run, "--out", out, "--save-forecasts", f"{out} f", cwd=tmp_path)
-    script("plot_figures.py", HOSTILE, "--out", out, cwd=tmp_path)
+    script("train.py", "--data", data, "--run-dir", run, *sizes)
+    script("train.py", "--run-dir", run, "--resume", "--epochs", 2)
+    script("evaluate.py", run, "--out", out, "--save-forecasts", f"{out} f")
+    script("plot_figures.py", HOSTILE, "--out", out)
     names = {path.name for path in (tmp_path / out).iterdir()}
     assert {"scores.csv", "panel.png", "table.csv", "training_curves.pdf"} <= names
     assert [path.name for path in tmp_path.iterdir()] == [HOSTILE]
