@@ -10,7 +10,8 @@ from keras_nowcast.config import RunConfig
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.records import LAYER_COLUMNS, RunFolder
 from keras_nowcast.training import layer_times
-from keras_nowcast.training.trainer import Run, train
+from keras_nowcast.training.run import Run
+from keras_nowcast.training.trainer import train
 from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
 pytestmark = pytest.mark.usefixtures("float32_after")
