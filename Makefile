@@ -1,10 +1,11 @@
 # make install   create .venv with everything (EXTRA=gpu for NVIDIA GPUs, PYTHON=... for the Python)
 # make demo      run a small study: a sweep over sizes and precisions, then its table and figures
-# make test      run the tests
+# make test      run the tests that a change needs: those not marked slow
+# make test-all  run all tests
 # make docs      build the documentation site in build/site
-# make lint      check the style
+# make lint      check the style and the format
 
-.PHONY: install demo test docs lint
+.PHONY: install demo test test-all docs lint
 
 install:
 	@bash install/environment.sh
@@ -14,6 +15,9 @@ demo: install
 	.venv/bin/python experiments/plot_figures.py runs/
 
 test: install
+	.venv/bin/python -m pytest -m "not slow"
+
+test-all: install
 	.venv/bin/python -m pytest
 
 docs: .venv/docs-done
@@ -27,3 +31,4 @@ docs: .venv/docs-done
 
 lint: install
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
