@@ -60,7 +60,7 @@ def main():
     parser.add_argument("--grid", type=int, default=128)
     args = parser.parse_args()
     events = catalog.read_catalog(args.data)
-    ours = {"leads": FRAMES_OUT, "missing": MISSING}
+    ours = {"leads": FRAMES_OUT}
     methods = {
         "persistence": functools.partial(baselines.persistence, **ours),
         "baseline": functools.partial(baselines.extrapolation, **ours),
@@ -70,7 +70,6 @@ def main():
         windows(events, args.grid),
         {name: timed(name, method, seconds) for name, method in methods.items()},
         THRESHOLDS,
-        MISSING,
     )
     count = sum(len(sevir.window_starts(event.frames)) for event in events)
     rows = []

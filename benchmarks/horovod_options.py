@@ -34,9 +34,8 @@ def build_steps(arguments, world):
     from keras_nowcast.model.precision import build_optimizer
     from keras_nowcast.model.unet import build_unet
     from keras_nowcast.training import distributed
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
-    vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     grid, batch = arguments.grid, arguments.batch_per_replica
     rng = np.random.default_rng(world.rank)
     frames = rng.integers(0, MISSING, (batch, grid, grid, FRAMES_IN + FRAMES_OUT), "uint8")
@@ -44,10 +43,10 @@ def build_steps(arguments, world):
     steps = {}
     for fp16 in (False, True):
         keras.utils.set_random_seed(0)
-        model = build_unet(grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters, **vil)
+        model = build_unet(grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
         optimizer = distributed.build_distributed(build_optimizer(1e-3, "float32"), world, fp16)
         flags = distributed.StopFlags(world)
-        loss = MaskedMeanSquaredError(**vil, average=flags.average)
+        loss = MaskedMeanSquaredError(average=flags.average)
         model.compile(optimizer, loss, jit_compile=False)
         gradients = [tf.ones(each.shape) for each in model.trainable_variables]
 

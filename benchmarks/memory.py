@@ -40,12 +40,11 @@ def measure(precision, grid, depth, filters, batch):
     from keras_nowcast.model.loss import MaskedMeanSquaredError
     from keras_nowcast.model.precision import build_optimizer, set_precision
     from keras_nowcast.model.unet import build_unet
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
-    vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     set_precision(precision)
-    model = build_unet(grid, FRAMES_IN, FRAMES_OUT, depth, filters, **vil)
-    loss = MaskedMeanSquaredError(**vil)
+    model = build_unet(grid, FRAMES_IN, FRAMES_OUT, depth, filters)
+    loss = MaskedMeanSquaredError()
     model.compile(build_optimizer(1e-3, precision), loss, jit_compile=False)
     rng = np.random.default_rng(0)
     frames = rng.integers(0, MISSING, (batch, grid, grid, FRAMES_IN + FRAMES_OUT), "uint8")

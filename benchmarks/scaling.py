@@ -321,18 +321,17 @@ def build_model(arguments, world):
     from keras_nowcast.model.precision import build_optimizer, set_precision
     from keras_nowcast.model.unet import build_unet
     from keras_nowcast.training import distributed
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
-    vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     set_precision(arguments.precision)
     sizes = (arguments.grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
-    model = build_unet(*sizes, **vil)
+    model = build_unet(*sizes)
     optimizer = build_optimizer(1e-3, arguments.precision)
     average = None
     if world is not None:
         optimizer = distributed.build_distributed(optimizer, world, arguments.fp16_allreduce)
         average = distributed.StopFlags(world).average
-    model.compile(optimizer, MaskedMeanSquaredError(**vil, average=average), jit_compile=False)
+    model.compile(optimizer, MaskedMeanSquaredError(average=average), jit_compile=False)
     optimizer.build(model.trainable_variables)
     return model
 

@@ -12,7 +12,7 @@ from result_files import write_results
 
 from keras_nowcast.data import catalog, sevir
 from keras_nowcast.verification import baselines, evaluate, scores
-from keras_nowcast.vil import FRAMES_OUT, MISSING, VIL_THRESHOLDS
+from keras_nowcast.vil import FRAMES_OUT, VIL_THRESHOLDS
 
 # What each publication does with the counts, see docs/scores.md.
 CONVENTIONS = {
@@ -62,9 +62,9 @@ def main():
     parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
     args = parser.parse_args()
     events = catalog.read_catalog(args.data)
-    persistence = functools.partial(baselines.persistence, leads=FRAMES_OUT, missing=MISSING)
+    persistence = functools.partial(baselines.persistence, leads=FRAMES_OUT)
     evaluation = evaluate.accumulate(
-        windows(events), {"persistence": persistence}, VIL_THRESHOLDS, MISSING, POOLS
+        windows(events), {"persistence": persistence}, VIL_THRESHOLDS, POOLS
     )
     statistics = evaluation.methods["persistence"]
     write_results(

@@ -69,15 +69,15 @@ def ways(forecast, observation):
     from keras_nowcast.verification.metrics import contingency_counts
 
     f, o = tf.constant(forecast), tf.constant(observation)
-    graph = tf.function(lambda: contingency_counts(f, o, VIL_THRESHOLDS, MISSING))
+    graph = tf.function(lambda: contingency_counts(f, o, VIL_THRESHOLDS))
     each = tf.function(lambda: each_in_tensorflow(tf, f, o))
     return {
-        "numpy": lambda: scores.contingency_counts(forecast, observation, VIL_THRESHOLDS, MISSING),
+        "numpy": lambda: scores.contingency_counts(forecast, observation, VIL_THRESHOLDS),
         "graph": lambda: graph().numpy(),
         "numpy, each": lambda: each_in_numpy(forecast, observation),
         "tensorflow, each": lambda: each().numpy(),
         "everything": lambda: scores.statistics(
-            forecast, observation, VIL_THRESHOLDS, MISSING, POOLS, SCALES
+            forecast, observation, VIL_THRESHOLDS, POOLS, SCALES
         ).counts[0],
     }
 

@@ -28,16 +28,15 @@ def build_step(arguments, precision, normalization):
     from keras_nowcast.model.loss import MaskedMeanSquaredError
     from keras_nowcast.model.precision import build_optimizer, set_precision
     from keras_nowcast.model.unet import build_unet
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING, VIL_MEAN, VIL_SCALE
+    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
-    vil = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
     grid, batch = arguments.grid, arguments.batch_per_replica
     set_precision(precision)
-    model = build_unet(grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters, **vil)
+    model = build_unet(grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
     if normalization == "stock":
         model = with_stock_normalization(model)
     optimizer = build_optimizer(1e-3, precision)
-    model.compile(optimizer, MaskedMeanSquaredError(**vil), jit_compile=False)
+    model.compile(optimizer, MaskedMeanSquaredError(), jit_compile=False)
     rng = np.random.default_rng(0)
     frames = rng.integers(0, MISSING, (batch, grid, grid, FRAMES_IN + FRAMES_OUT), "uint8")
     x, y = tf.constant(frames[..., :FRAMES_IN]), tf.constant(frames[..., FRAMES_IN:])

@@ -174,7 +174,7 @@ def score(world, network, events, stored, arguments):
 
             windows = read_windows(events[world.rank :: world.size], grid, stride)
             return evaluate.accumulate(
-                windows, methods, arguments.thresholds, MISSING, POOLS, SCALES, on_forecast
+                windows, methods, arguments.thresholds, POOLS, SCALES, on_forecast
             )
 
     parts = world.gather((world.on_all(score_mine), example))
@@ -187,7 +187,7 @@ def build_methods(forecast, is_first):
     from keras_nowcast.verification import baselines
 
     def baseline(function):
-        return lambda vil: function(vil, FRAMES_OUT, MISSING)
+        return lambda vil: function(vil, FRAMES_OUT)
 
     methods = {"model": forecast, "persistence": baseline(baselines.persistence)}
     if importlib.util.find_spec("pysteps") is not None:
@@ -223,9 +223,7 @@ def saving(folder, world, events, grid, stride):
         )
     by_name = {event.name: event for event in events}
     columns = catalog.CATALOG_COLUMNS
-    with saved_forecasts(
-        folder, "model", columns, grid, FRAMES_OUT, FRAME_MINUTES, MISSING
-    ) as append:
+    with saved_forecasts(folder, "model", columns, grid) as append:
 
         def save(name, forecasts):
             event = by_name[name]
@@ -244,11 +242,10 @@ def write_results(evaluation, example, out, arguments):
     from keras_nowcast.report.style import write_figure
     from keras_nowcast.verification import evaluate
 
-    minutes = FRAME_MINUTES
     evaluate.write_evaluation(out / "statistics.npz", evaluation)
-    rows = evaluate.score_rows(evaluation, minutes)
+    rows = evaluate.score_rows(evaluation)
     evaluate.write_rows(out / "scores.csv", rows, evaluate.COLUMNS)
-    differences = evaluate.difference_rows(evaluation, "model", minutes)
+    differences = evaluate.difference_rows(evaluation, "model")
     evaluate.write_rows(out / "differences.csv", differences, evaluate.DIFFERENCE_COLUMNS)
     print(f"{len(evaluation.events)} events, all lead times pooled, codes (MSE in codes squared):")
     print(evaluate.console_table(rows))

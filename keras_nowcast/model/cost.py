@@ -34,14 +34,14 @@ class LayerCost:
     """One layer of the network, and what it costs.
 
     Attributes:
-        name: As in the built network.
-        kind: scaling, convolution, transposed convolution, pooling, normalization, activation,
-            concatenation or loss.
-        side, channels: Of its output, (side, side, channels).
-        input_side, input_channels: Of its input.
-        kernel: Side of the kernel; 0 for a layer without.
-        passes_gradient: Whether the gradient by its input is needed.
-        is_float32: Whether it computes in float32 under every policy.
+      name: as in the built network.
+      kind: scaling, convolution, transposed convolution, pooling, normalization, activation,
+        concatenation or loss.
+      side, channels: of its output, (side, side, channels).
+      input_side, input_channels: of its input.
+      kernel: side of the kernel; 0 for a layer without.
+      passes_gradient: whether the gradient by its input is needed.
+      is_float32: whether it computes in float32 under every policy.
     """
 
     name: str
@@ -240,9 +240,9 @@ class Cost:
         """Goes back through the layers, from the loss to the input.
 
         Yields:
-            (bytes, gradients): At each layer, the bytes one sample then holds (what the layers up
-            to this one kept, the gradients by its output and input, those that wait for a skip
-            connection), and how many parameters have their gradient.
+          (bytes, gradients): At each layer, the bytes one sample then holds (what the layers up
+          to this one kept, the gradients by its output and input, those that wait for a skip
+          connection), and how many parameters have their gradient.
         """
         kept = sum(layer.kept_bytes(policy) for layer in self.layers)
         gradients = 0
@@ -284,7 +284,7 @@ def count_unet(grid, frames_in, frames_out, depth=4, filters=16, center_filters=
     """Returns the Cost of the network `unet.build_unet` would build from the same sizes.
 
     Raises:
-        InputError: As `build_unet`.
+      InputError: as `build_unet`.
     """
     check_sizes(grid, depth, filters, center_filters)
     if center_filters is None:

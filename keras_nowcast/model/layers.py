@@ -6,6 +6,8 @@ A saved network loads in any Keras process that has imported this module, with s
 import keras
 import tensorflow as tf
 
+from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
+
 PACKAGE = "keras_nowcast"
 
 
@@ -19,14 +21,14 @@ class ScaleVIL(keras.layers.Layer):
     and the code for missing lies above the heaviest rain. The loss does not count it.
 
     Args:
-        mean: Mean of the stored codes over the training set.
-        scale: Their standard deviation.
-        missing: The code of a missing pixel.
+      mean: mean of the stored codes over the training set.
+      scale: their standard deviation.
+      missing: the code of a missing pixel.
 
     Input: uint8 codes of any shape. Output: the same shape, vil_norm.
     """
 
-    def __init__(self, mean, scale, missing, **kwargs):
+    def __init__(self, mean=VIL_MEAN, scale=VIL_SCALE, missing=MISSING, **kwargs):
         super().__init__(**kwargs)
         self.mean = float(mean)
         self.scale = float(scale)
@@ -57,7 +59,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Input and output: (b, y, x, channel), float32, float16 or bfloat16.
 
     Raises:
-        ValueError: The input does not have four axes, channels last.
+      ValueError: the input does not have four axes, channels last.
     """
 
     def build(self, input_shape):

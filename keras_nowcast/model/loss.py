@@ -7,21 +7,22 @@ a rank, with fewer valid pixels weighs less.
 import keras
 import tensorflow as tf
 
+from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
-def masked_error(vil, vil_norm, mean, scale, missing):
+
+def masked_error(vil, vil_norm):
     """Returns (error, valid): forecast minus truth, 0 where missing, and what is not missing.
 
     Args:
-        vil: (b, y, x, time) stored codes, of any number type.
-        vil_norm: (b, y, x, time) forecast in normalized units.
-        mean, scale, missing: See `layers.ScaleVIL`.
+      vil: (b, y, x, time) stored codes, of any number type.
+      vil_norm: (b, y, x, time) forecast in normalized units.
 
     Returns:
-        (b, y, x, time) float32, and (b, y, x, time) bool.
+      (b, y, x, time) float32, and (b, y, x, time) bool.
     """
     vil = tf.cast(vil, tf.float32)
-    valid = tf.not_equal(vil, float(missing))
-    error = tf.cast(vil_norm, tf.float32) - (vil - mean) / scale
+    valid = tf.not_equal(vil, float(MISSING))
+    error = tf.cast(vil_norm, tf.float32) - (vil - VIL_MEAN) / VIL_SCALE
     # Masked before it is squared, so that a gap passes no gradient, whatever is forecast there.
     return tf.where(valid, error, 0.0), valid
 
@@ -34,24 +35,20 @@ class MaskedMeanSquaredError(keras.losses.Loss):
     of the ranks: `mean(sum_r / mean(count)) = sum(sum_r) / sum(count)`.
 
     Args:
-        mean, scale, missing: See `layers.ScaleVIL`.
-        average: Takes this rank's count, a float32 scalar, and returns its average over the
-            ranks, all of which must call it. The count depends on the targets alone, so this
-            can overlap with the forward pass. None: there is one rank.
+      average: takes this rank's count, a float32 scalar, and returns its average over the
+        ranks, all of which must call it. The count depends on the targets alone, so this
+        can overlap with the forward pass. None: there is one rank.
 
     Called with (b, y, x, time) stored codes and (b, y, x, time) vil_norm; returns a float32
     scalar under every dtype policy.
     """
 
-    def __init__(self, mean, scale, missing, average=None, name="loss"):
+    def __init__(self, average=None, name="loss"):
         super().__init__(name=name, reduction=None, dtype="float32")
-        self.mean = float(mean)
-        self.scale = float(scale)
-        self.missing = int(missing)
         self.average = average
 
     def call(self, y_true, y_pred):
-        error, valid = masked_error(y_true, y_pred, self.mean, self.scale, self.missing)
+        error, valid = masked_error(y_true, y_pred)
         # Counted in integers: float32 stops counting ones at 2**24, some 10 windows.
         count = tf.cast(tf.math.count_nonzero(valid), tf.float32)
         if self.average is not None:
@@ -67,16 +64,13 @@ class MeanSquaredErrorMetric(keras.metrics.Metric):
     adding them. NaN where no valid pixel was seen.
     """
 
-    def __init__(self, mean, scale, missing, name="mse"):
+    def __init__(self, name="mse"):
         super().__init__(name=name, dtype="float64")
-        self.mean = float(mean)
-        self.scale = float(scale)
-        self.missing = int(missing)
         self.total = self.add_variable((), initializer="zeros", dtype="float64", name="total")
         self.count = self.add_variable((), initializer="zeros", dtype="float64", name="count")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        error, valid = masked_error(y_true, y_pred, self.mean, self.scale, self.missing)
+        error, valid = masked_error(y_true, y_pred)
         # Each frame is summed in float32, the frames in float64.
         frames = tf.reduce_sum(tf.square(error), axis=(1, 2))
         self.total.assign_add(tf.reduce_sum(tf.cast(frames, tf.float64)))

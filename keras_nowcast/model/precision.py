@@ -18,12 +18,12 @@ def choose_precision(asked, gpus, cpuinfo=CPUINFO):
     Choice: an older GPU gets float32 and not the CPU's bfloat16, which it would have to emulate.
 
     Args:
-        asked: One of PRECISIONS.
-        gpus: Compute capability (major, minor) of each GPU in use; empty on a CPU.
-        cpuinfo: The file that lists the CPU's flags.
+      asked: one of PRECISIONS.
+      gpus: compute capability (major, minor) of each GPU in use; empty on a CPU.
+      cpuinfo: the file that lists the CPU's flags.
 
     Raises:
-        InputError: `asked` is not one of PRECISIONS.
+      InputError: `asked` is not one of PRECISIONS.
     """
     if asked not in PRECISIONS:
         raise InputError(

@@ -21,10 +21,6 @@ def build_unet(
     depth=4,
     filters=16,
     center_filters=None,
-    *,
-    mean,
-    scale,
-    missing,
     name="unet",
 ):
     """Returns the network, not compiled, in the dtype policy that is set globally.
@@ -33,24 +29,23 @@ def build_unet(
     (b, grid, grid, frames_out) float32 vil_norm, whatever the policy.
 
     Args:
-        grid: Pixels along each side.
-        frames_in: Frames given.
-        frames_out: Frames forecast.
-        depth: Encoder levels, 1 to 6.
-        filters: Filters of the first level.
-        center_filters: Filters of the centre; None is `default_center_filters`.
-        mean, scale, missing: See `ScaleVIL`.
-        name: The model's name.
+      grid: pixels along each side.
+      frames_in: frames given.
+      frames_out: frames forecast.
+      depth: encoder levels, 1 to 6.
+      filters: filters of the first level.
+      center_filters: filters of the centre; None is `default_center_filters`.
+      name: the model's name.
 
     Raises:
-        InputError: A size is out of range, or the grid cannot be halved `depth` times.
+      InputError: a size is out of range, or the grid cannot be halved `depth` times.
     """
     check_sizes(grid, depth, filters, center_filters)
     if center_filters is None:
         center_filters = default_center_filters(depth, filters)
 
     vil = keras.Input((grid, grid, frames_in), dtype="uint8", name="vil")
-    x = ScaleVIL(mean, scale, missing, name="scale_vil")(vil)
+    x = ScaleVIL(name="scale_vil")(vil)
     skips = []
     for level in range(1, depth + 1):
         x = _double_conv(x, level_filters(level, filters), f"encoder_{level}")
@@ -79,7 +74,7 @@ def read_unet(path):
     """Returns the network that write_unet wrote, not compiled. No code of the file's own is run.
 
     Raises:
-        InputError: The file is not one of Keras' format, is damaged, or holds code.
+      InputError: the file is not one of Keras' format, is damaged, or holds code.
     """
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)

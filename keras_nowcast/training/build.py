@@ -10,16 +10,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.model import precision
 from keras_nowcast.training import distributed
 from keras_nowcast.training.progress import FIRST_ORIGIN
-from keras_nowcast.vil import (
-    FRAMES_IN,
-    FRAMES_OUT,
-    MISSING,
-    VALIDATION_THRESHOLDS,
-    VIL_MEAN,
-    VIL_SCALE,
-)
-
-_SCALING = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
+from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, VALIDATION_THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -43,14 +34,7 @@ class Compiled:
 
 def unet_sizes(config):
     """Returns the sizes of a config's UNet, the first arguments of build_unet and count_unet."""
-    return (
-        config.grid,
-        FRAMES_IN,
-        FRAMES_OUT,
-        config.depth,
-        config.filters,
-        config.center_filters,
-    )
+    return config.grid, FRAMES_IN, FRAMES_OUT, *config.sizes
 
 
 def build_model(config):
@@ -65,7 +49,7 @@ def build_model(config):
     from keras_nowcast.model.unet import build_unet, freeze_normalization
 
     precision.set_precision(config.precision)
-    model = build_unet(*unet_sizes(config), **_SCALING)
+    model = build_unet(*unet_sizes(config))
     if config.start_from is not None:
         freeze_normalization(model)
     return model
@@ -92,11 +76,11 @@ def compile_model(model, config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
     optimizer = distributed.build_distributed(
         precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
     )
-    error = MeanSquaredErrorMetric(**_SCALING)
-    scores = ValidationScores(VALIDATION_THRESHOLDS, **_SCALING)
+    error = MeanSquaredErrorMetric()
+    scores = ValidationScores(VALIDATION_THRESHOLDS)
     model.compile(
         optimizer,
-        loss=MaskedMeanSquaredError(**_SCALING, average=flags.average),
+        loss=MaskedMeanSquaredError(average=flags.average),
         metrics=[error, scores],
         jit_compile=False,  # XLA cannot compile Horovod's operations
     )

@@ -13,7 +13,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
+from keras_nowcast.vil import MISSING
 
 LAYER_S = 0.1  # for the repetitions of a layer
 LEAST_REPETITIONS = 3  # also of a layer that takes longer than that
@@ -231,7 +231,7 @@ def _loss_step(output, batch):
 
     from keras_nowcast.model.loss import MaskedMeanSquaredError
 
-    loss = MaskedMeanSquaredError(VIL_MEAN, VIL_SCALE, MISSING)
+    loss = MaskedMeanSquaredError()
     vil_norm = _random(output, batch)
     vil = tf.cast(tf.clip_by_value(100 * vil_norm, 0, MISSING), tf.uint8)
 

@@ -10,27 +10,27 @@ import io
 import numpy as np
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import MISSING
 
 # pysteps' own number of pyramid levels, and the smallest side at which its edges are safe.
 _LEVELS = 6
 _SMALLEST_SIDE = 4
 
 
-def persistence(vil, leads, missing):
+def persistence(vil, leads):
     """Returns the last input frame, `leads` times.
 
     Args:
-        vil: (b, y, x, time) uint8 codes.
-        leads: Number of forecast frames.
-        missing: The code of a missing pixel.
+      vil: (b, y, x, time) uint8 codes.
+      leads: number of forecast frames.
 
     Source: the SEVIR authors' baseline; theirs takes frame 11 of 0 to 12, which is not the last.
     """
-    last = _without_gaps(vil[..., -1:], missing)
+    last = _without_gaps(vil[..., -1:])
     return np.repeat(last, leads, axis=-1)
 
 
-def extrapolation(vil, leads, missing):
+def extrapolation(vil, leads):
     """Returns the last input frame carried on along its own motion (optical flow, by pysteps).
 
     Motion is that between the last two frames, by the anisotropic diffusion method of Proesmans
@@ -38,19 +38,18 @@ def extrapolation(vil, leads, missing):
     Zawadzki 2002). A pixel whose air comes from outside the grid is NaN.
 
     Args:
-        vil: (b, y, x, time) uint8 codes.
-        leads: Number of forecast frames.
-        missing: The code of a missing pixel.
+      vil: (b, y, x, time) uint8 codes.
+      leads: number of forecast frames.
 
     Raises:
-        InputError: pysteps is not installed.
+      InputError: pysteps is not installed.
 
     Choice: Proesmans' method needs neither OpenCV, as Lucas-Kanade does, nor a number of sectors
     that suits the grid, as variational echo tracking does; docs/scores.md compares them. It works
     on codes, which are nearly logarithmic in rain, as optical flow wants it.
     """
     flow, carry = _pysteps()
-    last_two = _without_gaps(vil[..., -2:], missing).astype(np.float64)
+    last_two = _without_gaps(vil[..., -2:]).astype(np.float64)
     forecasts = np.zeros((*vil.shape[:3], leads), np.float32)
     levels = _pyramid_levels(vil.shape[1:3])
     for frames, forecast in zip(last_two, forecasts, strict=True):
@@ -61,8 +60,8 @@ def extrapolation(vil, leads, missing):
     return forecasts
 
 
-def _without_gaps(vil, missing):
-    return np.where(vil == missing, 0, vil).astype(np.float32)
+def _without_gaps(vil):
+    return np.where(vil == MISSING, 0, vil).astype(np.float32)
 
 
 def _pyramid_levels(grid):

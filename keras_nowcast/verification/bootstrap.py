@@ -22,12 +22,12 @@ def interval(statistics, score, resamples=RESAMPLES, level=LEVEL, seed=0):
     """Returns (low, high), arrays of the score's shape, of `score` over events.
 
     Args:
-        statistics: Statistics with one leading axis of events.
-        score: Takes Statistics with a leading axis and returns an array with that axis, for
-            example `scores.mse`.
-        resamples: Number of draws.
-        level: Share of the draws inside the interval, half of the rest on either side.
-        seed: Of the draws; the same seed draws the same events for any statistics.
+      statistics: Statistics with one leading axis of events.
+      score: takes Statistics with a leading axis and returns an array with that axis, for
+        example `scores.mse`.
+      resamples: number of draws.
+      level: share of the draws inside the interval, half of the rest on either side.
+      seed: of the draws; the same seed draws the same events for any statistics.
     """
     return _percentiles(_drawn(statistics, score, resamples, seed), level)
 
@@ -39,8 +39,8 @@ def difference_interval(statistics, reference, score, resamples=RESAMPLES, level
     differ, at this level, where 0 is outside.
 
     Args:
-        statistics, reference: Statistics with one leading axis of events, the same in the same
-            order.
+      statistics, reference: Statistics with one leading axis of events, the same in the same
+        order.
     """
     first = _drawn(statistics, score, resamples, seed)
     return _percentiles(first - _drawn(reference, score, resamples, seed), level)

@@ -20,6 +20,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.text_table import aligned
 from keras_nowcast.verification import bootstrap, scores
+from keras_nowcast.vil import FRAME_MINUTES
 
 ALL_LEADS = "all"
 
@@ -32,8 +33,8 @@ class Evaluation:
     """What was scored.
 
     Attributes:
-        events: Names of the events, sorted.
-        methods: Dictionary of name -> Statistics with a first axis over `events`.
+      events: names of the events, sorted.
+      methods: dictionary of name -> Statistics with a first axis over `events`.
     """
 
     events: tuple
@@ -44,20 +45,20 @@ class Evaluation:
         return {name: statistics.total() for name, statistics in self.methods.items()}
 
 
-def accumulate(windows, methods, thresholds, missing, pools=(1,), scales=(), on_forecast=None):
+def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=None):
     """Scores every method on every window and returns the Evaluation.
 
     Args:
-        windows: Iterator of (event, x, y): the event's name, (y, x, 13) and (y, x, 12) uint8
-            codes. Windows of one event in a row make one batch.
-        methods: Dictionary of name -> function of (b, y, x, 13) uint8 codes that returns
-            (b, y, x, 12) codes, uint8 or float.
-        thresholds, missing, pools, scales: See `scores.statistics`.
-        on_forecast: Called with (event, x, y, forecasts) for each batch, to draw or to save;
-            `forecasts` is a dictionary of name -> (b, y, x, 12).
+      windows: iterator of (event, x, y): the event's name, (y, x, 13) and (y, x, 12) uint8
+        codes. Windows of one event in a row make one batch.
+      methods: dictionary of name -> function of (b, y, x, 13) uint8 codes that returns
+        (b, y, x, 12) codes, uint8 or float.
+      thresholds, pools, scales: see `scores.statistics`.
+      on_forecast: called with (event, x, y, forecasts) for each batch, to draw or to save;
+        `forecasts` is a dictionary of name -> (b, y, x, 12).
 
     Raises:
-        InputError: No windows; a forecast of another shape than the observation.
+      InputError: no windows; a forecast of another shape than the observation.
     """
     parts = {}
     for event, group in itertools.groupby(windows, key=lambda window: window[0]):
@@ -65,7 +66,7 @@ def accumulate(windows, methods, thresholds, missing, pools=(1,), scales=(), on_
         x, y = np.stack(x), np.stack(y)
         forecasts = {name: np.asarray(method(x)) for name, method in methods.items()}
         part = {
-            name: scores.statistics(forecast, y, thresholds, missing, pools, scales)
+            name: scores.statistics(forecast, y, thresholds, pools, scales)
             for name, forecast in forecasts.items()
         }
         if event in parts:
@@ -127,7 +128,7 @@ def read_evaluation(path):
         return Evaluation(tuple(file["events"].tolist()), methods)
 
 
-def score_rows(evaluation, frame_minutes, resamples=bootstrap.RESAMPLES, seed=0):
+def score_rows(evaluation, resamples=bootstrap.RESAMPLES, seed=0):
     """Returns the rows of scores.csv: dictionaries of COLUMNS, NaN where a score is undefined.
 
     One row for each method, lead time (and "all", pooled) and threshold. Rows of one lead share
@@ -135,30 +136,29 @@ def score_rows(evaluation, frame_minutes, resamples=bootstrap.RESAMPLES, seed=0)
     `csi_pool<side>` and `fss_<side>` of the pools and scales that were counted, sides in pixels.
 
     Args:
-        evaluation: An Evaluation.
-        frame_minutes: Minutes between frames; the first lead is one frame ahead.
-        resamples, seed: Of the bootstrap over events, see `bootstrap.interval`.
+      evaluation: an Evaluation.
+      resamples, seed: of the bootstrap over events, see `bootstrap.interval`.
     """
     rows = []
     for method, statistics in evaluation.methods.items():
-        for leads, part in _by_lead_and_all(statistics, frame_minutes):
+        for leads, part in _by_lead_and_all(statistics):
             table = _score_table(part, resamples, seed)
             rows += _rows({"method": method}, statistics.thresholds, leads, table)
     return rows
 
 
-def difference_rows(evaluation, method, frame_minutes, resamples=bootstrap.RESAMPLES, seed=0):
+def difference_rows(evaluation, method, resamples=bootstrap.RESAMPLES, seed=0):
     """Returns rows of DIFFERENCE_COLUMNS: `method` minus each of the others, on the same events.
 
     Args: as of `score_rows`; `method` is the name of one in the evaluation.
     """
     rows = []
-    mine = dict(_by_lead_and_all(evaluation.methods[method], frame_minutes))
+    mine = dict(_by_lead_and_all(evaluation.methods[method]))
     for reference, statistics in evaluation.methods.items():
         if reference == method:
             continue
         names = {"method": method, "reference": reference, "events": len(evaluation.events)}
-        for leads, its in _by_lead_and_all(statistics, frame_minutes):
+        for leads, its in _by_lead_and_all(statistics):
             table = {}
             for name, score in (("csi", _csi), ("mse", _mse)):
                 table[f"{name}_difference"] = score(mine[leads].total()) - score(its.total())
@@ -200,10 +200,10 @@ def console_table(rows):
     return aligned(lines)
 
 
-def _by_lead_and_all(statistics, frame_minutes):
+def _by_lead_and_all(statistics):
     """Yields (names of the leads, Statistics): every lead apart, then all in one."""
     leads = statistics.counts.shape[-3]
-    yield tuple(frame_minutes * (lead + 1) for lead in range(leads)), statistics
+    yield tuple(FRAME_MINUTES * (lead + 1) for lead in range(leads)), statistics
     yield (ALL_LEADS,), scores.all_leads(statistics)
 
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import FRAME_MINUTES, FRAMES_OUT, MISSING
 
 
 @contextlib.contextmanager
-def saved_forecasts(root, method, columns, grid, leads, frame_minutes, missing):
+def saved_forecasts(root, method, columns, grid):
     """Gives a function that appends forecasts to a new folder `root`.
 
     The function takes (id, time, forecast): the id of the forecast, unique; the time of the last
     input frame (naive, UTC); and (y, x, l) codes. They are stored as the nearest code of 0 to
-    254, NaN as `missing`, so a count made from the file can differ a little from one made from
+    254, NaN as 255, missing, so a count made from the file can differ a little from one made from
     the float forecast. Memory does not grow with their number.
 
     On leaving without an exception the folder is there, whole; otherwise nothing is. It holds
@@ -25,16 +26,13 @@ def saved_forecasts(root, method, columns, grid, leads, frame_minutes, missing):
     x, l) uint8. time_utc is the time of the last input frame and minute_offsets the leads.
 
     Args:
-        root: A folder that does not exist yet.
-        method: Name of the method, part of the file's name and the catalogue's event_type.
-        columns: The columns of SEVIR's catalogue.
-        grid: Pixels along a side.
-        leads: Forecast frames.
-        frame_minutes: Minutes between frames.
-        missing: The code of a missing pixel.
+      root: a folder that does not exist yet.
+      method: name of the method, part of the file's name and the catalogue's event_type.
+      columns: the columns of SEVIR's catalogue.
+      grid: pixels along a side.
 
     Raises:
-        InputError: `root` exists.
+      InputError: `root` exists.
     """
     import h5py
 
@@ -53,7 +51,7 @@ def saved_forecasts(root, method, columns, grid, leads, frame_minutes, missing):
         ):
             rows = csv.DictWriter(catalogue, columns, restval="", lineterminator="\n")
             rows.writeheader()
-            shape = (grid, grid, leads)
+            shape = (grid, grid, FRAMES_OUT)
             ids = file.create_dataset(
                 "id", (0,), h5py.string_dtype("utf-8", 64), maxshape=(None,), chunks=(1024,)
             )
@@ -66,11 +64,11 @@ def saved_forecasts(root, method, columns, grid, leads, frame_minutes, missing):
                 compression="gzip",
                 compression_opts=1,
             )
-            offsets = ":".join(str(frame_minutes * (lead + 1)) for lead in range(leads))
+            offsets = ":".join(str(FRAME_MINUTES * (lead + 1)) for lead in range(FRAMES_OUT))
 
             def append(id_, time, forecast):
                 n = len(vil)
-                codes = _codes(forecast, missing)
+                codes = _codes(forecast)
                 for dataset in (ids, vil):
                     dataset.resize(n + 1, axis=0)
                 ids[n], vil[n] = id_.encode(), codes
@@ -87,7 +85,7 @@ def saved_forecasts(root, method, columns, grid, leads, frame_minutes, missing):
                         "size_y": grid,
                         "data_min": codes.min(),
                         "data_max": codes.max(),
-                        "pct_missing": f"{(codes == missing).mean():.6f}",
+                        "pct_missing": f"{(codes == MISSING).mean():.6f}",
                     }
                 )
 
@@ -97,6 +95,6 @@ def saved_forecasts(root, method, columns, grid, leads, frame_minutes, missing):
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _codes(forecast, missing):
-    nearest = np.clip(np.rint(np.nan_to_num(forecast)), 0, 254)
-    return np.where(np.isnan(forecast), missing, nearest).astype(np.uint8)
+def _codes(forecast):
+    nearest = np.clip(np.rint(np.nan_to_num(forecast)), 0, MISSING - 1)
+    return np.where(np.isnan(forecast), MISSING, nearest).astype(np.uint8)

@@ -3,23 +3,24 @@
 import keras
 import tensorflow as tf
 
+from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
-def contingency_counts(forecast, observation, thresholds, missing):
+
+def contingency_counts(forecast, observation, thresholds):
     """Returns (l, t, 4) int64: hits, misses, false alarms, correct negatives.
 
     One pass over the pixels, as `scores.statistics`: a joint histogram of threshold bins, with
     the same meaning of an event, of a missing observation and of NaN in the forecast.
 
     Args:
-        forecast: (b, y, x, l) float tensor, codes.
-        observation: (b, y, x, l) uint8 tensor, codes.
-        thresholds: Whole codes, ascending.
-        missing: The code of a missing pixel.
+      forecast: (b, y, x, l) float tensor, codes.
+      observation: (b, y, x, l) uint8 tensor, codes.
+      thresholds: whole codes, ascending.
     """
     leads = observation.shape[-1]
     side = len(thresholds) + 1
     row, column = _bins(forecast, thresholds), _bins(observation, thresholds)
-    column = tf.where(tf.equal(observation, missing), side, column)  # a column of its own
+    column = tf.where(tf.equal(observation, MISSING), side, column)  # a column of its own
     cell = (tf.range(leads) * side + row) * (side + 1) + column
     size = leads * side * (side + 1)
     histogram = tf.math.bincount(tf.reshape(cell, [-1]), minlength=size, maxlength=size)
@@ -45,9 +46,7 @@ class ForecastScores(keras.metrics.Metric):
     The sums are int64 and float64, since float32 stops counting at 2**24, some 10 windows.
 
     Args:
-        thresholds: Whole codes, ascending.
-        mean, scale: Turn the network's output into codes: `vil_norm * scale + mean`.
-        missing: The code of a missing pixel.
+      thresholds: whole codes, ascending.
 
     `result` is a dictionary, `csi_<threshold>` and `mae`, float64 scalars, NaN where undefined.
 
@@ -55,11 +54,9 @@ class ForecastScores(keras.metrics.Metric):
     the MAE NaN: a network that diverged should show it.
     """
 
-    def __init__(self, thresholds, mean, scale, missing, name="scores"):
+    def __init__(self, thresholds, name="scores"):
         super().__init__(name=name)
         self.thresholds = tuple(thresholds)
-        self.to_codes = (float(scale), float(mean))
-        self.missing = int(missing)
         self.counts = self.add_weight(
             shape=(len(self.thresholds), 4), initializer="zeros", dtype="int64", name="counts"
         )
@@ -68,12 +65,11 @@ class ForecastScores(keras.metrics.Metric):
         )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        scale, mean = self.to_codes
-        forecast = tf.cast(y_pred, tf.float32) * scale + mean
-        counts = contingency_counts(forecast, y_true, self.thresholds, self.missing)
+        forecast = tf.cast(y_pred, tf.float32) * VIL_SCALE + VIL_MEAN
+        counts = contingency_counts(forecast, y_true, self.thresholds)
         self.counts.assign_add(tf.reduce_sum(counts, axis=0))
         error = tf.abs(forecast - tf.cast(y_true, tf.float32))
-        error = tf.where(tf.equal(y_true, self.missing), 0.0, error)
+        error = tf.where(tf.equal(y_true, MISSING), 0.0, error)
         # Rows of one frame's width in float32, then their sums in float64.
         rows = tf.cast(tf.reduce_sum(error, axis=(2, 3)), tf.float64)
         self.absolute_error.assign_add(tf.reduce_sum(rows))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.vil import MISSING
 
 # Pixels counted at a time, of a byte each: few enough for the processor's cache.
 _BLOCK_BYTES = 1 << 18
@@ -43,14 +44,14 @@ class Statistics:
     """Everything the scores are made of. Additive; leading axes (events, resamples) are free.
 
     Attributes:
-        thresholds: Codes, ascending.
-        pools: Sides in pixels of the max-pooling blocks; the first is 1, the pixels themselves.
-        scales: Sides in pixels of the windows of the fractions skill score.
-        counts: (..., pool, l, t, 4) int64: hits, misses, false alarms, correct negatives.
-        errors: (..., l, 3) float64: sums of forecast - observation, of its absolute value (codes)
-            and of its square (codes squared). Exact for forecasts in whole codes.
-        fractions: (..., scale, l, t, 2) float64 of whole numbers: numerator and denominator of
-            1 - FSS, in pixels to the fourth power.
+      thresholds: codes, ascending.
+      pools: sides in pixels of the max-pooling blocks; the first is 1, the pixels themselves.
+      scales: sides in pixels of the windows of the fractions skill score.
+      counts: (..., pool, l, t, 4) int64: hits, misses, false alarms, correct negatives.
+      errors: (..., l, 3) float64: sums of forecast - observation, of its absolute value (codes)
+        and of its square (codes squared). Exact for forecasts in whole codes.
+      fractions: (..., scale, l, t, 2) float64 of whole numbers: numerator and denominator of
+        1 - FSS, in pixels to the fourth power.
     """
 
     thresholds: tuple
@@ -111,8 +112,8 @@ def weighted(statistics, weights):
     """Returns Statistics (resample, ...) summed over the first axis with `weights`.
 
     Args:
-        statistics: Statistics with one leading axis of events.
-        weights: (resample, event), how often each event is drawn.
+      statistics: Statistics with one leading axis of events.
+      weights: (resample, event), how often each event is drawn.
     """
 
     def drawn(array):
@@ -122,7 +123,7 @@ def weighted(statistics, weights):
     return statistics._with(*(drawn(array) for array in statistics._sums()))
 
 
-def statistics(forecast, observation, thresholds, missing, pools=(1,), scales=()):
+def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
     """Returns the Statistics of a batch of forecasts.
 
     A pixel missing from the observation counts nowhere. A pixel missing from the forecast (NaN,
@@ -130,16 +131,15 @@ def statistics(forecast, observation, thresholds, missing, pools=(1,), scales=()
     are scored on the same pixels.
 
     Args:
-        forecast: (b, y, x, l), uint8 or any float, in codes.
-        observation: (b, y, x, l) uint8 codes.
-        thresholds: Whole codes from 1 to 254, ascending.
-        missing: The code of a missing pixel, 255.
-        pools: Sides of the max-pooling blocks, pixels; 1 comes first.
-        scales: Sides of the windows of the fractions skill score, pixels.
+      forecast: (b, y, x, l), uint8 or any float, in codes.
+      observation: (b, y, x, l) uint8 codes.
+      thresholds: whole codes from 1 to 254, ascending.
+      pools: sides of the max-pooling blocks, pixels; 1 comes first.
+      scales: sides of the windows of the fractions skill score, pixels.
 
     Raises:
-        InputError: A threshold outside 1 to 254 or out of order; shapes that differ; an
-            observation that is not uint8.
+      InputError: a threshold outside 1 to 254 or out of order; shapes that differ; an
+        observation that is not uint8.
 
     Source: max-pooling before the threshold, blocks cut off by the edge of the grid left out, as
     PreDiff's CSI-pool (arXiv 2307.10422, datasets/sevir/evaluation.py); FSS of Roberts and Lean
@@ -150,32 +150,32 @@ def statistics(forecast, observation, thresholds, missing, pools=(1,), scales=()
     thresholds, pools, scales = _checked(thresholds, pools, scales)
     forecast, observation = _checked_fields(forecast, observation)
     leads = observation.shape[-1]
-    counts = [_tables(forecast, observation, thresholds, missing)]
+    counts = [_tables(forecast, observation, thresholds)]
     if len(pools) > 1 or scales:
-        valid = observation != missing
+        valid = observation != MISSING
         # Zero where missing, in both: neither an event nor a maximum comes from there.
         seen_forecast, seen = _floored(forecast) * valid, observation * valid
     for pool in pools[1:]:
         blocks = [_block_maximum(field, pool) for field in (seen_forecast, seen, valid)]
-        observed = np.where(blocks[2], blocks[1], missing).astype(np.uint8)
-        counts.append(_tables(blocks[0], observed, thresholds, missing))
+        observed = np.where(blocks[2], blocks[1], MISSING).astype(np.uint8)
+        counts.append(_tables(blocks[0], observed, thresholds))
     fractions = np.zeros((len(scales), leads, len(thresholds), 2))
     if scales:
         for t, threshold in enumerate(thresholds):
             events = [field >= threshold for field in (seen_forecast, seen)]
             fractions[:, :, t] = _fraction_sums(*events, valid, scales)
-    errors = _error_sums(forecast, observation, missing)
+    errors = _error_sums(forecast, observation)
     return Statistics(thresholds, pools, scales, np.stack(counts), errors, fractions)
 
 
-def contingency_counts(forecast, observation, thresholds, missing):
+def contingency_counts(forecast, observation, thresholds):
     """Returns (l, t, 4) int64: hits, misses, false alarms, correct negatives.
 
     The counts of `statistics` alone; arguments as there.
     """
     thresholds, _, _ = _checked(thresholds, (1,), ())
     forecast, observation = _checked_fields(forecast, observation)
-    return _tables(forecast, observation, thresholds, missing)
+    return _tables(forecast, observation, thresholds)
 
 
 def _checked(thresholds, pools, scales):
@@ -224,7 +224,7 @@ def _row_blocks(forecast, observation, rows):
         yield [field[start : start + rows] for field in flat]
 
 
-def _tables(forecast, observation, thresholds, missing):
+def _tables(forecast, observation, thresholds):
     """Returns (l, t, 4) int64: the contingency tables of every lead and threshold.
 
     One pass through memory: a piece of the fields is compared with all thresholds while it is in
@@ -245,7 +245,7 @@ def _tables(forecast, observation, thresholds, missing):
             summed = 0
         summed += len(f)
         valid, forecast_event, event = buffers[:, : len(f)]
-        np.not_equal(o, missing, out=valid)
+        np.not_equal(o, MISSING, out=valid)
         _add_rows(sums[-1], valid)
         for t, threshold in enumerate(thresholds):
             np.greater_equal(f, threshold, out=forecast_event)  # NaN is none
@@ -267,7 +267,7 @@ def _add_rows(total, events):
     total += np.add.reduce(events.view(np.uint8), axis=0, dtype=np.uint8)
 
 
-def _error_sums(forecast, observation, missing):
+def _error_sums(forecast, observation):
     """Returns (l, 3) float64: sums of error, absolute error and squared error."""
     leads = observation.shape[-1]
 
@@ -279,7 +279,7 @@ def _error_sums(forecast, observation, missing):
     for f, o in _row_blocks(forecast, observation, rows):
         error = np.nan_to_num(f) if np.isnan(f).any() else f
         error = np.subtract(error, o, dtype=np.float64)
-        error *= o != missing
+        error *= o != MISSING
         sums[:, 0] += by_lead(error)
         sums[:, 1] += by_lead(np.abs(error))
         sums[:, 2] += by_lead(np.square(error, out=error))
@@ -421,13 +421,13 @@ def score_by_threshold(score, statistics, pooling="pooled", empty="undefined", p
     """Returns (t,) float64: one number a threshold under a named convention.
 
     Args:
-        score: A function of CATEGORICAL.
-        statistics: Statistics with at most one leading axis, of batches (or events).
-        pooling: "pooled" (default): counts summed over batches and leads, one ratio. "leads":
-            counts summed over batches, one ratio a lead, their mean. "batches": a ratio for each
-            batch and lead, their mean.
-        empty: What 0/0 is: "undefined" (default; NaN, left out of means), "one" or "zero".
-        pool: Side of the max-pooling blocks, pixels.
+      score: a function of CATEGORICAL.
+      statistics: Statistics with at most one leading axis, of batches (or events).
+      pooling: "pooled" (default): counts summed over batches and leads, one ratio. "leads":
+        counts summed over batches, one ratio a lead, their mean. "batches": a ratio for each
+        batch and lead, their mean.
+      empty: what 0/0 is: "undefined" (default; NaN, left out of means), "one" or "zero".
+      pool: side of the max-pooling blocks, pixels.
 
     Source: "pooled" with "zero" is mode "0" of Earthformer's SEVIRSkillScore, "leads" with "zero"
     its mode "2"; "batches" with "one" is the SEVIR authors' metrics.py (neurips-2020-sevir).
@@ -446,7 +446,7 @@ def mean_over_thresholds(values, thresholds, chosen):
     """Returns the mean over the `chosen` thresholds of `values` (..., t): CSI-M, for example.
 
     Raises:
-        InputError: A chosen threshold was not counted.
+      InputError: a chosen threshold was not counted.
     """
     absent = sorted(set(chosen) - set(thresholds))
     if absent:

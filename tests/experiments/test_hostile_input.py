@@ -138,12 +138,10 @@ def test_results_that_cannot_be_put_anywhere(tmp_path, evaluate, name):
 @pytest.mark.parametrize("kind", HOSTILE_MODELS)
 def test_loading_a_model_runs_no_code_from_it(tmp_path, monkeypatch, evaluate, kind):
     from keras_nowcast.model.unet import build_unet, write_unet
-    from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
     monkeypatch.chdir(tmp_path)
     run = RunFolder(tmp_path)
-    scaling = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
-    write_unet(build_unet(8, 13, 12, depth=1, filters=2, **scaling), run.model_file)
+    write_unet(build_unet(8, 13, 12, depth=1, filters=2), run.model_file)
     assert evaluate.load_network(run, "last")[1] == 8
     HOSTILE_MODELS[kind](run.model_file)
     with pytest.raises(InputError, match="`run` must hold a network that loads.*model.keras"):

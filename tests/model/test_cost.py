@@ -13,7 +13,6 @@ from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.layers import FusedBatchNormalization
 from keras_nowcast.model.unet import build_unet
 
-VIL = {"mean": 50, "scale": 25, "missing": 255}
 POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
@@ -33,7 +32,7 @@ def test_parameters_of_the_authors_network(filters, trainable, parameters):
 @pytest.mark.parametrize(("depth", "filters"), [(1, 1), (2, 3), (3, 4), (4, 2), (5, 1), (6, 1)])
 def test_layers_are_those_of_the_built_network(depth, filters, center_filters):
     sizes = (64, 13, 12, depth, filters, center_filters)
-    model, cost = build_unet(*sizes, **VIL), count_unet(*sizes)
+    model, cost = build_unet(*sizes), count_unet(*sizes)
     counted = [
         (layer.name, (layer.side, layer.side, layer.channels), layer.parameters)
         for layer in cost.layers
@@ -249,7 +248,7 @@ def _profiled_flops(model, grid, frames_in):
     ],
 )
 def test_flops_are_the_profilers(grid, depth, filters, center_filters):
-    model = build_unet(grid, 13, 12, depth, filters, center_filters, **VIL)
+    model = build_unet(grid, 13, 12, depth, filters, center_filters)
     cost = count_unet(grid, 13, 12, depth, filters, center_filters)
     counted = sum(layer.forward_flops for layer in cost.layers if layer.kind != "activation")
     assert counted == pytest.approx(_profiled_flops(model, grid, 13), rel=0.01)

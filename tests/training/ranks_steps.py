@@ -13,9 +13,7 @@ from keras_nowcast.model.layers import FusedBatchNormalization
 from keras_nowcast.model.loss import MaskedMeanSquaredError
 from keras_nowcast.model.unet import build_unet
 from keras_nowcast.training import distributed
-from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
-
-SCALING = {"mean": VIL_MEAN, "scale": VIL_SCALE, "missing": MISSING}
+from keras_nowcast.vil import MISSING
 
 
 def without_batch_norm(model):
@@ -30,12 +28,12 @@ def without_batch_norm(model):
 def main(out, allreduce):
     world = distributed.start()
     keras.utils.set_random_seed(7 + world.rank)  # weights differ until they are broadcast
-    model = without_batch_norm(build_unet(16, 3, 2, depth=2, filters=4, **SCALING))
+    model = without_batch_norm(build_unet(16, 3, 2, depth=2, filters=4))
     optimizer = keras.optimizers.SGD(0.05)
     if allreduce:
         optimizer = distributed.build_distributed(optimizer, world)
     flags = distributed.StopFlags(world)
-    model.compile(optimizer, MaskedMeanSquaredError(**SCALING, average=flags.average))
+    model.compile(optimizer, MaskedMeanSquaredError(average=flags.average))
     optimizer.build(model.trainable_variables)
     keras.utils.set_random_seed(3)
     if world.is_first:  # one process has the weights the others receive

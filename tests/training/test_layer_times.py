@@ -12,7 +12,6 @@ from keras_nowcast.records import LAYER_COLUMNS, RunFolder
 from keras_nowcast.training import layer_times
 from keras_nowcast.training.run import Run
 from keras_nowcast.training.trainer import train
-from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
 pytestmark = pytest.mark.usefixtures("float32_after")
 
@@ -40,16 +39,7 @@ def build(policy, depth=1, filters=4, grid=32):
     from keras_nowcast.model.unet import build_unet
 
     set_precision(policy)
-    return build_unet(
-        grid,
-        13,
-        12,
-        depth,
-        filters,
-        mean=VIL_MEAN,
-        scale=VIL_SCALE,
-        missing=MISSING,
-    )
+    return build_unet(grid, 13, 12, depth, filters)
 
 
 # ---- what is counted --------------------------------------------------------------------------

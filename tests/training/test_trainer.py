@@ -307,7 +307,9 @@ def test_only_what_is_not_normalization_learns_on(finished, small_sevir, tmp_pat
 
 
 def test_a_network_of_other_sizes_is_no_start(finished, small_sevir, tmp_path):
-    with pytest.raises(InputError, match="`--start-from` must be a run with a model of the same depth"):
+    with pytest.raises(
+        InputError, match="`--start-from` must be a run with a model of the same depth"
+    ):
         run(small_sevir, tmp_path / "other", filters=2, start_from=str(finished.path))
     assert not (tmp_path / "other").exists()
     with pytest.raises(InputError, match="`--start-from` must be a run folder"):

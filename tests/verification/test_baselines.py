@@ -22,7 +22,7 @@ def test_persistence_is_the_last_frame_with_its_gaps_as_no_echo():
     vil[..., 11] = 50
     vil[..., 12] = 100
     vil[0, 0, 0, 12] = MISSING
-    forecast = baselines.persistence(vil, 12, MISSING)
+    forecast = baselines.persistence(vil, 12)
     assert forecast.shape == (2, 3, 3, 12) and forecast.dtype == np.float32
     assert (forecast[1] == 100).all()
     assert (forecast[0, 0, 0] == 0).all() and (forecast[0, 1:] == 100).all()
@@ -31,10 +31,10 @@ def test_persistence_is_the_last_frame_with_its_gaps_as_no_echo():
 def test_extrapolation_carries_an_echo_along():
     pytest.importorskip("pysteps")
     vil = moving_blob(1.0)
-    forecast = baselines.extrapolation(vil[..., :13], 12, MISSING)
+    forecast = baselines.extrapolation(vil[..., :13], 12)
     assert forecast.shape == (1, 64, 64, 12) and forecast.dtype == np.float32
     truth = vil[..., 13:]
-    still = baselines.persistence(vil[..., :13], 12, MISSING)
+    still = baselines.persistence(vil[..., :13], 12)
 
     def error(field):
         return np.abs(np.nan_to_num(field) - truth).mean((0, 1, 2))
@@ -48,7 +48,7 @@ def test_extrapolation_of_fields_without_echo_or_without_data():
     vil[1] = MISSING
     vil[2] = 40
     vil[3, ..., :12] = 40
-    forecast = baselines.extrapolation(vil, 12, MISSING)
+    forecast = baselines.extrapolation(vil, 12)
     assert (forecast[[0, 1, 3]] == 0).all()
     np.testing.assert_allclose(forecast[2], 40)
 
@@ -57,8 +57,8 @@ def test_extrapolation_is_the_same_in_every_batch():
     pytest.importorskip("pysteps")
     vil = np.concatenate([moving_blob(1.0), moving_blob(2.0)])[..., :13]
     vil[0, :10] = MISSING
-    together = baselines.extrapolation(vil, 3, MISSING)
-    apart = np.concatenate([baselines.extrapolation(vil[i : i + 1], 3, MISSING) for i in (0, 1)])
+    together = baselines.extrapolation(vil, 3)
+    apart = np.concatenate([baselines.extrapolation(vil[i : i + 1], 3) for i in (0, 1)])
     np.testing.assert_array_equal(together, apart)
 
 
@@ -70,14 +70,14 @@ def test_the_coarsest_level_keeps_four_pixels(side, levels):
 def test_a_grid_too_small_for_a_motion():
     pytest.importorskip("pysteps")
     with pytest.raises(InputError, match="3 x 8"):
-        baselines.extrapolation(np.ones((1, 3, 8, 13), np.uint8), 12, MISSING)
+        baselines.extrapolation(np.ones((1, 3, 8, 13), np.uint8), 12)
 
 
 def test_pysteps_keeps_quiet(capfd):
     pytest.importorskip("pysteps")
     for name in [name for name in sys.modules if name.split(".")[0] == "pysteps"]:
         sys.modules.pop(name)
-    baselines.extrapolation(moving_blob(1.0)[..., :13], 2, MISSING)
+    baselines.extrapolation(moving_blob(1.0)[..., :13], 2)
     assert capfd.readouterr() == ("", "")
 
 
@@ -85,4 +85,4 @@ def test_without_pysteps_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "pysteps.motion.proesmans", None)
     monkeypatch.setitem(sys.modules, "pysteps.extrapolation.semilagrangian", None)
     with pytest.raises(InputError, match=r"keras_nowcast\[baselines\]"):
-        baselines.extrapolation(np.zeros((1, 8, 8, 13), np.uint8), 12, MISSING)
+        baselines.extrapolation(np.zeros((1, 8, 8, 13), np.uint8), 12)

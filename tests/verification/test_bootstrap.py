@@ -5,8 +5,6 @@ import numpy as np
 from keras_nowcast.verification import bootstrap, scores
 from keras_nowcast.verification.scores import stacked, statistics
 
-MISSING = 255
-
 
 def events(errors, echo=100):
     """Returns one event of one pixel per error; its forecast is `echo`."""
@@ -16,7 +14,6 @@ def events(errors, echo=100):
                 np.full((1, 1, 1, 1), echo, np.float32),
                 np.full((1, 1, 1, 1), echo - error, np.uint8),
                 (74,),
-                MISSING,
             )
             for error in errors
         ]
@@ -63,7 +60,6 @@ def test_undefined_draws_are_left_out_until_they_are_the_most():
                 np.full((1, 1, 1, 1), code, np.uint8),
                 np.full((1, 1, 1, 1), code, np.uint8),
                 (74,),
-                MISSING,
             )
             for code in (100, 0, 0)
         ]

@@ -12,7 +12,7 @@ SETTINGS = {"pools": (1, 4), "scales": (3,)}
 
 
 def last(x):
-    return baselines.persistence(x, 12, MISSING)
+    return baselines.persistence(x, 12)
 
 
 def mean(x):
@@ -32,7 +32,7 @@ def windows(events=("b", "a", "c"), per_event=2):
 
 
 def evaluation_of(events=("b", "a", "c"), **more):
-    return evaluate.accumulate(windows(events), METHODS, THRESHOLDS, MISSING, **(SETTINGS | more))
+    return evaluate.accumulate(windows(events), METHODS, THRESHOLDS, **(SETTINGS | more))
 
 
 def assert_equal(one, other):
@@ -49,7 +49,7 @@ def test_every_event_is_scored_as_its_windows_are():
     assert evaluation.events == ("a", "b", "c")
     x, y = (np.stack([window[i] for window in windows("b")]) for i in (1, 2))
     for name, method in METHODS.items():
-        alone = scores.statistics(method(x), y, THRESHOLDS, MISSING, (1, 4), (3,))
+        alone = scores.statistics(method(x), y, THRESHOLDS, (1, 4), (3,))
         np.testing.assert_array_equal(evaluation.methods[name].counts[1], alone.counts)
         np.testing.assert_array_equal(evaluation.methods[name].errors[1], alone.errors)
 
@@ -65,10 +65,10 @@ def test_an_event_whose_windows_are_apart_is_one_event():
     b, a = list(windows("b")), list(windows("a"))
     whole = evaluation_of(("a", "b"))
     mixed = [b[0], a[0], a[1], b[1]]
-    one = evaluate.accumulate(mixed, METHODS, THRESHOLDS, MISSING, **SETTINGS)
+    one = evaluate.accumulate(mixed, METHODS, THRESHOLDS, **SETTINGS)
     two = evaluate.merged(
         [
-            evaluate.accumulate(part, METHODS, THRESHOLDS, MISSING, **SETTINGS)
+            evaluate.accumulate(part, METHODS, THRESHOLDS, **SETTINGS)
             for part in ([b[0]], [a[0], a[1], b[1]])
         ]
     )
@@ -94,17 +94,17 @@ def test_forecasts_are_handed_out():
 
 def test_no_windows():
     with pytest.raises(InputError, match="`windows`"):
-        evaluate.accumulate(iter(()), METHODS, THRESHOLDS, MISSING)
+        evaluate.accumulate(iter(()), METHODS, THRESHOLDS)
 
 
 def test_a_forecast_of_another_length():
     with pytest.raises(InputError, match="one shape"):
-        evaluate.accumulate(windows(), {"short": lambda x: last(x)[..., :6]}, THRESHOLDS, MISSING)
+        evaluate.accumulate(windows(), {"short": lambda x: last(x)[..., :6]}, THRESHOLDS)
 
 
 def test_rows_hold_the_scores_of_each_lead_and_of_all():
     evaluation = evaluation_of()
-    rows = evaluate.score_rows(evaluation, 5, resamples=20)
+    rows = evaluate.score_rows(evaluation, resamples=20)
     assert len(rows) == 2 * 13 * 2
     assert [row["lead_minutes"] for row in rows[:26:2]] == [*range(5, 65, 5), "all"]
     total = evaluation.totals()["mean"]
@@ -126,8 +126,8 @@ def test_rows_hold_the_scores_of_each_lead_and_of_all():
 
 
 def test_the_file_begins_with_the_contract(tmp_path):
-    evaluation = evaluate.accumulate(windows(), METHODS, (16, 254), MISSING)
-    rows = evaluate.score_rows(evaluation, 5, resamples=20)
+    evaluation = evaluate.accumulate(windows(), METHODS, (16, 254))
+    rows = evaluate.score_rows(evaluation, resamples=20)
     evaluate.write_rows(tmp_path / "scores.csv", rows, evaluate.COLUMNS)
     with open(tmp_path / "scores.csv", newline="") as file:
         read = list(csv.DictReader(file))
@@ -141,7 +141,7 @@ def test_the_file_begins_with_the_contract(tmp_path):
 
 def test_differences_are_between_methods_on_the_same_events():
     evaluation = evaluation_of()
-    rows = evaluate.difference_rows(evaluation, "mean", 5, resamples=50)
+    rows = evaluate.difference_rows(evaluation, "mean", resamples=50)
     assert {row["reference"] for row in rows} == {"persistence"} and len(rows) == 13 * 2
     totals = evaluation.totals()
     mse = scores.mse(totals["mean"]) - scores.mse(totals["persistence"])
@@ -152,7 +152,7 @@ def test_differences_are_between_methods_on_the_same_events():
 
 
 def test_the_console_table_has_a_line_a_method():
-    rows = evaluate.score_rows(evaluation_of(), 5, resamples=20)
+    rows = evaluate.score_rows(evaluation_of(), resamples=20)
     lines = evaluate.console_table(rows).splitlines()
     assert [line.split()[0] for line in lines] == ["CSI", "persistence", "mean"]
     assert len({len(line) for line in lines}) == 1

@@ -6,13 +6,13 @@ import pytest
 from keras_nowcast.data import catalog, sevir
 from keras_nowcast.errors import InputError
 from keras_nowcast.verification.forecasts import saved_forecasts
-from keras_nowcast.vil import FRAME_MINUTES, MISSING
+from keras_nowcast.vil import MISSING
 
 TIME = datetime.datetime(2016, 9, 28, 12, 5)
 
 
 def saving(root):
-    return saved_forecasts(root, "model", catalog.CATALOG_COLUMNS, 8, 12, FRAME_MINUTES, MISSING)
+    return saved_forecasts(root, "model", catalog.CATALOG_COLUMNS, 8)
 
 
 def forecast(seed):

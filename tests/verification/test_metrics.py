@@ -24,15 +24,15 @@ def test_the_graph_counts_as_numpy_does(thresholds):
     forecast, observation = fields()
     forecast[0, 0] = np.nan
     counted = tf.function(contingency_counts)(
-        tf.constant(forecast), tf.constant(observation), thresholds, MISSING
+        tf.constant(forecast), tf.constant(observation), thresholds
     )
-    expected = scores.statistics(forecast, observation, thresholds, MISSING).counts[0]
+    expected = scores.statistics(forecast, observation, thresholds).counts[0]
     assert counted.dtype == tf.int64
     np.testing.assert_array_equal(counted, expected)
 
 
 def metric_of(forecast, observation):
-    metric = ForecastScores(THRESHOLDS, MEAN, SCALE, MISSING)
+    metric = ForecastScores(THRESHOLDS)
     for f, o in zip(forecast, observation, strict=True):
         metric.update_state(tf.constant(o[None]), tf.constant((f[None] - MEAN) / SCALE))
     return metric
@@ -43,7 +43,7 @@ def test_the_metric_is_pooled_over_batches():
     forecast, observation = fields()
     forecast += 0.5
     result = metric_of(forecast, observation).result()
-    whole = scores.all_leads(scores.statistics(forecast, observation, THRESHOLDS, MISSING))
+    whole = scores.all_leads(scores.statistics(forecast, observation, THRESHOLDS))
     csi = scores.csi(whole.contingency())[0]
     assert [float(result[f"csi_{t}"]) for t in THRESHOLDS] == list(csi)
     assert float(result["mae"]) == pytest.approx(scores.mae(whole)[0], rel=1e-6)
@@ -52,7 +52,7 @@ def test_the_metric_is_pooled_over_batches():
 def test_ranks_merge_by_summing_the_state():
     forecast, observation = fields()
     ranks = [metric_of(forecast[part], observation[part]) for part in (slice(0, 1), slice(1, 4))]
-    merged = ForecastScores(THRESHOLDS, MEAN, SCALE, MISSING)
+    merged = ForecastScores(THRESHOLDS)
     for variable, *parts in zip(merged.variables, *(rank.variables for rank in ranks), strict=True):
         variable.assign(sum(part.numpy() for part in parts))
     whole = metric_of(forecast, observation)
@@ -73,7 +73,7 @@ def test_it_counts_in_fit_under_half_precision():
     inputs = keras.Input((8, 8, 2), dtype="uint8")
     outputs = keras.layers.Rescaling(1 / SCALE, -MEAN / SCALE, dtype="float32")(inputs)
     model = keras.Model(inputs, outputs)
-    metric = ForecastScores(THRESHOLDS, MEAN, SCALE, MISSING)
+    metric = ForecastScores(THRESHOLDS)
     model.compile(loss="mse", metrics=[metric])
     logs = model.evaluate(
         (forecast // 1).astype(np.uint8), observation, batch_size=3, return_dict=True, verbose=0

@@ -44,7 +44,7 @@ def brute_force(forecast, observation, thresholds):
 @pytest.mark.parametrize("gaps", [0.0, 0.2, 1.0])
 def test_counts_and_errors_equal_a_double_loop(thresholds, gaps):
     forecast, observation = fields(gaps=gaps)
-    result = statistics(forecast, observation, thresholds, MISSING)
+    result = statistics(forecast, observation, thresholds)
     counts, errors = brute_force(forecast, observation, thresholds)
     np.testing.assert_array_equal(result.counts[0], counts)
     np.testing.assert_allclose(result.errors, errors, rtol=1e-12)
@@ -54,7 +54,7 @@ def test_counts_and_errors_equal_a_double_loop(thresholds, gaps):
 def test_ratios_equal_a_double_loop():
     forecast, observation = fields()
     h, m, f, c = np.moveaxis(brute_force(forecast, observation, THRESHOLDS)[0], -1, 0)
-    table = statistics(forecast, observation, THRESHOLDS, MISSING).contingency()
+    table = statistics(forecast, observation, THRESHOLDS).contingency()
     np.testing.assert_allclose(scores.csi(table), h / (h + m + f))
     np.testing.assert_allclose(scores.pod(table), h / (h + m))
     np.testing.assert_allclose(scores.sucr(table), h / (h + f))
@@ -67,7 +67,7 @@ def test_ratios_equal_a_double_loop():
 def test_error_sums_of_whole_codes_are_exact():
     _, observation = fields(shape=(1, 64, 64, 2))
     forecast = np.random.default_rng(1).integers(0, 255, observation.shape).astype(np.uint8)
-    result = statistics(forecast, observation, THRESHOLDS, MISSING)
+    result = statistics(forecast, observation, THRESHOLDS)
     error = forecast.astype(int) - observation
     error[observation == MISSING] = 0
     expected = [error.sum((0, 1, 2)), abs(error).sum((0, 1, 2)), (error**2).sum((0, 1, 2))]
@@ -77,7 +77,7 @@ def test_error_sums_of_whole_codes_are_exact():
 
 def test_one_row_wider_than_the_cache_block():
     forecast, observation = fields(shape=(1, 3, 30_000, 12))
-    result = statistics(forecast, observation, (16,), MISSING)
+    result = statistics(forecast, observation, (16,))
     hit = (forecast >= 16) & (observation >= 16) & (observation != MISSING)
     np.testing.assert_array_equal(result.contingency().hits[:, 0], hit.sum((0, 1, 2)))
 
@@ -100,7 +100,7 @@ def test_the_published_table_from_fields():
 
     forecast = column((82, 100.0), (38, 100.0), (23, 0.0), (222, 0.0))
     observation = column((82, 100), (38, 0), (23, 100), (222, 0)).astype(np.uint8)
-    table = statistics(forecast, observation, (16,), MISSING).contingency()
+    table = statistics(forecast, observation, (16,)).contingency()
     assert [int(count[0, 0]) for count in table] == [82, 23, 38, 222]
 
 
@@ -118,7 +118,7 @@ def test_pysteps_agrees_on_fields_without_gaps():
     forecast, observation = fields(gaps=0, shape=(1, 40, 36, 2))
     forecast = np.nan_to_num(forecast)
     sides = (1, 2, 5, 16, 50)
-    result = statistics(forecast, observation, THRESHOLDS, MISSING, scales=sides)
+    result = statistics(forecast, observation, THRESHOLDS, scales=sides)
     table = result.contingency()
     for lead in range(2):
         f, o = (field[0, :, :, lead].astype(float) for field in (forecast, observation))
@@ -144,7 +144,7 @@ def test_a_whole_equals_its_parts():
     forecast = np.floor(np.nan_to_num(forecast))
 
     def of(part):
-        return statistics(forecast[part], observation[part], THRESHOLDS, MISSING, (1, 4), (3, 8))
+        return statistics(forecast[part], observation[part], THRESHOLDS, (1, 4), (3, 8))
 
     whole, parts = of(slice(None)), [of(slice(0, 1)), of(slice(1, 4)), of(slice(4, 6))]
     for merged in (parts[2] + parts[0] + parts[1], stacked(parts).total()):
@@ -155,7 +155,7 @@ def test_a_whole_equals_its_parts():
 
 def test_statistics_of_different_thresholds_do_not_add():
     forecast, observation = fields()
-    one, two = (statistics(forecast, observation, (t,), MISSING) for t in (16, 74))
+    one, two = (statistics(forecast, observation, (t,)) for t in (16, 74))
     with pytest.raises(InputError, match="same thresholds"):
         one + two
 
@@ -168,7 +168,7 @@ def test_max_pooling_takes_the_maximum_of_observed_pixels_then_thresholds():
     forecast[0, 1, 5] = 100  # block 1: the only forecast echo lies on a missing pixel
     observation[0, 1, 5] = MISSING
     observation[0, 4, 8] = 200  # beyond the last complete block
-    result = statistics(forecast, observation, (74,), MISSING, pools=(1, 4))
+    result = statistics(forecast, observation, (74,), pools=(1, 4))
     assert [int(count[0, 0]) for count in result.contingency()] == [0, 2, 1, 41]
     assert [int(count[0, 0]) for count in result.contingency(4)] == [1, 0, 0, 1]
 
@@ -177,10 +177,10 @@ def test_a_block_without_observation_does_not_count():
     observation = np.full((1, 4, 8, 1), MISSING, np.uint8)
     observation[0, 0, 7] = 0
     forecast = np.full((1, 4, 8, 1), 100, np.uint8)
-    result = statistics(forecast, observation, (74,), MISSING, pools=(1, 4))
+    result = statistics(forecast, observation, (74,), pools=(1, 4))
     assert [int(count[0, 0]) for count in result.contingency(4)] == [0, 0, 1, 0]
     observation[0, 0, 7] = MISSING
-    result = statistics(forecast, observation, (74,), MISSING, pools=(1, 4))
+    result = statistics(forecast, observation, (74,), pools=(1, 4))
     assert result.contingency(4).hits.sum() == result.n().sum() == 0
 
 
@@ -190,11 +190,11 @@ def test_fss_by_hand():
     observation = np.zeros((1, 7, 7, 1), np.uint8)
     forecast = np.zeros((1, 7, 7, 1), np.uint8)
     observation[0, 3, 3], forecast[0, 3, 4] = 100, 100
-    result = statistics(forecast, observation, (74,), MISSING, scales=(1, 3))
+    result = statistics(forecast, observation, (74,), scales=(1, 3))
     np.testing.assert_allclose(scores.fss(result)[:, 0, 0], [0.0, 1 - 6 / 18])
     # With the two middle pixels of the row above unobserved, two shared windows do not count.
     observation[0, 2, 3:5] = MISSING
-    result = statistics(forecast, observation, (74,), MISSING, scales=(1, 3))
+    result = statistics(forecast, observation, (74,), scales=(1, 3))
     np.testing.assert_array_equal(result.fractions[1, 0, 0], [6, 14])
 
 
@@ -203,7 +203,7 @@ def test_fss_merges_numerators_and_denominators_before_dividing():
     forecast = np.zeros((2, 5, 5, 1), np.uint8)
     observation[0, 2, 2], forecast[0, 2, 2] = 100, 100  # perfect: 0 of 2
     forecast[1, :, 0] = 100  # five false alarms: 5 of 5
-    result = statistics(forecast, observation, (74,), MISSING, scales=(1,))
+    result = statistics(forecast, observation, (74,), scales=(1,))
     np.testing.assert_allclose(scores.fss(result)[0, 0, 0], 1 - 5 / 7)
 
 
@@ -232,10 +232,7 @@ def two_batches():
     observation[0, 0, :3, 0], forecast[0, 0, :4, 0] = 100, 100
     observation[0, 0, :3, 1], forecast[0, 0, 0, 1], forecast[0, 1, 0, 1] = 100, 100, 100
     return stacked(
-        [
-            statistics(forecast[i : i + 1], observation[i : i + 1], (16, 74), MISSING)
-            for i in range(2)
-        ]
+        [statistics(forecast[i : i + 1], observation[i : i + 1], (16, 74)) for i in range(2)]
     )
 
 
@@ -259,7 +256,7 @@ def test_pooled_and_mean_over_leads_differ():
     forecast = np.zeros((1, 1, 10, 2), np.uint8)
     observation[..., :8, 0], forecast[..., :8, 0] = 100, 100  # 8 hits
     observation[..., 0, 1], forecast[..., 1, 1] = 100, 100  # 1 miss, 1 false alarm
-    result = statistics(forecast, observation, (16,), MISSING)
+    result = statistics(forecast, observation, (16,))
     assert scores.score_by_threshold(scores.csi, result)[0] == pytest.approx(8 / 10)
     assert scores.score_by_threshold(scores.csi, result, "leads")[0] == pytest.approx(1 / 2)
 
@@ -268,7 +265,7 @@ def test_empty_leads_under_each_convention():
     observation = np.zeros((1, 1, 4, 2), np.uint8)
     forecast = np.zeros((1, 1, 4, 2), np.uint8)
     observation[0, 0, 0, 0] = forecast[0, 0, 0, 0] = 100  # lead 1 perfect, lead 2 empty
-    result = statistics(forecast, observation, (16,), MISSING)
+    result = statistics(forecast, observation, (16,))
     values = [
         scores.score_by_threshold(scores.csi, result, "leads", empty)[0] for empty in scores.EMPTY
     ]
@@ -287,16 +284,16 @@ def test_mean_over_the_thresholds_of_a_publication():
 @pytest.mark.parametrize("thresholds", [(0,), (255,), (16.5,), (74, 16), (16, 16), (-1, 5), ()])
 def test_thresholds_out_of_range(thresholds):
     with pytest.raises(InputError, match="`thresholds`"):
-        statistics(*fields(), thresholds, MISSING)
+        statistics(*fields(), thresholds)
 
 
 def test_bad_arguments():
     forecast, observation = fields()
     for arguments, name in [
-        ((forecast[:1], observation, (16,), MISSING), "`forecast` and `observation`"),
-        ((forecast, observation.astype(float), (16,), MISSING), "`observation`"),
-        ((forecast, observation, (16,), MISSING, (4,)), "`pools`"),
-        ((forecast, observation, (16,), MISSING, (1,), (0,)), "`scales`"),
+        ((forecast[:1], observation, (16,)), "`forecast` and `observation`"),
+        ((forecast, observation.astype(float), (16,)), "`observation`"),
+        ((forecast, observation, (16,), (4,)), "`pools`"),
+        ((forecast, observation, (16,), (1,), (0,)), "`scales`"),
     ]:
         with pytest.raises(InputError, match=name):
             statistics(*arguments)
