@@ -1,6 +1,11 @@
-"""Where a benchmark leaves what it measured: a table to read and the same numbers in JSON."""
+"""Writes the results of a benchmark: a table to read, and the same numbers as JSON.
+
+Both files are in results/<question>/ and named <date>_<machine>.txt and .json, with a suffix if a
+question has several variants. results/README.md lists them.
+"""
 
 import datetime
+import re
 from pathlib import Path
 
 from keras_nowcast.files import write_json, written_whole
@@ -9,14 +14,15 @@ RESULTS = Path(__file__).parent / "results"
 ENVIRONMENT = ("python", "tensorflow", "keras", "cpu", "cores", "git_commit")
 
 
-def write_results(name, rows, note, raw=None):
-    """Prints the rows and writes results/<name>_<date>.txt and .json.
+def write_results(question, rows, note, variant=None, raw=None):
+    """Prints the rows and writes them to results/<question>/<date>_<machine>[_<variant>].
 
     Args:
-        name: The benchmark's.
-        rows: Dicts of the same keys; numbers with their unit in the key.
-        note: What was run, in a line.
-        raw: The single measurements behind the rows, for the .json alone.
+      question: the folder's name, as a rule that of the benchmark's module.
+      rows: dicts with the same keys; numbers with their unit in the key.
+      note: what was run, in one line.
+      variant: suffix that distinguishes several measurements of one question, or None.
+      raw: the single measurements behind the rows, for the JSON file only.
     """
     from keras_nowcast.training.distributed import World
     from keras_nowcast.training.environment import describe
@@ -24,19 +30,45 @@ def write_results(name, rows, note, raw=None):
     described = describe(World())
     environment = {key: described[key] for key in ENVIRONMENT}
     date = datetime.date.today().isoformat()
-    lines = [f"{name}, {date}: {note}", ", ".join(f"{k} {v}" for k, v in environment.items()), ""]
-    text = "\n".join(lines + _table(rows)) + "\n"
+    title = "_".join(filter(None, (question, variant)))
+    lines = [f"{title}, {date}: {note}", ", ".join(f"{k} {v}" for k, v in environment.items()), ""]
+    text = "\n".join(lines + table_lines(rows)) + "\n"
     print(text, end="")
-    RESULTS.mkdir(exist_ok=True)
     content = {"date": date, "note": note, "environment": environment, "rows": rows}
     if raw is not None:
         content["raw"] = raw
-    write_json(RESULTS / f"{name}_{date}.json", content)
-    with written_whole(RESULTS / f"{name}_{date}.txt") as beside:
+    folder = RESULTS / question
+    folder.mkdir(parents=True, exist_ok=True)
+    name = file_stem(date, environment, variant)
+    write_json(folder / f"{name}.json", content)
+    with written_whole(folder / f"{name}.txt") as beside:
         beside.write_text(text)
 
 
-def _table(rows):
+def file_stem(date, environment, variant=None):
+    """Returns the name of a result's files without their suffix.
+
+    Args:
+      date: "YYYY-MM-DD".
+      environment: dict with `cpu`, the model name as Linux reports it, or None; and `cores`.
+      variant: suffix that distinguishes several measurements of one question, or None.
+    """
+    return "_".join(filter(None, (date, machine_slug(environment), variant)))
+
+
+def machine_slug(environment):
+    """Returns the CPU model and the cores as part of a file name, such as epyc-7b13-8c.
+
+    Vendor, trademarks, clock rate and the words "CPU", "Processor" and "64-Core" are left out.
+    """
+    model = re.sub(r"\(\w+\)|@.*|\d+-Core", " ", environment["cpu"] or "unknown")
+    noise = {"amd", "intel", "genuine", "cpu", "processor"}
+    words = [word for word in re.findall(r"[a-z0-9]+", model.lower()) if word not in noise]
+    return "-".join([*words, f"{environment['cores']}c"])
+
+
+def table_lines(rows):
+    """Returns the lines of a text table: the keys of the rows, then one line per row."""
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

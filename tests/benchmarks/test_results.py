@@ -1,0 +1,155 @@
+"""The results of the benchmarks: every file has its twin and its row, and every number is there."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+COLUMNS = ["question", "command", "result", "machine", "file"]
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?!\w)")
+
+sys.path.insert(0, str(BENCHMARKS))
+
+from result_files import file_stem, machine_slug, table_lines  # noqa: E402
+
+
+def table():
+    """Returns one dict per row of the table in results/README.md."""
+    lines = [
+        [cell.strip() for cell in line.strip("|\n").split("|")]
+        for line in (RESULTS / "README.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    assert lines[0] == COLUMNS
+    return [dict(zip(COLUMNS, line, strict=True)) for line in lines[2:]]
+
+
+def named_file(row):
+    """Returns the path of the row's text file without its suffix."""
+    text, target = re.fullmatch(r"\[(\S+)\]\((\S+)\.txt\)", row["file"]).groups()
+    assert text == target
+    return target
+
+
+def stems():
+    """Returns the result files, relative to results/, without their suffix."""
+    files = [path for path in RESULTS.rglob("*") if path.is_file() and path.name != "README.md"]
+    return sorted({str(path.relative_to(RESULTS).with_suffix("")) for path in files})
+
+
+def content(stem):
+    return json.loads((RESULTS / f"{stem}.json").read_text())
+
+
+def numbers_of(row):
+    """Yields the numbers of one row of a result: its values, and those in texts and keys."""
+    for key, value in row.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield float(value)
+        texts = f"{value if isinstance(value, str) else ''} {key.replace('_', ' ')}"
+        yield from (float(text.replace(",", "")) for text in NUMBER.findall(texts))
+
+
+def is_in(printed, row):
+    """True if a number of `row`, rounded as `printed` is, reads the same."""
+    plain = printed.lstrip("+").replace(",", "")
+    decimals = len(plain.partition(".")[2])
+    return any(f"{number:.{decimals}f}" == plain for number in numbers_of(row))
+
+
+def not_found(result, rows):
+    """Returns the statements of a result, set apart by ";", whose numbers are in no one row."""
+    return [
+        statement
+        for statement in result.split(";")
+        if not any(all(is_in(each, row) for each in NUMBER.findall(statement)) for row in rows)
+    ]
+
+
+def test_each_result_has_its_row():
+    assert sorted(named_file(row) for row in table()) == stems()
+
+
+@pytest.mark.parametrize("stem", stems())
+def test_the_two_files_say_the_same(stem):
+    result = content(stem)
+    question, name = stem.split("/")
+    date, _, variant = re.fullmatch(r"([\d-]+)_([^_]+)(?:_(\w+))?", name).groups()
+    assert date == result["date"]
+    assert name == file_stem(date, result["environment"], variant)
+    assert question in {path.stem for path in BENCHMARKS.glob("*.py")}
+    title, environment, empty, *lines = (RESULTS / f"{stem}.txt").read_text().splitlines()
+    assert title.endswith(f", {date}: {result['note']}")
+    assert environment == ", ".join(f"{k} {v}" for k, v in result["environment"].items())
+    assert empty == ""
+    assert lines == table_lines(result["rows"])
+
+
+@pytest.mark.parametrize("row", table(), ids=named_file)
+def test_the_numbers_of_the_table_are_in_the_file(row):
+    result = content(named_file(row))
+    # What holds for all rows, such as the fit of a model, is in the note.
+    rows = [*result["rows"], {"note": result["note"]}]
+    assert NUMBER.findall(row["result"])
+    assert not not_found(row["result"], rows)
+
+
+@pytest.mark.parametrize("row", table(), ids=named_file)
+def test_the_machine_of_the_table_is_the_files(row):
+    name, cores = re.fullmatch(r"(.+), (\d+) cores?", row["machine"]).groups()
+    slug = machine_slug(content(named_file(row))["environment"])
+    assert slug == machine_slug({"cpu": name, "cores": cores})
+
+
+def test_the_commands_of_the_table_name_scripts():
+    for row in table():
+        for script in re.findall(r"`(\w+\.py)", row["command"]):
+            assert (BENCHMARKS / script).is_file(), script
+
+
+def test_documents_name_results_that_exist():
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *BENCHMARKS.glob("*.md")]
+    named = [
+        (str(document.relative_to(ROOT)), path.rstrip("."))
+        for document in documents
+        for path in re.findall(r"benchmarks/results/[\w./-]*", document.read_text())
+    ]
+    assert named
+    assert not [pair for pair in named if not (ROOT / pair[1]).exists()]
+
+
+@pytest.mark.parametrize(
+    "cpu, cores, slug",
+    [
+        ("AMD EPYC", 2, "epyc-2c"),
+        ("AMD EPYC 7B13 64-Core Processor", 8, "epyc-7b13-8c"),
+        ("Intel(R) Xeon(R) Processor", 2, "xeon-2c"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", 4, "xeon-platinum-8481c-4c"),
+        (None, 1, "unknown-1c"),
+    ],
+)
+def test_slug_of_a_machine(cpu, cores, slug):
+    assert machine_slug({"cpu": cpu, "cores": cores}) == slug
+
+
+@pytest.mark.parametrize(
+    "result, missing",
+    [
+        ("step 0.352 s (0.279 to 0.515), 59%; 1,841 windows", []),
+        ("step 0.353 s (0.279 to 0.515)", ["step 0.353 s (0.279 to 0.515)"]),
+        ("0.352 s; 1,840 windows", [" 1,840 windows"]),
+        ("0.352 s in 1,841 windows", ["0.352 s in 1,841 windows"]),  # of two rows
+        ("batch 8; +0.10 at 60 minutes; float32, h5py", []),
+    ],
+)
+def test_numbers_that_are_not_in_a_row(result, missing):
+    rows = [
+        {"median_s": 0.35209, "min_s": 0.27899, "max_s": 0.5154, "percent": 58.75},
+        {"windows": 1840.6, "note": "batch 8", "gain_60_min": 0.1},
+    ]
+    assert not_found(result, rows) == missing
