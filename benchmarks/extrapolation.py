@@ -1,21 +1,23 @@
-"""Which optical flow makes the strongest baseline? pysteps' methods that need no OpenCV.
+"""Which optical flow makes the strongest baseline? Compares pysteps' methods that need no OpenCV.
 
-Every window of a SEVIR folder, the last input frame carried along the motion that each method
-finds, scored as any forecast. `verification.baselines.extrapolation` is the row "baseline".
+In every window of a SEVIR folder, the last input frame is carried along the motion that each method
+finds, and scored like any forecast. `verification.baselines.extrapolation` is the row "baseline".
+
+    python benchmarks/extrapolation.py --data RADAR
 """
 
-import argparse
 import functools
 import time
 
 import numpy as np
+from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.data import catalog, sevir
 from keras_nowcast.verification import baselines, evaluate, scores
 from keras_nowcast.vil import FRAME_MINUTES, FRAMES_OUT, MISSING
 
-FRAMES = {"vet": 2, "darts": 9}  # input frames that a method wants
+FRAMES = {"vet": 2, "darts": 9}  # input frames that a method uses
 THRESHOLDS = (16, 74)
 LEADS = (10, 30, 60)  # minutes
 
@@ -29,7 +31,15 @@ def windows(events, grid):
 
 
 def carried(vil, method):
-    """Returns (b, y, x, l): the last frame along the motion that pysteps' `method` finds."""
+    """Returns the last frame carried along the motion that a method of pysteps finds.
+
+    Args:
+      vil: codes of shape (b, y, x, FRAMES_IN).
+      method: name of the motion method.
+
+    Returns:
+      float32 codes of shape (b, y, x, FRAMES_OUT).
+    """
     from pysteps.extrapolation.semilagrangian import extrapolate
     from pysteps.motion import get_method
 
@@ -43,7 +53,7 @@ def carried(vil, method):
 
 
 def timed(name, method, seconds):
-    """Returns `method` such that its seconds are added to seconds[name]."""
+    """Returns `method` wrapped so that each call adds its seconds to seconds[name]."""
 
     def run(vil):
         start = time.perf_counter()
@@ -55,9 +65,11 @@ def timed(name, method, seconds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
-    parser.add_argument("--grid", type=int, default=128)
+    parser = build_parser(__doc__)
+    parser.add_argument(
+        "--data", required=True, help="root of a SEVIR data set: CATALOG.csv and data/"
+    )
+    parser.add_argument("--grid", type=int, default=128, help="pixels along a side")
     args = parser.parse_args()
     events = catalog.read_catalog(args.data)
     ours = {"leads": FRAMES_OUT}

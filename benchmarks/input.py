@@ -1,20 +1,21 @@
-"""How fast do windows come off the disk? Windows and bytes a second, against plain h5py.
+"""How fast do windows come off the disk? Windows and bytes per second, compared with plain h5py.
 
-Ways to every window of the same events, 13 and 12 frames each in an array of its own:
+Every window of the same events is read in several ways, 13 and 12 frames each in a separate array:
 
 - h5py, each window: a slice of 25 frames for each window, as most public readers do.
-- h5py, each event: an event read whole, then cut by slicing.
-- read_event: our reader and cut_window, in as many threads as named.
-- batches: WindowPipeline's batches of four as NumPy arrays. One pass without shuffle, since the
-  shuffled one would go on to read the next epoch.
+- h5py, each event: an event is read completely, then cut by slicing.
+- read_event: our reader and cut_window, in as many threads as the row names.
+- batches: WindowPipeline's batches of four as NumPy arrays, in one pass without shuffling: a
+  shuffled pass would continue with the next epoch.
 - tf.data: the same through the dataset that training uses.
 
-Each from compressed files (a gzip chunk an event) and from contiguous ones, the page cache warm.
-The ways take turns within a round; a ratio is that of one round, so that a slow moment of the
-machine meets all of them. Median, least and most are over the rounds.
+Each way reads compressed files (one gzip chunk per event) and contiguous ones, with a warm page
+cache. The ways alternate within a round, and a ratio is that of one round, so that a slow moment of
+the machine affects all of them. Median, minimum and maximum are over the rounds.
+
+    python benchmarks/input.py
 """
 
-import argparse
 import functools
 import statistics
 import tempfile
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.data import catalog, sevir, synthetic
@@ -60,7 +62,7 @@ def ours(event):
 
 
 def each(function, events, threads):
-    """Calls the function on each event, in threads."""
+    """Calls `function` on each event, in `threads` threads."""
     if threads == 1:
         return [function(event) for event in events]
     with ThreadPoolExecutor(threads) as executor:
@@ -142,7 +144,7 @@ def measure(storage, root, threads, count, grid):
 
 
 def rewrite_contiguous(root, new_root):
-    """Copies a data set with `vil` stored contiguous."""
+    """Copies a data set, with `vil` stored contiguously."""
     (new_root / "data").mkdir(parents=True)
     (new_root / "CATALOG.csv").write_bytes((root / "CATALOG.csv").read_bytes())
     for path in sorted(root.glob("data/**/*.h5")):
@@ -156,12 +158,16 @@ def rewrite_contiguous(root, new_root):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a compressed SEVIR (default: a synthetic one)")
-    parser.add_argument("--events", type=int, default=24, help="of the synthetic one")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--grid", type=int, help="of the batches (default: the stored size)")
+    parser = build_parser(__doc__)
+    parser.add_argument(
+        "--data", type=Path, help="root of a compressed SEVIR data set (default: a synthetic one)"
+    )
+    parser.add_argument("--events", type=int, default=24, help="events of the synthetic data set")
+    parser.add_argument("--threads", type=int, default=2, help="threads that read")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds over all ways")
+    parser.add_argument(
+        "--grid", type=int, help="pixels along a side of the batches (default: the stored size)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = args.data or synthetic.write_synthetic(Path(folder) / "gzip", args.events)
@@ -172,10 +178,11 @@ def main():
             rows += measure(storage, place, args.threads, args.rounds, args.grid)
     events = catalog.read_catalog(root) if args.data else range(args.events)
     write_results(
-        f"input_{args.data.name if args.data else 'synthetic'}",
+        "input",
         rows,
         f"{len(events)} events of {args.data.name if args.data else 'synthetic weather'}, windows "
         f"of {FRAMES} frames, {args.rounds} rounds, page cache warm",
+        variant=args.data.name if args.data else "synthetic",
     )
 
 

@@ -1,23 +1,23 @@
-"""What does measuring cost a training step? Blocks with and without the monitor, in one process.
+"""What does measuring energy cost a training step? Compares blocks with and without the monitor.
 
-The monitor and pynvml are the real ones, at 100 ms, over a stub driver (tests/energy/stub_nvml.c);
-a real driver's calls take some ten microseconds more each. The monitor's thread is held, and let
-go, for blocks of some training steps, in the order on off off on or off on on off, by chance: what
-drifts slowly falls on both sides alike. Four blocks give one ratio, two on against two off; the
-result is the mean of the ratios without the highest and the lowest fifth, its standard error from a
-bootstrap. The same is done with no monitor in any block, to show the machine's own unrest.
+All blocks are of one process. The monitor and pynvml are the real ones, at 100 ms, on top of a stub
+driver (tests/energy/stub_nvml.c). A real driver's calls take about ten microseconds more each. The
+monitor's thread is paused and released for blocks of some training steps. The order of four blocks
+is on, off, off, on or off, on, on, off, at random, so that slow drift affects both sides equally.
+Four blocks give one ratio, two on against two off. The result is the mean of the ratios without the
+highest and the lowest fifth, and its standard error is from a bootstrap. The same is done with no
+monitor in any block, which shows the machine's background noise.
 
-The process has one core, and what is compared is its CPU time: the steps', what the monitor's
-thread does to their caches, and the thread itself. On a core of its own that is the time of a step,
-and every microsecond of the monitor delays it: the most it can cost. Unlike time by the clock,
-which is compared beside it, it hardly depends on what else runs on the machine. `cost_percent` is
-for 10 looks in a second of that time.
+The process has one core, and its CPU time is compared: that of the steps, the monitor thread's
+effect on their caches, and the thread itself. With a core to itself that is the time of a step, and
+every microsecond of the monitor delays it: the maximum that the monitor can cost. CPU time hardly
+depends on other processes of the machine; wall-clock time, which is compared too, does.
+`cost_percent` is for 10 polls in one second of CPU time.
 
     python benchmarks/monitor_overhead.py                # about six minutes
-    python benchmarks/monitor_overhead.py --cores all    # by the clock, where nothing else runs
+    python benchmarks/monitor_overhead.py --cores all    # wall-clock time, if nothing else runs
 """
 
-import argparse
 import os
 import random
 import sys
@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from flags import add_model_flags, build_parser
 from result_files import write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "energy"))
@@ -35,14 +36,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from step import build_step  # noqa: E402
 from stub_nvml import Device, StubDriver, square  # noqa: E402
 
-CUT = 0.2  # of the ratios at each end, which a mean leaves out
+CUT = 0.2  # fraction of the ratios at each end that a mean leaves out
 
 
 class Held:
-    """A running Monitor whose thread waits until it is let go; None stands for no monitor.
+    """A running Monitor whose thread waits until it is released.
+
+    Args:
+      monitor: the Monitor, or None for no monitor.
 
     Attributes:
-      looks: how often the sampler looked.
+      looks: number of polls so far.
     """
 
     def __init__(self, monitor):
@@ -59,7 +63,7 @@ class Held:
         return self._poll()
 
     def switch(self, on):
-        """Lets the thread go, or holds it."""
+        """Releases the thread if `on` is true, and pauses it otherwise."""
         self._on = on
         if self._monitor is not None:
             self._monitor._wake.put(None)
@@ -70,9 +74,13 @@ class Held:
 
 
 def run_block(step, steps, held, on):
-    """Returns (seconds, CPU seconds of the process, of the monitor's thread, its looks) of a block.
+    """Runs one block.
 
-    One step that does not count comes first: the thread wakes, or goes to sleep, in it.
+    One step that does not count comes first: in it the thread wakes or pauses.
+
+    Returns:
+      float64 array: wall-clock seconds, CPU seconds of the process, CPU seconds of the monitor's
+      thread, and its polls.
     """
     held.switch(on)
     step()
@@ -84,7 +92,7 @@ def run_block(step, steps, held, on):
 
 
 def run_four(step, steps, held):
-    """Returns {on: sum of run_block's figures over the two blocks} of four blocks."""
+    """Runs four blocks and returns {on: sum of the arrays of its two blocks}."""
     order = random.choice([(True, False, False, True), (False, True, True, False)])
     sums = {True: np.zeros(4), False: np.zeros(4)}
     for on in order:
@@ -94,13 +102,13 @@ def run_four(step, steps, held):
 
 
 def trimmed_mean(ratios):
-    """Returns the mean along the last axis without a fifth of the values at each end."""
+    """Returns the mean along the last axis, without the fraction CUT at each end."""
     cut = int(CUT * ratios.shape[-1])
     return np.sort(ratios)[..., cut : ratios.shape[-1] - cut].mean(-1)
 
 
 def with_error(costs):
-    """Returns (trimmed mean, its standard error by a bootstrap)."""
+    """Returns (trimmed mean, its standard error from 4,000 bootstrap resamples)."""
     drawn = np.random.default_rng(0).integers(len(costs), size=(4000, len(costs)))
     return trimmed_mean(costs), trimmed_mean(costs[drawn]).std()
 
@@ -112,7 +120,7 @@ def summarize(name, fours, steps):
     cost, error = with_error(cpu)
     wall_cost, wall_error = with_error(wall)
     looks = on[:, 3].sum()
-    # Where other processes ran beside it, more looks fell on a second of this one's CPU time.
+    # If other processes ran too, more polls fell into one second of this process's CPU time.
     to_10_looks = 10 / (looks / on[:, 1].sum()) if looks else 1.0
     return {
         "measured": name,
@@ -131,7 +139,7 @@ def summarize(name, fours, steps):
 
 
 def measure(step, steps, minutes):
-    """Returns the rows of all monitors, whose blocks of four take turns."""
+    """Returns the rows of all monitors; their blocks of four are interleaved."""
     from keras_nowcast.energy.monitor import Monitor
     from keras_nowcast.energy.source import choose_source
 
@@ -145,7 +153,7 @@ def measure(step, steps, minutes):
             source = choose_source("nvml", environ={"CUDA_VISIBLE_DEVICES": visible})
             trace = Path(folder) / f"power-{name}.csv"
             monitors[name] = Monitor(source, interval_s=0.1, idle_s=0, trace_path=trace).start()
-        time.sleep(1.5)  # past the close looks of the beginning
+        time.sleep(1.5)  # after the faster polling at the start
         held = {name: Held(monitor) for name, monitor in monitors.items()}
         fours = {name: [] for name in held}
         until = time.monotonic() + 60 * minutes
@@ -159,18 +167,13 @@ def measure(step, steps, minutes):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cores", choices=("1", "all"), default="1")
-    parser.add_argument("--minutes", type=float, default=5.5)
-    parser.add_argument("--block-s", type=float, default=0.06)
-    parser.add_argument("--grid", type=int, default=64)
-    parser.add_argument("--depth", type=int, default=3)
-    parser.add_argument("--filters", type=int, default=8)
-    parser.add_argument("--batch-per-replica", type=int, default=2)
+    parser = build_parser(__doc__)
+    add_model_flags(parser, depth=3, filters=8, grid=64, batch_per_replica=2)
+    parser.add_argument("--cores", choices=("1", "all"), default="1", help="cores of the process")
+    parser.add_argument("--minutes", type=float, default=5.5, help="minutes to measure")
+    parser.add_argument("--block-s", type=float, default=0.06, help="CPU seconds per block")
     args = parser.parse_args()
-    if args.cores == "1":  # before TensorFlow makes its threads
+    if args.cores == "1":  # before TensorFlow starts its threads
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     step = build_step(args, "float32", "fused")
     for _ in range(20):
@@ -183,9 +186,10 @@ def main():
     note = (
         f"monitor at 100 ms; cores: {args.cores}; UNet of depth {args.depth}, {args.filters} "
         f"filters, grid {args.grid}, batch {args.batch_per_replica}, float32; blocks of {steps} "
-        "steps; percent of a step's CPU time, and of its time by the clock (wall)"
+        "steps; percent of a step's CPU time, and of its wall-clock time (wall)"
     )
-    write_results("monitor_overhead" + ("_all_cores" if args.cores == "all" else ""), rows, note)
+    variant = "all_cores" if args.cores == "all" else None
+    write_results("monitor_overhead", rows, note, variant)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""What does packing gain in reading? Windows a second from SEVIR as published and packed.
+"""What does packing gain in reading? Windows per second from SEVIR as published and packed.
 
-One pass of WindowPipeline's batches of four over the same events, from a gzip chunk an event and
-from what experiments/make_dataset.py makes of it: contiguous, at the stored size and at the grid of
-the training. The page cache is warm. The data sets take turns within a round; a ratio is that of
-one round. Median, least and most are over the rounds.
+Measures one pass over WindowPipeline's batches of four, with the same events: from one gzip chunk
+per event, and from what experiments/make_dataset.py makes of it, which is contiguous, at the stored
+size and at the grid of the training. The page cache is warm. The data sets alternate within a
+round, and a ratio is that of one round. Median, minimum and maximum are over the rounds.
+
+    python benchmarks/packed.py
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.data import catalog, packed, synthetic
@@ -19,7 +21,7 @@ from keras_nowcast.data.pipeline import WindowPipeline
 
 
 def pack(root, out, grid):
-    """Packs a data set; returns the seconds it took."""
+    """Packs a data set and returns the seconds that it took."""
     files, catalogue = packed.sevir_files(root, grid)
     begin = time.perf_counter()
     packed.write_files(out, files, catalogue, grid=grid, threads=2, say=lambda line: None)
@@ -27,7 +29,7 @@ def pack(root, out, grid):
 
 
 def pipelines(roots, grid, threads):
-    """Returns {name: WindowPipeline} that give the same batches of a grid."""
+    """Returns {name: WindowPipeline}; all yield the same batches at this grid."""
     return {
         name: WindowPipeline(
             catalog.read_catalog(root),
@@ -48,7 +50,7 @@ def seconds_of(pipeline):
 
 
 def measure(roots, grid, threads, rounds):
-    """Returns the rows of one grid; the first of the roots is what ratios are to."""
+    """Returns the rows of one grid; ratios are relative to the first of the roots."""
     ways = pipelines(roots, grid, threads)
     seconds = {name: [] for name in ways}
     for turn in range(rounds + 1):  # the first is not counted
@@ -78,12 +80,14 @@ def measure(roots, grid, threads, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a compressed SEVIR (default: a synthetic one)")
-    parser.add_argument("--events", type=int, default=24, help="of the synthetic one")
-    parser.add_argument("--grid", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = build_parser(__doc__)
+    parser.add_argument(
+        "--data", type=Path, help="root of a compressed SEVIR data set (default: a synthetic one)"
+    )
+    parser.add_argument("--events", type=int, default=24, help="events of the synthetic data set")
+    parser.add_argument("--grid", type=int, default=128, help="pixels along a side when packed")
+    parser.add_argument("--threads", type=int, default=2, help="threads that read")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds over all data sets")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = args.data or synthetic.write_synthetic(Path(folder) / "gzip", args.events)
@@ -96,11 +100,12 @@ def main():
         roots[f"packed, {args.grid}"] = coarse
         rows += measure(roots, args.grid, args.threads, args.rounds)
     write_results(
-        f"packed_{args.data.name if args.data else 'synthetic'}",
+        "packed",
         rows,
         f"{len(events)} events of {size}x{size}x{events[0].frames}, {args.rounds} rounds, page "
         f"cache warm; packing them once took {seconds[0]:.1f} s at {size} and {seconds[1]:.1f} s "
         f"at {args.grid}",
+        variant=args.data.name if args.data else "synthetic",
     )
 
 

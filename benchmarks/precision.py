@@ -2,18 +2,18 @@
 
     python benchmarks/precision.py --data data/synthetic --seeds 5
 
-Trains the same network by experiments/train.py in float32 and in mixed_bfloat16, in turn, once a
-seed, and compares validation loss (against its spread over seeds) and training time (as the ratio
-of the two runs of one seed, made one after the other).
+Trains the same model with experiments/train.py in float32 and in mixed_bfloat16, alternately, once
+per seed. Compares the validation loss with its spread over seeds. Compares the training time as the
+ratio of the two runs of one seed, which are made one after the other.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.records import RunFolder
@@ -23,13 +23,13 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--grid", type=int, default=96)
-    parser.add_argument("--depth", type=int, default=3)
-    parser.add_argument("--filters", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser = build_parser(__doc__)
+    parser.add_argument("--data", required=True, help="root of a SEVIR data set")
+    parser.add_argument("--seeds", type=int, default=5, help="runs per precision")
+    parser.add_argument("--grid", type=int, default=96, help="pixels along a side")
+    parser.add_argument("--depth", type=int, default=3, help="encoder levels of the UNet")
+    parser.add_argument("--filters", type=int, default=16, help="filters of the first level")
+    parser.add_argument("--epochs", type=int, default=24, help="epochs per run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = {
@@ -49,7 +49,7 @@ def main():
 
 
 def train(arguments, precision, seed, folder):
-    """Returns the `training` part of the record of one run."""
+    """Trains one run and returns the `training` part of its record."""
     run_dir = folder / f"{precision}-{seed}"
     flags = {
         "data": arguments.data,

@@ -1,25 +1,25 @@
-"""What skill does a short training on two cores buy on real radar? Seeds, precisions, baselines.
+"""What skill does a short training on two cores buy on real radar, over seeds and precisions?
 
-    python benchmarks/real_radar.py --data ../shared/radar --runs runs/real_radar
+    python benchmarks/real_radar.py --data RADAR --runs runs/real_radar
 
-For each seed and precision: trains the preset synthetic_start, goes on with real_radar, and scores
-the result on the events held out, beside persistence and extrapolation. What is finished in --runs
-is not done again. Two tables, MSE in VIL codes squared:
+For each seed and precision: trains the preset synthetic_start, continues with real_radar, and
+scores the result on the held-out events, next to persistence and extrapolation. Finished runs in
+--runs are not repeated. Writes two tables, with MSE in VIL codes squared:
 
-- skill: of the precision named first, the median over seeds (lowest to highest), both baselines,
-  and the number of seeds that are better than each, of which "surely" with a 95 % interval of the
-  difference over the held-out events that excludes 0.
-- precision: the difference of the second precision from the first, mean over seeds with the 95 %
-  interval of Student's t of the paired differences.
+- skill, of the precision named first: the median over seeds (lowest to highest), both baselines,
+  and the number of seeds that are better than each. "surely" counts those whose 95% interval of the
+  difference, over the held-out events, excludes 0.
+- precision: the second precision minus the first, as the mean over seeds with the 95% interval of
+  Student's t of the paired differences.
 """
 
-import argparse
 import csv
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.records import RunFolder
@@ -33,11 +33,13 @@ BETTER = {"mse": -1, "csi": 1}  # the sign of a difference that is an improvemen
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--precision", nargs="+", default=["mixed_bfloat16", "float32"])
+    parser = build_parser(__doc__)
+    parser.add_argument("--data", required=True, help="root of the radar in SEVIR's layout")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=5, help="runs per precision")
+    parser.add_argument(
+        "--precision", nargs="+", default=["mixed_bfloat16", "float32"], help="policies to compare"
+    )
     arguments = parser.parse_args()
     for seed in range(arguments.seeds):
         for precision in arguments.precision:
@@ -51,7 +53,7 @@ def main():
     write_results("real_radar", skill_rows(folders[first]), f"{first}, {note}")
     for other in others:
         rows = precision_rows(folders[first], folders[other])
-        write_results("real_radar_precision", rows, f"{other} minus {first}; {note}")
+        write_results("real_radar", rows, f"{other} minus {first}; {note}", "precision")
 
 
 def folder(runs, precision, seed):
@@ -59,7 +61,7 @@ def folder(runs, precision, seed):
 
 
 def make(arguments, precision, seed):
-    """Trains and scores one seed, as far as that is not done."""
+    """Trains and scores one seed; skips the parts that are finished."""
     start = folder(arguments.runs, f"start-{precision}", seed)
     run = folder(arguments.runs, precision, seed)
     chosen = ["--precision", precision, "--seed", str(seed), "--power-source", "none"]
@@ -83,7 +85,7 @@ def script(name, words):
 
 
 def trained(folders):
-    """Returns how much training a seed is, of both parts together, in words."""
+    """Returns the amount of training per seed, of both parts together, as text."""
     parts = [
         RunFolder(folders[0].with_name(f"{prefix}{folders[0].name}")).read_record()["training"]
         for prefix in ("start-", "")
@@ -93,7 +95,7 @@ def trained(folders):
 
 
 def skill_rows(folders):
-    """Returns a row a score and lead time."""
+    """Returns one row per score and lead time."""
     scores = [read(each / "scores.csv") for each in folders]
     differences = [read(each / "differences.csv") for each in folders]
     rows = []
@@ -114,7 +116,7 @@ def skill_rows(folders):
 
 
 def better(differences, score, lead, baseline):
-    """Returns how many seeds are better, and of how many the interval says so."""
+    """Returns how many seeds are better, and for how many of them the interval excludes 0."""
     seen = sure = 0
     for rows in differences:
         row = chosen(rows, lead, method="model", reference=baseline)
@@ -128,7 +130,7 @@ def better(differences, score, lead, baseline):
 
 
 def precision_rows(first, other):
-    """Returns a row a score and lead time: the second precision's score minus the first's."""
+    """Returns one row per score and lead time: the score of `other` minus that of `first`."""
     scores = [[read(each / "scores.csv") for each in folders] for folders in (first, other)]
     rows = []
     for score in BETTER:
@@ -157,7 +159,7 @@ def read(path):
 
 
 def chosen(rows, lead, **equal):
-    """Returns the first row of a lead time at the threshold with these cells."""
+    """Returns the first row of a lead time, at the threshold, whose columns equal `equal`."""
     for row in rows:
         at = (row["lead_minutes"], row["threshold"]) == (str(lead), str(THRESHOLD))
         if at and all(row[name] == wanted for name, wanted in equal.items()):

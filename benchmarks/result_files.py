@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from keras_nowcast.files import write_json, written_whole
+from keras_nowcast.text_table import aligned
 
 RESULTS = Path(__file__).parent / "results"
 ENVIRONMENT = ("python", "tensorflow", "keras", "cpu", "cores", "git_commit")
@@ -23,6 +24,9 @@ def write_results(question, rows, note, variant=None, raw=None):
       note: what was run, in one line.
       variant: suffix that distinguishes several measurements of one question, or None.
       raw: the single measurements behind the rows, for the JSON file only.
+
+    Returns:
+      The path of the text file.
     """
     from keras_nowcast.training.distributed import World
     from keras_nowcast.training.environment import describe
@@ -32,7 +36,7 @@ def write_results(question, rows, note, variant=None, raw=None):
     date = datetime.date.today().isoformat()
     title = "_".join(filter(None, (question, variant)))
     lines = [f"{title}, {date}: {note}", ", ".join(f"{k} {v}" for k, v in environment.items()), ""]
-    text = "\n".join(lines + table_lines(rows)) + "\n"
+    text = "\n".join([*lines, text_table(rows)]) + "\n"
     print(text, end="")
     content = {"date": date, "note": note, "environment": environment, "rows": rows}
     if raw is not None:
@@ -43,6 +47,7 @@ def write_results(question, rows, note, variant=None, raw=None):
     write_json(folder / f"{name}.json", content)
     with written_whole(folder / f"{name}.txt") as beside:
         beside.write_text(text)
+    return folder / f"{name}.txt"
 
 
 def file_stem(date, environment, variant=None):
@@ -67,14 +72,12 @@ def machine_slug(environment):
     return "-".join([*words, f"{environment['cores']}c"])
 
 
-def table_lines(rows):
-    """Returns the lines of a text table: the keys of the rows, then one line per row."""
-    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
+def text_table(rows):
+    """Returns the rows as an aligned table: their keys, then one line per row.
+
+    Numbers have four significant digits.
+    """
+    return aligned([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)])
 
 
 def _cell(value):

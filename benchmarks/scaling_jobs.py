@@ -1,30 +1,32 @@
-"""What the jobs of scaling.py measured: one row per number of processes."""
+"""The measured table of scaling.py: one row per number of ranks, from the files of its jobs."""
 
 import json
 import statistics
 
-LEAST_TURNS, RESAMPLES = 3, 1000  # of the interval of a median
+MIN_JOBS, RESAMPLES = 3, 1000  # for the interval of a median
 
 
 def read_jobs(folder):
+    """Returns the contents of all job files below a folder."""
     return [json.loads(path.read_text()) for path in sorted(folder.rglob("np*.json"))]
 
 
 def kind_of(job):
+    """Returns (number of ranks, controller), by which jobs are grouped."""
     return job["world_size"], job["controller"]
 
 
 def values(jobs, kind, phase):
-    """Returns what a phase took, a round each, of all jobs of a kind."""
+    """Returns the measured values of a phase in all jobs of a kind, one per round."""
     rounds = [each for job in jobs if kind_of(job) == kind for each in job["rounds"]]
     return [each[phase] for each in rounds if phase in each]
 
 
 def row(jobs, processes, controller):
-    """Returns the row of one number of processes and what joins them.
+    """Returns the row of one number of ranks and one controller.
 
-    Ratios are within a round where both sides are of one job; to one process, round by round in
-    the order of the jobs, which took turns.
+    If both sides of a ratio are of the same job, the ratio is within a round. Ratios to the jobs of
+    one rank pair the rounds in the order of the jobs, which alternated.
     """
     kind = processes, controller
     alone, one = values(jobs, kind, "alone"), values(jobs, (1, "none"), "alone")
@@ -74,22 +76,28 @@ def row(jobs, processes, controller):
 
 
 def interval_of_median(numbers, rounds):
-    """Returns between what 95 % of the medians are if turns, of so many rounds, are drawn anew.
+    """Returns the 95% bootstrap interval of the median, as text, or "-" for too few jobs.
 
-    Turns are drawn and not rounds: those of one job share a start, its cores and its memory.
+    Whole jobs are resampled and not rounds: the rounds of one job share its start, its cores and
+    its memory.
+
+    Args:
+      numbers: one value per round, job after job.
+      rounds: rounds per job.
     """
     import numpy as np
 
-    if len(numbers) < LEAST_TURNS * rounds or len(numbers) % rounds:  # jobs of unlike rounds
+    if len(numbers) < MIN_JOBS * rounds or len(numbers) % rounds:  # jobs differ in rounds
         return "-"
-    turns = np.reshape(numbers, (-1, rounds))
-    drawn = np.random.default_rng(0).integers(len(turns), size=(RESAMPLES, len(turns)))
-    medians = np.median(turns[drawn], axis=(1, 2))
+    jobs = np.reshape(numbers, (-1, rounds))
+    drawn = np.random.default_rng(0).integers(len(jobs), size=(RESAMPLES, len(jobs)))
+    medians = np.median(jobs[drawn], axis=(1, 2))
     low, high = np.quantile(medians, [0.025, 0.975])
     return f"{low:.3f} to {high:.3f}"
 
 
 def spread(numbers):
+    """Returns "median (minimum to maximum)", or "-" if there are no numbers."""
     if not numbers:
         return "-"
     return f"{statistics.median(numbers):.3f} ({min(numbers):.3f} to {max(numbers):.3f})"

@@ -1,4 +1,8 @@
-"""The model of scaling.py: the efficiency of more processes than were measured."""
+"""The model of scaling.py: the efficiency with more ranks than were measured.
+
+A ring allreduce of B bytes over n ranks takes 2 (n - 1) (latency + B / n / bandwidth). A fraction
+of it is hidden behind the rest of the step. It is a model and not a measurement.
+"""
 
 import statistics
 from dataclasses import dataclass
@@ -10,14 +14,14 @@ MODEL_PROCESSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Link:
-    """What the model knows of processes and what joins them.
+    """The ranks of the model and their interconnect.
 
     Attributes:
-      step_s: a step without its allreduce.
-      gradient_bytes: that the allreduce of a step carries.
-      latency_s: of one of a ring's 2 (n - 1) steps.
-      bytes_per_s: that a process sends while it receives as many.
-      fitted_at: smallest number of processes it was fitted to.
+      step_s: seconds of a step without its allreduce.
+      gradient_bytes: bytes that the allreduce of a step carries.
+      latency_s: seconds of latency of one of a ring's 2 (n - 1) steps.
+      bytes_per_s: bytes per second that a rank sends while it receives as many.
+      fitted_at: smallest number of ranks that it was fitted to.
       worst_error: largest relative error of the fit.
     """
 
@@ -31,9 +35,9 @@ class Link:
     def allreduce_s(self, processes, latency_once=False):
         """Returns the seconds of one allreduce of the gradients.
 
-        Where only one number of processes was measured, nobody knows how much of the latency is
-        Horovod's agreement, once an allreduce, and how much the ring's: `latency_once` takes it
-        all for the first.
+        If only one number of ranks was measured, it is unknown how much of the latency is Horovod's
+        negotiation, once per allreduce, and how much is the ring's. `latency_once` assumes that all
+        of it is the negotiation.
         """
         steps, sent = ring_terms(processes, self.gradient_bytes)
         if latency_once and processes > 1:
@@ -41,21 +45,21 @@ class Link:
         return steps * self.latency_s + sent / self.bytes_per_s
 
     def efficiency(self, processes, hidden, latency_once=False):
-        """Returns the expected weak-scaling efficiency if so much of the allreduce is hidden."""
+        """Returns the expected weak-scaling efficiency if the fraction `hidden` is hidden."""
         added = (1 - hidden) * self.allreduce_s(processes, latency_once)
         return self.step_s / (self.step_s + added)
 
 
 def ring_terms(processes, size):
-    """Returns what latency and seconds a byte are multiplied by in a ring allreduce.
+    """Returns (steps, bytes): the factors of latency and of seconds per byte in a ring allreduce.
 
-    It takes 2 (n - 1) steps, in each of which a process sends an n-th of the bytes.
+    It takes 2 (n - 1) steps. In each of them a rank sends an n-th of the bytes.
     """
     return 2 * (processes - 1), 2 * (processes - 1) / processes * size
 
 
 def fit(jobs):
-    """Fits a Link to the medians of the allreduces by size, least squares of relative errors."""
+    """Fits a Link to the median allreduce of each size, by least squares on the relative error."""
     import numpy as np
 
     terms, taken = [], []
@@ -76,7 +80,7 @@ def fit(jobs):
 
 
 def assume_gpus(arguments):
-    """Returns the Link of GPUs that nobody measured, from the flags."""
+    """Returns the Link of the assumed GPUs, which have not been measured, from the flags."""
     from keras_nowcast.model.cost import count_unet
     from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
@@ -92,20 +96,20 @@ def assume_gpus(arguments):
     )
 
 
-def hidden_share(jobs):
-    """Returns the share of the allreduce that the rest of the step hid, 0 to 1."""
-    shares = []
+def hidden_fraction(jobs):
+    """Returns the fraction of the allreduce that the rest of the step hid, 0 to 1."""
+    fractions = []
     for kind in {kind_of(job) for job in jobs}:
-        together, beside, by_itself = (
+        together, beside, allreduce = (
             values(jobs, kind, phase) for phase in ("together", "beside", "allreduce")
         )
         added = statistics.median(a - b for a, b in zip(together, beside, strict=True))
-        shares.append(1 - added / statistics.median(by_itself))
-    return min(1.0, max(0.0, statistics.median(shares)))
+        fractions.append(1 - added / statistics.median(allreduce))
+    return min(1.0, max(0.0, statistics.median(fractions)))
 
 
 def model_rows(here, gpus, hidden):
-    """Returns the model's row of each number of processes."""
+    """Returns one row of the model per number of ranks."""
     return [
         {
             "processes": processes,
@@ -120,8 +124,8 @@ def model_rows(here, gpus, hidden):
     ]
 
 
-def told(link):
-    """Says a Link in words."""
+def in_short(link):
+    """Returns a Link as text."""
     return (
         f"latency {1e6 * link.latency_s:.0f} us, {link.bytes_per_s / 1e9:.2f} GB/s, step "
         f"{link.step_s:.3f} s, {link.gradient_bytes / 1e6:.1f} MB of gradients"

@@ -1,20 +1,22 @@
 """What is the CSI of one forecast? The same counts under each convention of the literature.
 
-Persistence on every window of a SEVIR folder, at the stored size. The table goes into
+Scores persistence on every window of a SEVIR folder, at the stored size. The table goes into
 docs/scores.md.
+
+    python benchmarks/score_conventions.py --data RADAR
 """
 
-import argparse
 import functools
 
 import numpy as np
+from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.data import catalog, sevir
 from keras_nowcast.verification import baselines, evaluate, scores
 from keras_nowcast.vil import FRAMES_OUT, VIL_THRESHOLDS
 
-# What each publication does with the counts, see docs/scores.md.
+# How each publication turns counts into a score; see docs/scores.md.
 CONVENTIONS = {
     "default": ("pooled", "undefined"),
     "Earthformer mode 0": ("pooled", "zero"),
@@ -37,7 +39,7 @@ def windows(events):
 
 
 def rows_of(statistics):
-    """Returns a row for each convention, then for each size of pooling blocks."""
+    """Returns one row per convention, then one per size of the pooling blocks."""
     rows = []
     for name, (pooling, empty) in CONVENTIONS.items():
         values = scores.score_by_threshold(scores.csi, statistics, pooling, empty)
@@ -58,8 +60,10 @@ def _row(name, pooling, empty, values):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="a folder with CATALOG.csv and data/")
+    parser = build_parser(__doc__)
+    parser.add_argument(
+        "--data", required=True, help="root of a SEVIR data set: CATALOG.csv and data/"
+    )
     args = parser.parse_args()
     events = catalog.read_catalog(args.data)
     persistence = functools.partial(baselines.persistence, leads=FRAMES_OUT)

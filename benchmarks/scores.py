@@ -1,24 +1,27 @@
-"""How fast are the contingency counts? Pixels a second for six thresholds and twelve leads.
+"""How fast are the contingency counts? Pixels per second, for six thresholds and twelve lead times.
 
-Four ways to the same counts on the same fields, 384 x 384, compared before they are timed:
+Four ways compute the same counts from the same fields, 384x384; the counts are compared before the
+ways are timed:
 
-- numpy: `verification.scores`, one pass, all thresholds of a piece that is in the cache (counts
-  alone, as the others).
+- numpy: `verification.scores`, one pass that compares each piece of the fields with all thresholds
+  while it is in the cache (only the counts, as the other ways).
 - graph: `verification.metrics.contingency_counts`, one pass and a joint histogram, in TensorFlow.
-- numpy, each: for each threshold and lead, boolean fields and their sums.
-- tensorflow, each: for each threshold and lead, fields of 0.0 and 1.0 and the sums of their
+- numpy, each: for each threshold and lead time, boolean fields and their sums.
+- tensorflow, each: for each threshold and lead time, fields of 0.0 and 1.0 and the sums of their
   products, as published metrics do it; compiled into one graph.
 
-A pixel is one pixel of one lead time. The best and the median of the repetitions are given; the
-ratios are of the medians. `everything` is what evaluate.py asks for: counts, errors, pooling by 4
-and 16, FSS at three scales.
+A pixel is one pixel at one lead time. The table has the median and the best of the repetitions; its
+ratios are ratios of the medians. `everything` is what evaluate.py computes: counts, errors, pooling
+by 4 and 16, and FSS at three scales.
+
+    python benchmarks/scores.py
 """
 
-import argparse
 import statistics
 import time
 
 import numpy as np
+from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.verification import scores
@@ -38,7 +41,7 @@ def fields(windows, size):
 
 
 def each_in_numpy(forecast, observation):
-    """Returns (l, t, 3): hits, misses, false alarms."""
+    """Returns int64 (lead times, thresholds, 3): hits, misses, false alarms."""
     counts = np.zeros((FRAMES_OUT, len(VIL_THRESHOLDS), 3), np.int64)
     for t, threshold in enumerate(VIL_THRESHOLDS):
         for lead in range(FRAMES_OUT):
@@ -50,7 +53,7 @@ def each_in_numpy(forecast, observation):
 
 
 def each_in_tensorflow(tf, forecast, observation):
-    """Returns (l, t, 3) float32, as `each_in_numpy`."""
+    """Returns the same as `each_in_numpy`, as float32."""
     counts = []
     for lead in range(FRAMES_OUT):
         valid = tf.cast(observation[..., lead] != MISSING, tf.float32)
@@ -63,7 +66,7 @@ def each_in_tensorflow(tf, forecast, observation):
 
 
 def ways(forecast, observation):
-    """Returns a dictionary of name -> function without arguments that returns counts."""
+    """Returns {name: function without arguments that returns counts}."""
     import tensorflow as tf
 
     from keras_nowcast.verification.metrics import contingency_counts
@@ -83,7 +86,7 @@ def ways(forecast, observation):
 
 
 def seconds(function, repetitions):
-    """Returns the seconds of each repetition, after one that is not counted."""
+    """Returns the seconds of each repetition; one more comes first and is not counted."""
     function()
     times = []
     for _ in range(repetitions):
@@ -94,10 +97,10 @@ def seconds(function, repetitions):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--windows", type=int, default=4)
-    parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--repetitions", type=int, default=11)
+    parser = build_parser(__doc__)
+    parser.add_argument("--windows", type=int, default=4, help="windows to score")
+    parser.add_argument("--size", type=int, default=384, help="pixels along a side")
+    parser.add_argument("--repetitions", type=int, default=11, help="timed repetitions")
     args = parser.parse_args()
     forecast, observation = fields(args.windows, args.size)
     methods = ways(forecast, observation)

@@ -15,7 +15,8 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?!\w)")
 
 sys.path.insert(0, str(BENCHMARKS))
 
-from result_files import file_stem, machine_slug, table_lines  # noqa: E402
+import sensor_errors  # noqa: E402
+from result_files import file_stem, machine_slug, text_table  # noqa: E402
 
 
 def table():
@@ -83,11 +84,12 @@ def test_the_two_files_say_the_same(stem):
     assert date == result["date"]
     assert name == file_stem(date, result["environment"], variant)
     assert question in {path.stem for path in BENCHMARKS.glob("*.py")}
-    title, environment, empty, *lines = (RESULTS / f"{stem}.txt").read_text().splitlines()
+    text = (RESULTS / f"{stem}.txt").read_text()
+    title, environment, empty, table = text.split("\n", 3)
     assert title.endswith(f", {date}: {result['note']}")
     assert environment == ", ".join(f"{k} {v}" for k, v in result["environment"].items())
     assert empty == ""
-    assert lines == table_lines(result["rows"])
+    assert table == text_table(result["rows"]) + "\n"
 
 
 @pytest.mark.parametrize("row", table(), ids=named_file)
@@ -153,3 +155,12 @@ def test_numbers_that_are_not_in_a_row(result, missing):
         {"windows": 1840.6, "note": "batch 8", "gain_60_min": 0.1},
     ]
     assert not_found(result, rows) == missing
+
+
+def test_docs_have_the_measured_errors_of_the_sensors():
+    stem = max(each for each in stems() if each.startswith("sensor_errors/"))
+    rows = content(stem)["rows"]
+    section = sensor_errors.docs_section(
+        rows, rows[0]["cases"], source=f"benchmarks/results/{stem}.txt"
+    )
+    assert sensor_errors.DOCS.read_text().endswith("\n\n" + section)
