@@ -1,9 +1,10 @@
-"""What fp16 compression and the fusion threshold do to a training step of two processes.
+"""What do fp16 compression and the fusion threshold do to a training step of two ranks?
 
-Each threshold is a job of its own, since Horovod reads it once; the jobs take turns and are started
-several times. In a job the steps with and without compression take turns, and so does the
-allreduce of all gradients by itself, which is what a step would wait for if nothing overlapped.
-One thread a process. On one machine the bytes go through memory: a network gains more.
+Horovod reads the threshold once, so each threshold is a separate job. The jobs alternate, and each
+is started several times. Within a job, steps with and without compression alternate. So does the
+allreduce of all gradients alone, which is how long a step would wait if nothing overlapped. Each
+rank has one thread. On one host the bytes go through memory. Over a network there is more to gain;
+that has not been measured.
 
     python benchmarks/horovod_options.py            # about three minutes on two cores
 """
@@ -18,36 +19,31 @@ import tempfile
 import time
 from pathlib import Path
 
+from flags import add_model_flags, build_parser
 from result_files import write_results
+from training_step import random_batch, run_config
 
-THRESHOLDS_MIB = (0, 1, 64)  # none is fused; some; Horovod's default
+THRESHOLDS_MIB = (0, 1, 64)  # fuses no gradients; some; Horovod's default
 RANKS = 2
 
 
 def build_steps(arguments, world):
-    """Returns {(what, fp16): function} that each do one step, or one allreduce of all gradients."""
+    """Builds what is timed.
+
+    Returns:
+      {(what, fp16): function without arguments that does one step, or one allreduce of all
+      gradients, and waits for its end}.
+    """
     import keras
-    import numpy as np
     import tensorflow as tf
 
-    from keras_nowcast.model.loss import MaskedMeanSquaredError
-    from keras_nowcast.model.precision import build_optimizer
-    from keras_nowcast.model.unet import build_unet
-    from keras_nowcast.training import distributed
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
+    from keras_nowcast.training.build import build_compiled
 
-    grid, batch = arguments.grid, arguments.batch_per_replica
-    rng = np.random.default_rng(world.rank)
-    frames = rng.integers(0, MISSING, (batch, grid, grid, FRAMES_IN + FRAMES_OUT), "uint8")
-    x, y = tf.constant(frames[..., :FRAMES_IN]), tf.constant(frames[..., FRAMES_IN:])
+    x, y = random_batch(run_config(arguments, "float32"), seed=world.rank)
     steps = {}
     for fp16 in (False, True):
         keras.utils.set_random_seed(0)
-        model = build_unet(grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
-        optimizer = distributed.build_distributed(build_optimizer(1e-3, "float32"), world, fp16)
-        flags = distributed.StopFlags(world)
-        loss = MaskedMeanSquaredError(average=flags.average)
-        model.compile(optimizer, loss, jit_compile=False)
+        model = build_compiled(run_config(arguments, "float32", fp16), world).model
         gradients = [tf.ones(each.shape) for each in model.trainable_variables]
 
         @tf.function
@@ -60,12 +56,12 @@ def build_steps(arguments, world):
 
 
 def work(arguments):
-    """One rank of one job: writes {what: [seconds]} to `arguments.out`."""
+    """Measures as one rank of a job; rank 0 writes [what, fp16, seconds] to `arguments.out`."""
     from keras_nowcast.training import distributed
 
     world = distributed.start()
     steps = build_steps(arguments, world)
-    for function in [*steps.values()] * 3:  # traced, and in Horovod's cache of what is asked for
+    for function in [*steps.values()] * 3:  # traced, and in Horovod's response cache
         function()
     taken_s = {name: [] for name in steps}
     for _ in range(arguments.rounds):
@@ -79,7 +75,7 @@ def work(arguments):
 
 
 def run_job(arguments, threshold_mib, out):
-    """Runs one job of two ranks; returns its [(what, fp16, seconds)]."""
+    """Runs one job of two ranks and returns its list of [what, fp16, seconds of each round]."""
     command = [
         Path(sys.executable).with_name("horovodrun"),
         "-np",
@@ -98,49 +94,56 @@ def run_job(arguments, threshold_mib, out):
     return json.loads(Path(out).read_text())
 
 
+def measure(arguments):
+    """Starts all jobs.
+
+    Returns:
+      {(what, fp16, threshold in MiB): seconds of each round of all jobs}.
+    """
+    taken_s = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for job in range(arguments.jobs):
+            turn = job % len(THRESHOLDS_MIB)  # each threshold is the first in some repetitions
+            for threshold in THRESHOLDS_MIB[turn:] + THRESHOLDS_MIB[:turn]:
+                for what, fp16, seconds in run_job(arguments, threshold, Path(folder) / "out"):
+                    taken_s.setdefault((what, fp16, threshold), []).extend(seconds)
+    return taken_s
+
+
+def row(what, fp16, threshold_mib, seconds, sent_bytes):
+    """Returns the row of one variant of a step or of its allreduce."""
+    low, median, high = statistics.quantiles(seconds, n=4)
+    return {
+        "measured": what,
+        "fusion_threshold_mib": threshold_mib,
+        "fp16_allreduce": fp16,
+        "mbytes": sent_bytes / 1e6,
+        "median_ms": 1000 * median,
+        "quartile_1_ms": 1000 * low,
+        "quartile_3_ms": 1000 * high,
+        "min_ms": 1000 * min(seconds),
+        "max_ms": 1000 * max(seconds),
+    }
+
+
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--filters", type=int, default=16)
-    parser.add_argument("--grid", type=int, default=64)
-    parser.add_argument("--batch-per-replica", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=25, help="in a job")
-    parser.add_argument("--jobs", type=int, default=2, help="of each threshold")
+    parser = build_parser(__doc__)
+    add_model_flags(parser, depth=4, filters=16, grid=64, batch_per_replica=2)
+    parser.add_argument("--rounds", type=int, default=25, help="rounds in a job")
+    parser.add_argument("--jobs", type=int, default=2, help="jobs of each threshold")
     parser.add_argument("--out", help=argparse.SUPPRESS)  # this process is a rank
     arguments = parser.parse_args()
     if arguments.out:
         return work(arguments)
 
     from keras_nowcast.model.cost import count_unet
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
+    from keras_nowcast.training.build import unet_sizes
 
-    cost = count_unet(arguments.grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
-    taken_s = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for job in range(arguments.jobs):
-            turn = job % len(THRESHOLDS_MIB)  # none is always first
-            for threshold in THRESHOLDS_MIB[turn:] + THRESHOLDS_MIB[:turn]:
-                for what, fp16, seconds in run_job(arguments, threshold, Path(folder) / "out"):
-                    taken_s.setdefault((what, fp16, threshold), []).extend(seconds)
-    rows = []
-    for (what, fp16, threshold), seconds in sorted(taken_s.items()):
-        low, median, high = statistics.quantiles(seconds, n=4)
-        sent = cost.record("float32", arguments.batch_per_replica, fp16)["allreduce_bytes_per_step"]
-        rows.append(
-            {
-                "measured": what,
-                "fusion_threshold_mib": threshold,
-                "fp16_allreduce": fp16,
-                "mbytes": sent / 1e6,
-                "median_ms": 1000 * median,
-                "quartile_1_ms": 1000 * low,
-                "quartile_3_ms": 1000 * high,
-                "min_ms": 1000 * min(seconds),
-                "max_ms": 1000 * max(seconds),
-            }
-        )
+    cost = count_unet(*unet_sizes(run_config(arguments, "float32")))
+    rows = [
+        row(what, fp16, threshold, seconds, cost.allreduce_bytes(fp16))
+        for (what, fp16, threshold), seconds in sorted(measure(arguments).items())
+    ]
     note = (
         f"{RANKS} processes of one thread, Gloo on one host; depth {arguments.depth}, "
         f"{arguments.filters} filters, grid {arguments.grid}, batch {arguments.batch_per_replica}; "

@@ -1,13 +1,15 @@
-"""Does counted activation memory hold? Compares model/cost.py with the peak of real steps.
+"""Does the counted activation memory hold? Compares model/cost.py with the peak of real steps.
 
-Each model and precision runs in a process of its own, at two batch sizes. Two things are measured:
+Each model and precision runs in a separate process, at two batch sizes. Two peaks are measured:
 
 - allocator: how far the bytes in use rise above those before the step, as TensorFlow's CPU
   allocator counts them, at the larger batch. This is what cost.py predicts (step_bytes).
-- resident: how much more the process' peak resident set is at the larger batch than at the
-  smaller, a sample, which leaves out all that does not grow with the batch. The allocator keeps
-  freed blocks and splits them unevenly, so this lies above what is in use; activation_bytes is
-  set beside it.
+- resident: how much larger the peak resident set of the process is at the larger batch than at
+  the smaller one, per sample. The difference excludes all that does not grow with the batch. The
+  allocator keeps freed blocks and splits them unevenly, so this lies above the bytes in use. It is
+  listed next to activation_bytes.
+
+    python benchmarks/memory.py
 """
 
 import argparse
@@ -17,7 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flags import build_parser
 from result_files import write_results
+from training_step import random_batch, run_config
 
 MODELS = (  # grid, depth, filters, smaller and larger batch
     (128, 2, 8, 4, 16),
@@ -33,23 +37,22 @@ MIB = 2**20
 
 
 def measure(precision, grid, depth, filters, batch):
-    """Returns (rise of the bytes in use, peak resident bytes) of training steps, here."""
-    import numpy as np
+    """Measures training steps in this process.
+
+    Returns:
+      (rise, resident): the median rise of the bytes in use during a step, and the peak resident
+      set of the process, both in bytes.
+    """
     import tensorflow as tf
 
-    from keras_nowcast.model.loss import MaskedMeanSquaredError
-    from keras_nowcast.model.precision import build_optimizer, set_precision
-    from keras_nowcast.model.unet import build_unet
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
+    from keras_nowcast.training.build import build_compiled
+    from keras_nowcast.training.distributed import World
 
-    set_precision(precision)
-    model = build_unet(grid, FRAMES_IN, FRAMES_OUT, depth, filters)
-    loss = MaskedMeanSquaredError()
-    model.compile(build_optimizer(1e-3, precision), loss, jit_compile=False)
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, MISSING, (batch, grid, grid, FRAMES_IN + FRAMES_OUT), "uint8")
-    x, y = tf.constant(frames[..., :FRAMES_IN]), tf.constant(frames[..., FRAMES_IN:])
-    model.train_on_batch(x, y)  # traces, and makes the optimizer's moments
+    sizes = {"depth": depth, "filters": filters, "grid": grid, "batch_per_replica": batch}
+    config = run_config(argparse.Namespace(**sizes), precision)
+    model = build_compiled(config, World()).model
+    x, y = random_batch(config)
+    model.train_on_batch(x, y)  # traces
     rises = []
     for _ in range(STEPS):
         tf.config.experimental.reset_memory_stats("CPU:0")
@@ -62,7 +65,7 @@ def measure(precision, grid, depth, filters, batch):
 
 
 def measure_apart(*arguments):
-    """`measure` in a process of its own."""
+    """Returns what `measure` returns, from a separate process."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", *map(str, arguments)],
         capture_output=True,
@@ -73,7 +76,7 @@ def measure_apart(*arguments):
 
 
 def compare(precision, grid, depth, filters, few, many):
-    """Returns a row: counted and measured bytes of one model."""
+    """Returns a row: counted and measured MiB of one model, at the batch sizes `few` and `many`."""
     from keras_nowcast.model.cost import count_unet
     from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
@@ -98,9 +101,7 @@ def compare(precision, grid, depth, filters, few, many):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser(__doc__)
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     one = parser.parse_args().one
     if one:

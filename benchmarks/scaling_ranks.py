@@ -1,4 +1,7 @@
-"""What one rank of a job of scaling.py measures: the phases of a training step."""
+"""One rank of a job of scaling.py: measures the phases of a training step.
+
+All ranks run it together; rank 0 writes the job's file.
+"""
 
 import math
 import os
@@ -6,13 +9,15 @@ import resource
 import sys
 import time
 
-MATMUL_SIDE, COPY_BYTES = 512, 2**26  # in the cache of a core, and far beyond it
+from training_step import random_batch, run_config
+
+MATMUL_SIDE, COPY_BYTES = 512, 2**26  # fits the cache of a core; far larger than it
 SIZES_BYTES = tuple(4**power for power in range(6, 14))  # 4 KiB to 64 MiB
 HOROVOD_SETTINGS = ("HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD")
 
 
 def run_job(arguments):
-    """Measures as one process of a job; the first writes what all measured."""
+    """Measures as one rank of a job; rank 0 writes what all ranks measured."""
     from keras_nowcast.files import write_json
     from keras_nowcast.training import distributed
 
@@ -51,23 +56,27 @@ def run_job(arguments):
 
 
 def controller(world):
-    """Returns what joins the processes: horovodrun numbers them itself where it is Gloo."""
+    """Returns the controller: Gloo if horovodrun numbered the ranks itself, otherwise MPI."""
     if world.size == 1:
         return "none"
     return "Gloo" if "HOROVOD_RANK" in os.environ else "MPI"
 
 
 def keep_to_cores(world, threads):
-    """Binds this process to `threads` cores of its own and TensorFlow to as many threads."""
+    """Binds this rank to `threads` separate cores and TensorFlow to the same number of threads.
+
+    None leaves both as they are.
+    """
     if threads is None:
         return
     cores = sorted(os.sched_getaffinity(0))
     first = world.local_rank * threads
     if first + threads > len(cores):
         sys.exit(
-            f"{world.local_size} processes of {threads} threads need more than {len(cores)} cores"
+            f"`--threads` must be at most {len(cores)} cores divided by {world.local_size} ranks. "
+            f"Received: {threads}; start fewer ranks or choose fewer threads."
         )
-    for task in os.listdir("/proc/self/task"):  # Horovod's thread is there already
+    for task in os.listdir("/proc/self/task"):  # Horovod's thread has already started
         os.sched_setaffinity(int(task), cores[first : first + threads])
 
     import tensorflow as tf
@@ -77,28 +86,28 @@ def keep_to_cores(world, threads):
 
 
 class Phases:
-    """What is measured: functions of no arguments that do one step and wait for its end.
+    """The phases of one rank.
 
     Attributes:
-      gradient_bytes: that an allreduce of one step carries.
+      steps: {phase: function without arguments that does one step and waits for its end}.
+      gradient_bytes: bytes that an allreduce of one step carries.
+      waited_s: seconds that `fed` waited for batches since `start_counting`.
+      batches_fed: batches that it trained on since then; a smaller one counts in proportion.
     """
 
     def __init__(self, arguments, world):
-        import numpy as np
-        import tensorflow as tf
-
         from keras_nowcast.data import catalog
         from keras_nowcast.data.pipeline import WindowPipeline
-        from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
+        from keras_nowcast.training.build import build_compiled
+        from keras_nowcast.training.distributed import World
 
         self.world = world
         batch = arguments.batch_per_replica
-        plain = build_model(arguments, None)
-        joined = build_model(arguments, world) if world.size > 1 else plain
-        rng = np.random.default_rng(world.rank)
-        shape = (batch, arguments.grid, arguments.grid, FRAMES_IN + FRAMES_OUT)
-        frames = rng.integers(0, MISSING, shape, "uint8")
-        x, y = (tf.constant(part) for part in np.split(frames, [FRAMES_IN], axis=-1))
+        fp16 = arguments.fp16_allreduce
+        config = run_config(arguments, arguments.precision, fp16)
+        plain = build_compiled(config, World()).model
+        joined = build_compiled(config, world).model if world.size > 1 else plain
+        x, y = random_batch(config, seed=world.rank)
         share = batch // world.size
         events = catalog.read_catalog(arguments.data, say=str)
         pipeline = WindowPipeline(
@@ -123,15 +132,15 @@ class Phases:
             self.steps["matmul_beside"] = self.steps["matmul_alone"]
             self.steps["copy_beside"] = self.steps["copy_alone"]
             self.steps["together"] = lambda: joined.train_on_batch(x, y)
-            self.steps["allreduce"] = self._allreduce(joined, arguments.fp16_allreduce)
+            self.steps["allreduce"] = self._allreduce(joined, fp16)
             if share:
                 self.steps["strong"] = lambda: joined.train_on_batch(x[:share], y[:share])
-        bytes_each = 2 if arguments.fp16_allreduce else 4
+        bytes_each = 2 if fp16 else 4
         self.gradient_bytes = bytes_each * sum(math.prod(v.shape) for v in joined.trainable_weights)
         self.start_counting()
 
     def start_counting(self):
-        """Sets what `fed` counts to 0."""
+        """Sets the counts of `fed` to 0."""
         self.waited_s, self.batches_fed = 0.0, 0.0
 
     def _fed(self):
@@ -154,7 +163,7 @@ class Phases:
 
 
 def build_matmul():
-    """Returns a function of no arguments that computes some milliseconds and needs no memory."""
+    """Returns a function without arguments that computes for milliseconds, within the cache."""
     import tensorflow as tf
 
     a = tf.random.normal((MATMUL_SIDE, MATMUL_SIDE))
@@ -169,7 +178,7 @@ def build_matmul():
 
 
 def build_copy():
-    """Returns a function of no arguments that moves memory and computes nothing."""
+    """Returns a function without arguments that moves memory and computes nothing."""
     import numpy as np
 
     source = np.ones(COPY_BYTES, np.uint8)
@@ -182,35 +191,16 @@ def build_copy():
     return run
 
 
-def build_model(arguments, world):
-    """Returns a compiled UNet; over the ranks of a World, or None for this process alone."""
-    from keras_nowcast.model.loss import MaskedMeanSquaredError
-    from keras_nowcast.model.precision import build_optimizer, set_precision
-    from keras_nowcast.model.unet import build_unet
-    from keras_nowcast.training import distributed
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
-
-    set_precision(arguments.precision)
-    sizes = (arguments.grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
-    model = build_unet(*sizes)
-    optimizer = build_optimizer(1e-3, arguments.precision)
-    average = None
-    if world is not None:
-        optimizer = distributed.build_distributed(optimizer, world, arguments.fp16_allreduce)
-        average = distributed.StopFlags(world).average
-    model.compile(optimizer, MaskedMeanSquaredError(average=average), jit_compile=False)
-    optimizer.build(model.trainable_variables)
-    return model
-
-
 def measure_round(phases, world, arguments, number):
-    """Returns {phase: seconds a step of the slowest process} of one round, and `wait`.
+    """Measures one round of all phases.
 
-    Also `<phase> cpu_s` and `<phase> switches`: the first process's processor seconds and voluntary
-    context switches a step, of all its threads.
+    Returns:
+      {phase: seconds per step of the slowest rank}, and `wait`, the slowest rank's seconds of
+      waiting for input per step. On rank 0 also `<phase> cpu_s` and `<phase> switches`: its CPU
+      seconds and voluntary context switches per step, over all its threads.
     """
     names = sorted(set(phases.steps) & set(arguments.phases or phases.steps))
-    turn = number % len(names)  # none is always first
+    turn = number % len(names)  # each phase is the first in some rounds
     taken = {}
     for name in names[turn:] + names[:turn]:
         step = phases.steps[name]
@@ -224,7 +214,7 @@ def measure_round(phases, world, arguments, number):
         for _ in range(arguments.steps if takes_part else 0):
             step()
         mine = time.perf_counter() - began
-        # The last batches of an epoch may be smaller: told for whole ones.
+        # The last batches of an epoch may be smaller: values are per full batch.
         batches = phases.batches_fed or arguments.steps
         taken[f"{name} cpu_s"] = (time.process_time() - cpu_s) / batches
         taken[f"{name} switches"] = (count_switches() - switches) / batches
@@ -235,13 +225,14 @@ def measure_round(phases, world, arguments, number):
 
 
 def count_switches():
+    """Returns the voluntary context switches of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 def measure_sizes(world, repeats=7, calls=5):
-    """Returns {bytes: seconds an allreduce of one float32 tensor of that size, of each repeat}.
+    """Returns {bytes: seconds per allreduce of a float32 tensor of that size, one per repeat}.
 
-    Several calls in a row, because processes leave a barrier at unlike times.
+    Each repeat makes several calls in a row, because ranks leave a barrier at different times.
     """
     import tensorflow as tf
 

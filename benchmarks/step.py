@@ -1,19 +1,21 @@
-"""How long a training step takes, and what share of the machine's matmul peak that is.
+"""How long does a training step take, and what fraction of the matmul peak does it reach?
 
-float32 and bfloat16, Keras' stock batch normalization against the fused one, alternating in one
-sitting, so that what else the machine does falls on all alike. The peak is that of a large matmul
-in the same precision, measured between the steps. The step is the trainer's, with the network,
-loss and optimizer it builds, on frames that are there already.
+Measures float32 and bfloat16, each with Keras' stock batch normalization and with the fused one.
+The variants alternate within one measurement series, so that background load affects all of them
+equally. The peak is that of a large matmul in the same precision, measured between the steps. The
+step is the trainer's, with the model, loss, metrics and optimizer that it builds, on frames that
+are already in memory.
 
     python benchmarks/step.py                                   # about three minutes on two cores
     python benchmarks/step.py --grid 384 --filters 32 --batch-per-replica 2 --rounds 5
 """
 
-import argparse
 import statistics
 import time
 
+from flags import add_model_flags, build_parser
 from result_files import write_results
+from training_step import random_batch, run_config
 
 MATMUL_SIDE = 2048
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -21,30 +23,21 @@ NORMALIZATIONS = ("stock", "fused")
 
 
 def build_step(arguments, precision, normalization):
-    """Returns a function of no arguments that does one training step and waits for its end."""
-    import numpy as np
-    import tensorflow as tf
+    """Returns a function without arguments that does one training step and waits for its end."""
+    from keras_nowcast.training import build
+    from keras_nowcast.training.distributed import World
 
-    from keras_nowcast.model.loss import MaskedMeanSquaredError
-    from keras_nowcast.model.precision import build_optimizer, set_precision
-    from keras_nowcast.model.unet import build_unet
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
-
-    grid, batch = arguments.grid, arguments.batch_per_replica
-    set_precision(precision)
-    model = build_unet(grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
+    config = run_config(arguments, precision)
+    model = build.build_model(config)
     if normalization == "stock":
         model = with_stock_normalization(model)
-    optimizer = build_optimizer(1e-3, precision)
-    model.compile(optimizer, MaskedMeanSquaredError(), jit_compile=False)
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, MISSING, (batch, grid, grid, FRAMES_IN + FRAMES_OUT), "uint8")
-    x, y = tf.constant(frames[..., :FRAMES_IN]), tf.constant(frames[..., FRAMES_IN:])
+    build.compile_model(model, config, World())
+    x, y = random_batch(config)
     return lambda: model.train_on_batch(x, y)  # its loss is a number: the step has ended
 
 
 def with_stock_normalization(model):
-    """Returns the same network with Keras' own batch normalization."""
+    """Returns the same model, not compiled, with Keras' own batch normalization."""
     import keras
 
     from keras_nowcast.model.layers import FusedBatchNormalization
@@ -59,7 +52,7 @@ def with_stock_normalization(model):
 
 
 def build_matmul(precision):
-    """Returns a function of no arguments that multiplies two large matrices."""
+    """Returns a function without arguments that multiplies two large matrices."""
     import keras
     import tensorflow as tf
 
@@ -70,13 +63,19 @@ def build_matmul(precision):
 
 
 def seconds(function):
+    """Returns the seconds that one call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def measure(arguments):
-    """Returns ({(precision, normalization): seconds of each step}, {precision: of each matmul})."""
+    """Measures all variants, round by round.
+
+    Returns:
+      (steps, matmuls): {(precision, normalization): seconds of each step} and
+      {precision: seconds of each matmul}.
+    """
     variants = [(p, n) for p in PRECISIONS for n in NORMALIZATIONS]
     steps = {variant: build_step(arguments, *variant) for variant in variants}
     matmuls = {precision: build_matmul(precision) for precision in PRECISIONS}
@@ -86,7 +85,7 @@ def measure(arguments):
     step_s = {variant: [] for variant in variants}
     matmul_s = {precision: [] for precision in PRECISIONS}
     for number in range(arguments.rounds):
-        turn = number % len(variants)  # none is always first
+        turn = number % len(variants)  # each variant is the first in some rounds
         for variant in variants[turn:] + variants[:turn]:
             step_s[variant] += [seconds(steps[variant]) for _ in range(arguments.steps)]
         for precision in PRECISIONS:
@@ -95,26 +94,21 @@ def measure(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--filters", type=int, default=16)
-    parser.add_argument("--grid", type=int, default=128)
-    parser.add_argument("--batch-per-replica", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=3, help="of each variant in a round")
+    parser = build_parser(__doc__)
+    add_model_flags(parser, depth=4, filters=16, grid=128, batch_per_replica=8)
+    parser.add_argument("--rounds", type=int, default=12, help="rounds over all variants")
+    parser.add_argument("--steps", type=int, default=3, help="steps of each variant in a round")
     arguments = parser.parse_args()
 
     from keras_nowcast.model.cost import count_unet
-    from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
+    from keras_nowcast.training.build import unet_sizes
 
     batch = arguments.batch_per_replica
-    cost = count_unet(arguments.grid, FRAMES_IN, FRAMES_OUT, arguments.depth, arguments.filters)
+    cost = count_unet(*unet_sizes(run_config(arguments, "float32")))
     step_s, matmul_s = measure(arguments)
     rows = []
     for (precision, normalization), taken_s in step_s.items():
-        # The peak is the fastest matmul: what the machine can do, not what it did on average.
+        # The fastest matmul is the peak: what the machine can do, not what it did on average.
         peak = 2 * MATMUL_SIDE**3 / min(matmul_s[precision])
         median_s = statistics.median(taken_s)
         achieved = batch * cost.training_flops(precision, batch) / median_s
