@@ -1,0 +1,112 @@
+"""Worker: what gradients and loss scales become on several ranks, in one job.
+
+Usage: ranks_distributed.py OUT; each rank writes what it saw to OUT:
+
+- together/<rank>.npz, apart/<rank>.npz: the weights after `steps` with and without the allreduce;
+- outer/<rank>.json, inner/<rank>.json: what `overflow` saw with the reduction outside and inside
+  the dynamic loss scale. The latter comes last: it can end the job, or block it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_nowcast.model.layers import FusedBatchNormalization
+from keras_nowcast.model.loss import MaskedMeanSquaredError
+from keras_nowcast.model.unet import build_unet
+from keras_nowcast.training import distributed
+from keras_nowcast.vil import MISSING
+
+
+def without_batch_norm(model):
+    def clone(layer):
+        if isinstance(layer, FusedBatchNormalization):
+            return keras.layers.Identity(name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    return keras.models.clone_model(model, clone_function=clone)
+
+
+def steps(world, allreduce=True):
+    """Trains a small model without batch norm for three SGD steps on this rank's part of a batch.
+
+    Returns:
+      The weights after them, a list of arrays.
+    """
+    keras.utils.set_random_seed(7 + world.rank)  # weights differ until they are broadcast
+    model = without_batch_norm(build_unet(16, 3, 2, depth=2, filters=4))
+    optimizer = keras.optimizers.SGD(0.05)
+    if allreduce:
+        optimizer = distributed.build_distributed(optimizer, world)
+    flags = distributed.StopFlags(world)
+    model.compile(optimizer, MaskedMeanSquaredError(average=flags.average))
+    optimizer.build(model.trainable_variables)
+    keras.utils.set_random_seed(3)
+    if world.is_first:  # one process has the weights the others receive
+        for variable in model.trainable_variables:
+            rng = np.random.default_rng(variable.shape[-1])
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+    world.broadcast_variables(model.variables + optimizer.variables)
+
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        vil = rng.integers(0, 255, (4, 16, 16, 5), dtype=np.uint8)
+        vil[0, :10] = MISSING  # the first rank has fewer valid pixels
+        part = np.array_split(vil, world.size)[world.rank]
+        model.train_on_batch(part[..., :3], part[..., 3:])
+    return [np.asarray(variable) for variable in model.trainable_variables]
+
+
+def overflow(world, inner=False):
+    """Lets rank 1's gradient overflow in the second of three steps under a dynamic loss scale.
+
+    Args:
+      world: a World of two ranks.
+      inner: True to reduce in the wrong place, inside the loss scale.
+
+    Returns:
+      A list of {scale, applied: the number of applied steps, weight}, one per step.
+    """
+    weight = keras.Variable(np.zeros(2), dtype="float32")
+    sgd = keras.optimizers.SGD(1.0)
+    if inner:
+        sgd = distributed.build_distributed(sgd, world)
+    optimizer = keras.optimizers.LossScaleOptimizer(sgd, initial_scale=8.0)
+    if not inner:
+        optimizer = distributed.build_distributed(optimizer, world)
+    optimizer.build([weight])
+    seen = []
+    for step in range(3):
+        gradient = np.full(2, float(optimizer.scale_loss(1.0 + world.rank)), "float32")
+        if step == 1 and world.rank == 1:
+            gradient[0] = np.inf
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weight])
+        seen.append(
+            {
+                "scale": float(np.asarray(optimizer.dynamic_scale)),
+                "applied": int(np.asarray(optimizer.iterations)),
+                "weight": np.asarray(weight).tolist(),
+            }
+        )
+    return seen
+
+
+def main(out):
+    world = distributed.start()
+
+    def path(part, suffix):
+        (out / part).mkdir(exist_ok=True)
+        return out / part / f"{world.rank}{suffix}"
+
+    np.savez(path("together", ".npz"), *steps(world))
+    np.savez(path("apart", ".npz"), *steps(world, allreduce=False))
+    path("outer", ".json").write_text(json.dumps(overflow(world)))
+    world.gather(None)  # both have written
+    path("inner", ".json").write_text(json.dumps(overflow(world, inner=True)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
