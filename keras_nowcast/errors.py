@@ -1,16 +1,16 @@
-"""The ways in which work ends other than by finishing."""
+"""The exceptions that end work early: bad input, an interruption, a failed training."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """The user's input cannot be used.
 
-    The message is one line: the argument in backticks, the rule, `Received:`, what to do.
+    The message is one line: the argument in backticks, the rule, `Received:`, the remedy.
     """
 
 
 class Interrupted(Exception):
-    """A signal ended the work; everything needed to go on was saved first."""
+    """A signal ended the work; everything that resuming needs was saved first."""
 
 
 class TrainingFailed(RuntimeError):
-    """The run cannot go on (a loss that is not a number, say); its record says why."""
+    """The run cannot continue, for example because a loss is NaN; its record states why."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import contextlib
 import json
@@ -12,21 +12,21 @@ _BESIDE = re.compile(r"\..+\.\d+(\.(npz|json|csv|keras))?")
 
 @contextlib.contextmanager
 def written_whole(path, new=False):
-    """Gives a path beside `path` to write to; on leaving without an exception it becomes `path`.
+    """Gives a temporary path next to `path`; on leaving without an exception it becomes `path`.
 
-    The bytes are on disk (fsync) before the rename, and an exception leaves the former file
-    untouched and nothing beside it. The suffix of `path` is kept, because writers choose the
-    format by it.
+    The bytes are on disk (fsync) before the rename. After an exception the previous file is
+    unchanged and the temporary one is gone. The temporary path has the suffix of `path`, because
+    writers choose the format by it.
 
     Args:
       path: the file.
-      new: whether it must not be there yet; of two that write at once, one gets it.
+      new: whether the file must not exist yet; if two processes write at once, one succeeds.
 
     Raises:
-      FileExistsError: it is there and should be new.
+      FileExistsError: `new`, and the file exists.
     """
     path = Path(path)
-    # By thread: two of a process may write the same file.
+    # Named by thread, since two threads of a process may write the same file.
     beside = path.with_name(f".{path.stem}.{threading.get_native_id()}{path.suffix}")
     try:
         yield beside
@@ -53,20 +53,20 @@ def _name_new(beside, path):
 
 
 def _sync_folder(folder):
-    """Brings a rename to disk, so that a power cut does not undo it."""
+    """Writes a rename to disk, so that a power failure does not undo it."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
-    except OSError:  # some network file systems sync no folders
+    except OSError:  # some network file systems cannot sync a folder
         pass
     finally:
         os.close(opened)
 
 
 def remove_unfinished(folder):
-    """Removes what `written_whole` left in a folder when its process was killed.
+    """Removes the temporary files of `written_whole` that a killed process left in a folder.
 
-    For whoever knows that nobody else is writing there.
+    The caller must know that no other process is writing there.
     """
     for file in Path(folder).glob(".*"):
         if _BESIDE.fullmatch(file.name):
@@ -74,9 +74,10 @@ def remove_unfinished(folder):
 
 
 def write_json(path, value, new=False):
-    """Writes `value` as JSON, whole. NaN and infinity are refused: JSON has neither.
+    """Writes `value` as JSON, atomically; `new` is as for `written_whole`.
 
-    `new` is `written_whole`'s.
+    Raises:
+      ValueError: a number is NaN or infinite, which JSON does not have.
     """
     with written_whole(path, new) as beside:
         beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")

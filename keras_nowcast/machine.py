@@ -1,6 +1,5 @@
 """What Linux reports about this machine: processor, bfloat16 instructions, peak memory."""
 
-import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -8,7 +7,7 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: the first two; Arm:
 
 
 def cpu_has_bfloat16(cpuinfo=CPUINFO):
-    """Whether the CPU multiplies bfloat16; False where the system does not tell."""
+    """Returns True if the CPU multiplies bfloat16, and False if that is unknown."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -17,21 +16,21 @@ def cpu_has_bfloat16(cpuinfo=CPUINFO):
     return bool(BFLOAT16_FLAGS & set(next(flags, "").split()))
 
 
-def cpu_model():
-    """Returns the processor's name as Linux gives it, else the architecture."""
+def cpu_model(cpuinfo=CPUINFO):
+    """Returns the name of the processor as Linux reports it, or None if it does not."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path(cpuinfo).read_text().splitlines()
     except OSError:
-        lines = []
+        return None
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return next(names, None)
 
 
 def peak_rss_bytes():
-    """Returns the largest resident memory this process has had, None where Linux does not tell.
+    """Returns the peak resident memory of this process in bytes, or None if it is unknown.
 
-    Not getrusage's ru_maxrss: that one survives exec, so that a child of a large process begins
-    with its parent's peak.
+    Choice: not ru_maxrss of getrusage, which survives exec, so that the child of a large process
+    starts with the peak of its parent.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,6 +1,6 @@
 """How a script starts and ends: the launcher's environment, signals, and the exit status.
 
-No TensorFlow and no Horovod here: bad usage is told in well under a second.
+TensorFlow and Horovod are not imported here: bad usage is reported in well under a second.
 """
 
 import os
@@ -14,8 +14,9 @@ EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run again with --resume
 
-# Horovod's launcher with Gloo, OpenMPI's mpirun, MPICH's and Intel's. Of Slurm's own variables only
-# those of a step count: the others are also set for a plain python inside an allocation.
+# Those of Horovod's launcher with Gloo, of Open MPI's mpirun, and of MPICH's and Intel's. Of
+# Slurm's variables only those of a job step count, since the others are also set for a plain
+# Python process inside an allocation.
 _LAUNCHER_VARIABLES = (
     ("HOROVOD_RANK", "HOROVOD_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -24,7 +25,7 @@ _LAUNCHER_VARIABLES = (
 
 
 def launched_as(environ=os.environ):
-    """Returns (rank, world_size) as a launcher set them for this process, or None without one."""
+    """Returns (rank, world_size) as a launcher set them, or None if no launcher started this."""
     for rank, size in _LAUNCHER_VARIABLES:
         if rank in environ and size in environ:
             return int(environ[rank]), int(environ[size])
@@ -34,22 +35,22 @@ def launched_as(environ=os.environ):
 
 
 def is_first_process():
-    """True in the one process of a job that prints."""
+    """Returns True in the one process of a job that prints."""
     launched = launched_as()
     return launched is None or launched[0] == 0
 
 
 class Signals:
-    """Counts SIGTERM, SIGINT and SIGUSR1 while it is open, so that what is under way can end well.
+    """Counts SIGTERM, SIGINT and SIGUSR1 while it is open, so that current work can end cleanly.
 
-    SIGUSR1 is the one that OpenMPI's mpirun hands on to its ranks, and that batch systems send as
-    an early warning.
+    SIGUSR1 is the signal that Open MPI's mpirun forwards to its ranks, and that batch systems send
+    as an early warning.
 
     Args:
-      second_interrupt_is_now: whether a second SIGINT acts as if nothing were caught.
+      second_interrupt_is_now: whether a second SIGINT acts as if no signal were caught.
 
     Attributes:
-      received: how many came.
+      received: number of signals received.
     """
 
     CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -59,11 +60,11 @@ class Signals:
         self.received = 0
 
     def __enter__(self):
-        self._former = {each: signal.signal(each, self._catch) for each in self.CAUGHT}
+        self._previous = {each: signal.signal(each, self._catch) for each in self.CAUGHT}
         return self
 
     def __exit__(self, *exception):
-        for each, handler in self._former.items():
+        for each, handler in self._previous.items():
             signal.signal(each, handler)
 
     def _catch(self, number, frame):
@@ -73,10 +74,10 @@ class Signals:
 
 
 def run_script(main):
-    """Calls `main()` and ends the process with the status that README.md promises.
+    """Calls `main()` and ends the process with the documented exit status.
 
-    An InputError is one line on standard error and status 2; an Interrupted likewise with 75; a
-    TrainingFailed with 1. Anything else is a fault and keeps its traceback. In a job of several
+    InputError, Interrupted and TrainingFailed each end in one line on standard error, with status
+    2, 75 and 1. Any other exception is a fault and keeps its traceback. In a job of several
     processes only the first prints.
     """
     try:
@@ -88,7 +89,7 @@ def run_script(main):
     except TrainingFailed as failure:
         _end(f"failed: {failure}", EXIT_FAILED)
     except KeyboardInterrupt:
-        _end("stopped at once; an earlier checkpoint, if there is one, is kept", EXIT_STOPPED)
+        _end("stopped at once; an earlier checkpoint is kept if there is one", EXIT_STOPPED)
 
 
 def _end(message, status):
@@ -98,6 +99,6 @@ def _end(message, status):
 
 
 def one_line(message):
-    """Returns a message as one line; what steers a terminal, from a file's name say, is spelled."""
+    """Returns a message as one line, with control characters (of a file name, say) escaped."""
     line = " ".join(message.split())
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)

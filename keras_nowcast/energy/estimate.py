@@ -5,8 +5,8 @@ It is an estimate, is called one wherever it shows, and is never chosen unasked.
 
 import re
 import time
-from pathlib import Path
 
+from keras_nowcast import machine
 from keras_nowcast.energy.reading import Reading
 from keras_nowcast.errors import InputError
 
@@ -59,13 +59,13 @@ class CpuTimeMeter:
         return Reading()
 
 
-def stated_watts_per_core(cpuinfo=Path("/proc/cpuinfo")):
+def stated_watts_per_core(cpuinfo=machine.CPUINFO):
     """Returns the design power of this machine's processor, per core, from a small table.
 
     Raises:
       InputError: the processor is not in the table.
     """
-    model = cpu_model(cpuinfo)
+    model = machine.cpu_model(cpuinfo)
     for part, (watts, cores) in _DESIGN_WATTS_AND_CORES.items():
         if model is not None and re.search(rf"\b{part}\b", model, re.IGNORECASE):
             return watts / cores
@@ -73,14 +73,3 @@ def stated_watts_per_core(cpuinfo=Path("/proc/cpuinfo")):
         f"`--power-source` estimate needs the power of this processor, which no table here has. "
         f"Received: {model or 'an unknown processor'}. State it with `--watts-per-core`."
     )
-
-
-def cpu_model(cpuinfo=Path("/proc/cpuinfo")):
-    """Returns the processor's name as the kernel tells it, or None."""
-    try:
-        for line in Path(cpuinfo).read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return None

@@ -5,6 +5,7 @@ import socket
 import sys
 from dataclasses import dataclass, replace
 
+from keras_nowcast import machine
 from keras_nowcast.energy import estimate, nvml, rapl
 from keras_nowcast.energy.devices import gpus_of_rank, order_is_certain, visible_gpus
 from keras_nowcast.errors import InputError
@@ -146,7 +147,7 @@ def _rapl_or_refuse(root, host):
 def _estimate(watts_per_core, local_rank, host):
     if watts_per_core is None:
         watts_per_core = estimate.stated_watts_per_core()
-        origin = f"design power of this {estimate.cpu_model()}"
+        origin = f"design power of this {machine.cpu_model()}"
     elif 0 < watts_per_core < 1000:
         origin = "stated by the user"
     else:

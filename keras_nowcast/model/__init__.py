@@ -1,1 +1,1 @@
-"""The network: its layers, loss, precision and counted cost."""
+"""The UNet: its layers, loss, precision and counted cost."""

@@ -1,13 +1,13 @@
-"""What the network costs, counted layer by layer before it is built. No TensorFlow here.
+"""The cost of the UNet, counted layer by layer before it is built. Without TensorFlow.
 
 Conventions. A multiply-add is two FLOPs; an addition, comparison, division or square root is one.
-Convolutions count every tap, those on the zero padding too, as profilers do. Everything counted
-per sample is exactly proportional to the batch; what happens once a step (the optimizer, the
-gradients' allreduce) is counted per step.
+Convolutions count every tap, including those on the zero padding, as profilers do. Everything
+counted per sample is exactly proportional to the batch. What happens once per step (the optimizer,
+the allreduce of the gradients) is counted per step.
 
-Bytes moved are those of an ideal memory: each operation reads its operands and writes its results
-once, whatever the caches hold (normalization reads its input twice, for the statistics and to
-apply them; activation is fused into the normalization before it).
+Bytes moved are those of an ideal memory without caches: each operation reads its operands and
+writes its results once. Normalization reads its input twice, for the statistics and to apply them;
+activation is fused into the normalization before it.
 """
 
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ from keras_nowcast.model.sizes import check_sizes, default_center_filters, level
 BYTES = {"float32": 4, "mixed_float16": 2, "mixed_bfloat16": 2}  # of an activation
 FLOAT32_BYTES = 4  # variables, gradients, head and loss, under every policy
 
-# FLOPs an element of the layer's output (of its input for pooling's backward pass).
+# FLOPs per element of a layer's output (for the backward pass of pooling, of its input).
 SCALING = 3  # compare with missing, subtract, divide
 POOLING = 3  # three comparisons find the largest of four
-NORMALIZATION = 2  # times one, plus one, per channel
+NORMALIZATION = 2  # multiply, add
 STATISTICS = 4  # mean: add; variance: subtract, multiply, add
 NORMALIZATION_BACKWARD = 9  # beta: add; gamma: 4; input: 4
 LOSS = 6  # scale the target: 2; compare, subtract, multiply, add
 LOSS_BACKWARD = 1
-ADAM = 12  # a parameter: first moment 3, second 4, update 5
-UNSCALE = 2  # a parameter, under a loss scale: divide, test for infinity
+ADAM = 12  # per parameter: first moment 3, second 4, update 5
+UNSCALE = 2  # per parameter, under a loss scale: divide, test for infinity
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer of the network, and what it costs.
+    """One layer of the UNet and its cost.
 
     Attributes:
-      name: as in the built network.
+      name: as in the built model.
       kind: scaling, convolution, transposed convolution, pooling, normalization, activation,
         concatenation or loss.
       side, channels: of its output, (side, side, channels).
       input_side, input_channels: of its input.
-      kernel: side of the kernel; 0 for a layer without.
-      passes_gradient: whether the gradient by its input is needed.
+      kernel: side of the kernel; 0 for a layer without one.
+      passes_gradient: whether the gradient with respect to its input is needed.
       is_float32: whether it computes in float32 under every policy.
     """
 
@@ -56,32 +56,34 @@ class LayerCost:
 
     @property
     def outputs(self):
-        """Numbers in the output for one sample."""
+        """Elements of the output of one sample."""
         return self.side**2 * self.channels
 
     @property
     def inputs(self):
-        """Numbers in the input for one sample."""
+        """Elements of the input of one sample."""
         return self.input_side**2 * self.input_channels
 
     @property
     def kernel_parameters(self):
+        """Parameters of the kernel, without the bias."""
         return self.kernel**2 * self.input_channels * self.channels
 
     @property
     def trainable_parameters(self):
+        """Parameters that training changes."""
         if self.kind == "normalization":
             return 2 * self.channels  # gamma and beta
         return self.kernel_parameters + self.channels if self.kernel else 0
 
     @property
     def parameters(self):
-        """All parameters, with the moving mean and variance of a normalization."""
+        """All parameters, including the moving mean and variance of a normalization."""
         return self.trainable_parameters * (2 if self.kind == "normalization" else 1)
 
     @property
     def kernel_flops(self):
-        """FLOPs of one pass of the kernel over a sample: forward, or backward by either operand."""
+        """FLOPs of one pass of the kernel over a sample: forward, or one of the two backward."""
         if self.kind == "convolution":
             return 2 * self.side**2 * self.kernel_parameters
         if self.kind == "transposed convolution":
@@ -90,7 +92,7 @@ class LayerCost:
 
     @property
     def forward_flops(self):
-        """FLOPs of one sample in a forecast, where a normalization's statistics are known."""
+        """FLOPs of one sample in a forecast, in which normalization uses its moving averages."""
         each = {
             "scaling": SCALING,
             "pooling": POOLING,
@@ -107,22 +109,25 @@ class LayerCost:
         if self.kind == "loss":
             return (LOSS + LOSS_BACKWARD) * self.outputs
         backward = {
-            "convolution": self.outputs,  # the bias' gradient
+            "convolution": self.outputs,  # the gradient of the bias
             "transposed convolution": self.outputs,
             "pooling": self.inputs,
             "normalization": (STATISTICS + NORMALIZATION_BACKWARD) * self.outputs,
             "activation": self.outputs,
-            "concatenation": self.outputs // 2,  # adds the skip's gradient to that of the pooling
+            "concatenation": self.outputs
+            // 2,  # adds the gradient of the skip connection to that of the pooling
         }
         by_operands = self.kernel_flops * (2 if self.passes_gradient else 1)
         return self.forward_flops + by_operands + backward.get(self.kind, 0)
 
     def training_bytes_moved(self, policy, batch_per_replica):
-        """Bytes moved in a training step, forward and backward, a sample; kernels once a batch."""
+        """Bytes moved per sample in a training step, both ways; kernels once per batch."""
         size = FLOAT32_BYTES if self.is_float32 else BYTES[policy]
         both = self.inputs + self.outputs
         if self.kernel:
-            passes = 3 if self.passes_gradient else 2  # forward; by the kernel; by the input
+            passes = (
+                3 if self.passes_gradient else 2
+            )  # forward, and the gradients of kernel and input
             return passes * size * (both + self.kernel_parameters / batch_per_replica)
         return {
             "scaling": self.inputs + size * self.outputs,  # from uint8
@@ -134,7 +139,7 @@ class LayerCost:
         }[self.kind]
 
     def kept_bytes(self, policy):
-        """Bytes one sample keeps of this layer from the forward to the backward pass."""
+        """Bytes that one sample keeps of this layer from the forward to the backward pass."""
         size = BYTES[policy]
         if self.kind == "loss":
             return self.outputs * (FLOAT32_BYTES + 1)  # the error, and which pixels are valid
@@ -147,11 +152,11 @@ class LayerCost:
         return self.outputs * size
 
     def _mask_bytes(self, policy):
-        """Bytes beside an activation's output that tell the backward pass where it was off.
+        """Bytes, in addition to an activation's output, that record where it was zero.
 
-        Source: measured on a CPU with AVX-512: oneDNN's fused normalization keeps half a byte a
-        number where the channels fill its vectors and four bytes elsewhere.
-        Choice: float16 is for GPUs, where it is a bit.
+        Source: measured on a CPU with AVX-512. The fused normalization of oneDNN keeps half a byte
+        per element if the channels fill its vectors, and four bytes otherwise.
+        Choice: float16 is for GPUs, where it is one bit.
         """
         if policy == "mixed_float16":
             return self.outputs // 8
@@ -161,20 +166,23 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """The counted cost of a network. Per sample, if not said otherwise."""
+    """The counted cost of a UNet, per sample unless stated otherwise."""
 
     layers: tuple
 
     @property
     def parameters(self):
+        """All parameters."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def trainable_parameters(self):
+        """Parameters that training changes."""
         return sum(layer.trainable_parameters for layer in self.layers)
 
     @property
     def kernel_parameters(self):
+        """Parameters of all kernels, without biases."""
         return sum(layer.kernel_parameters for layer in self.layers)
 
     @property
@@ -183,17 +191,17 @@ class Cost:
         return sum(layer.forward_flops for layer in self.layers)
 
     def optimizer_flops(self, policy):
-        """FLOPs of one update by Adam; once a step, whatever the batch."""
+        """FLOPs of one update by Adam, once per step for any batch size."""
         each = ADAM + (UNSCALE if policy == "mixed_float16" else 0)
         return each * self.trainable_parameters
 
     def training_flops(self, policy, batch_per_replica):
-        """FLOPs of a training step, a sample: forward, backward, and its share of the update."""
+        """FLOPs per sample of a training step: forward, backward, and its part of the update."""
         both_ways = sum(layer.training_flops for layer in self.layers)
         return both_ways + self.optimizer_flops(policy) / batch_per_replica
 
     def training_flops_by_kind(self, policy, batch_per_replica):
-        """Returns {kind of layer, or optimizer: FLOPs of a training step, a sample}."""
+        """Returns {kind of layer, or "optimizer": FLOPs per sample of a training step}."""
         by_kind = {}
         for layer in self.layers:
             by_kind[layer.kind] = by_kind.get(layer.kind, 0) + layer.training_flops
@@ -201,34 +209,35 @@ class Cost:
 
     @property
     def optimizer_bytes_moved(self):
-        """Bytes Adam moves in a step: it reads each gradient and its own state, and writes that."""
+        """Bytes that Adam moves in a step: reading gradients and state, writing state."""
         return 7 * FLOAT32_BYTES * self.trainable_parameters
 
     def training_bytes_moved(self, policy, batch_per_replica):
-        """Bytes a training step moves, a sample."""
+        """Bytes per sample that a training step moves."""
         moved = sum(layer.training_bytes_moved(policy, batch_per_replica) for layer in self.layers)
         return moved + self.optimizer_bytes_moved / batch_per_replica
 
     def intensity(self, policy, batch_per_replica):
-        """FLOPs a byte moved in a training step."""
+        """FLOPs per byte moved in a training step."""
         return self.training_flops(policy, batch_per_replica) / self.training_bytes_moved(
             policy, batch_per_replica
         )
 
     def activation_bytes(self, policy):
-        """Bytes of activations and their gradients at the fullest moment of a training step."""
+        """Peak bytes of activations and their gradients in a training step."""
         return max(activations for activations, _ in self.backward_memory(policy))
 
     @property
     def state_bytes(self):
-        """Bytes of parameters and Adam's two moments, there from the first step to the last."""
+        """Bytes of parameters and of Adam's two moments, held through all of the training."""
         return FLOAT32_BYTES * (self.parameters + 2 * self.trainable_parameters)
 
     def step_bytes(self, policy, batch_per_replica):
-        """Bytes by which memory grows in a training step, at its fullest moment.
+        """Peak bytes by which memory grows in a training step.
 
-        Activations of the batch, gradients computed so far (float32), and the kernels' half
-        precision copies under a mixed policy. Parameters and Adam's moments were there before.
+        They are the activations of the batch, the gradients computed so far (float32), and the
+        half-precision copies of kernels under a mixed policy. Parameters and Adam's moments, which
+        exist before, are not counted.
         """
         copies = 0 if BYTES[policy] == FLOAT32_BYTES else BYTES[policy] * self.kernel_parameters
         return copies + max(
@@ -237,16 +246,16 @@ class Cost:
         )
 
     def backward_memory(self, policy):
-        """Goes back through the layers, from the loss to the input.
+        """Goes backward through the layers, from the loss to the input.
 
         Yields:
-          (bytes, gradients): At each layer, the bytes one sample then holds (what the layers up
-          to this one kept, the gradients by its output and input, those that wait for a skip
-          connection), and how many parameters have their gradient.
+          (bytes, gradients) at each layer. The bytes of one sample at that time: what the layers
+          up to this one kept, the gradients of its output and input, and those that wait for a
+          skip connection. And the number of parameters whose gradient is computed by then.
         """
         kept = sum(layer.kept_bytes(policy) for layer in self.layers)
         gradients = 0
-        skips = 0  # gradients that wait for the encoder level of their skip connection
+        skips = 0  # gradients waiting for the encoder level of their skip connection
         for layer in reversed(self.layers):
             size = FLOAT32_BYTES if layer.is_float32 else BYTES[policy]
             by_output = size * layer.outputs
@@ -260,11 +269,11 @@ class Cost:
             kept -= layer.kept_bytes(policy)
 
     def allreduce_bytes(self, fp16=False):
-        """Bytes of gradients each rank gives to the allreduce in a step.
+        """Bytes of gradients that each rank passes to the allreduce in a step.
 
-        Variables are float32 under every policy, and so are their gradients; only compression to
-        float16 halves them. What the network carries follows from the algorithm: a ring moves
-        2 (n - 1) / n times this out of each of n ranks.
+        Variables and their gradients are float32 under every policy; only compression to float16
+        halves them. The traffic depends on the algorithm: in a ring of n ranks, each sends
+        2 (n - 1) / n times this.
         """
         return (2 if fp16 else FLOAT32_BYTES) * self.trainable_parameters
 
@@ -281,10 +290,10 @@ class Cost:
 
 
 def count_unet(grid, frames_in, frames_out, depth=4, filters=16, center_filters=None):
-    """Returns the Cost of the network `unet.build_unet` would build from the same sizes.
+    """Returns the Cost of the UNet that `unet.build_unet` builds from the same sizes.
 
     Raises:
-      InputError: as `build_unet`.
+      InputError: as for `build_unet`.
     """
     check_sizes(grid, depth, filters, center_filters)
     if center_filters is None:
@@ -300,7 +309,7 @@ def count_unet(grid, frames_in, frames_out, depth=4, filters=16, center_filters=
     def add_double_conv(prefix, channels):
         side = layers[-1].side
         for number in (1, 2):
-            # Nothing below the first convolution learns, so it passes no gradient on.
+            # Nothing before the first convolution is trained, so it passes no gradient back.
             learns_below = layers[-1].kind != "scaling"
             add(
                 f"{prefix}_conv_{number}",

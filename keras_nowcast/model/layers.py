@@ -1,6 +1,6 @@
-"""The two layers of the network that Keras does not have.
+"""The two layers of the UNet that Keras does not have.
 
-A saved network loads in any Keras process that has imported this module, with safe mode on.
+A saved model loads in any Keras process that has imported this module, with safe mode on.
 """
 
 import keras
@@ -13,12 +13,13 @@ PACKAGE = "keras_nowcast"
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class ScaleVIL(keras.layers.Layer):
-    """Scales stored VIL codes to the normalized units the network works in.
+    """Scales stored VIL codes to the normalized units in which the UNet computes.
 
-    `(vil - mean) / scale`, computed in float32 and returned in the layer's compute dtype.
+    The output is `(vil - mean) / scale`, computed in float32 and returned in the compute dtype of
+    the layer.
 
     Choice: a missing pixel enters as code 0 (no echo), because an input needs some value there
-    and the code for missing lies above the heaviest rain. The loss does not count it.
+    and the code for missing is above that of the heaviest rain. The loss does not count it.
 
     Args:
       mean: mean of the stored codes over the training set.
@@ -49,12 +50,12 @@ class ScaleVIL(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras' batch normalization, computed by TensorFlow's one fused operation.
+    """Keras' batch normalization, computed by a single fused operation of TensorFlow.
 
-    The variables, the saved form, the moving averages and, within rounding, every number are
-    those of `keras.layers.BatchNormalization`; Keras 3 spells the same out in a dozen operations,
-    each a pass over memory, and casts half-precision activations to float32 on the way. Here they
-    stay half, and the statistics are float32.
+    The variables, the saved form, the moving averages and, within rounding, all results are those
+    of `keras.layers.BatchNormalization`. Keras 3 computes them in a dozen operations, each with a
+    pass over memory, and casts half-precision activations to float32. Here activations stay in
+    half precision, and the statistics are float32.
 
     Input and output: (b, y, x, channel), float32, float16 or bfloat16.
 
@@ -82,7 +83,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             is_training=learning,
         )
         if learning:
-            # The operation returns the unbiased variance (divided by n - 1), Keras averages the
+            # The operation returns the unbiased variance (divided by n - 1); Keras averages the
             # biased one (divided by n).
             n = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
             variance *= tf.maximum(n - 1.0, 1.0) / n

@@ -1,7 +1,7 @@
 """Mean squared error over the pixels that were observed.
 
-The loss and the metric share one sum and one count. Neither ever averages averages: a batch, or
-a rank, with fewer valid pixels weighs less.
+The loss and the metric share one sum and one count. Neither averages averages: a batch or a rank
+with fewer valid pixels has less weight.
 """
 
 import keras
@@ -11,7 +11,7 @@ from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
 
 def masked_error(vil, vil_norm):
-    """Returns (error, valid): forecast minus truth, 0 where missing, and what is not missing.
+    """Returns (error, valid): forecast minus truth, 0 where it is missing, and where it is not.
 
     Args:
       vil: (b, y, x, time) stored codes, of any number type.
@@ -23,21 +23,21 @@ def masked_error(vil, vil_norm):
     vil = tf.cast(vil, tf.float32)
     valid = tf.not_equal(vil, float(MISSING))
     error = tf.cast(vil_norm, tf.float32) - (vil - VIL_MEAN) / VIL_SCALE
-    # Masked before it is squared, so that a gap passes no gradient, whatever is forecast there.
+    # Masked before it is squared, so that a gap passes no gradient for any forecast there.
     return tf.where(valid, error, 0.0), valid
 
 
 class MaskedMeanSquaredError(keras.losses.Loss):
     """Sum of squared errors over valid pixels, divided by their number; 0 if there are none.
 
-    Over several ranks the gradient wanted is that of (all errors) / (all valid pixels), while
-    what the ranks average is their own losses. So each divides its own sum by the average count
-    of the ranks: `mean(sum_r / mean(count)) = sum(sum_r) / sum(count)`.
+    With several ranks, the gradient must be that of (sum of all errors) / (all valid pixels), but
+    each rank contributes the gradient of one loss. Each rank therefore divides its own sum by
+    the mean count of all ranks: `mean(sum_r / mean(count)) = sum(sum_r) / sum(count)`.
 
     Args:
-      average: takes this rank's count, a float32 scalar, and returns its average over the
-        ranks, all of which must call it. The count depends on the targets alone, so this
-        can overlap with the forward pass. None: there is one rank.
+      average: function of this rank's count, a float32 scalar, that returns the mean over all
+        ranks; every rank must call it. The count depends only on the targets, so this can overlap
+        with the forward pass. None if there is one rank.
 
     Called with (b, y, x, time) stored codes and (b, y, x, time) vil_norm; returns a float32
     scalar under every dtype policy.
@@ -49,19 +49,19 @@ class MaskedMeanSquaredError(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         error, valid = masked_error(y_true, y_pred)
-        # Counted in integers: float32 stops counting ones at 2**24, some 10 windows.
+        # Counted in integers, since float32 stops counting ones at 2**24, about 10 windows.
         count = tf.cast(tf.math.count_nonzero(valid), tf.float32)
         if self.average is not None:
             count = self.average(count)
-        # Half the sum of squares in one operation: two copies of the output fewer than by squaring.
+        # l2_loss is half the sum of squares; it makes two copies of the output fewer than squaring.
         return tf.math.divide_no_nan(2.0 * tf.nn.l2_loss(error), count)
 
 
 class MeanSquaredErrorMetric(keras.metrics.Metric):
     """Mean squared error over every valid pixel seen since the last reset, in normalized units.
 
-    The two variables, `total` and `count`, are float64 sums: states of several ranks merge by
-    adding them. NaN where no valid pixel was seen.
+    The two variables, `total` and `count`, are float64 sums, so the states of several ranks merge
+    by adding them. The result is NaN if no valid pixel was seen.
     """
 
     def __init__(self, name="mse"):
@@ -71,7 +71,7 @@ class MeanSquaredErrorMetric(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         error, valid = masked_error(y_true, y_pred)
-        # Each frame is summed in float32, the frames in float64.
+        # Each frame is summed in float32, and the sums of the frames in float64.
         frames = tf.reduce_sum(tf.square(error), axis=(1, 2))
         self.total.assign_add(tf.reduce_sum(tf.cast(frames, tf.float64)))
         self.count.assign_add(tf.cast(tf.math.count_nonzero(valid), tf.float64))

@@ -1,6 +1,6 @@
-"""Number formats of training: which one to use, and what follows from it.
+"""The number format of training: how it is chosen, and the optimizer that it needs.
 
-Variables are float32 under every policy here; the mixed ones compute in half precision.
+Variables are float32 under every policy; the mixed policies compute in half precision.
 """
 
 from keras_nowcast.errors import InputError
@@ -10,10 +10,12 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 
 
 def choose_precision(asked, gpus, cpuinfo=CPUINFO):
-    """Returns (policy, reason): a name Keras knows, and why, in words for the user.
+    """Returns (policy, reason): the name of a Keras policy, and the reason as text for the user.
 
-    auto is mixed_float16 on GPUs of compute capability 7 (tensor cores) or more; without a GPU
-    mixed_bfloat16 where the CPU has the instructions; else float32.
+    "auto" means:
+    - mixed_float16 on GPUs of compute capability 7 or more, which have tensor cores;
+    - mixed_bfloat16 without a GPU, if the CPU has the instructions;
+    - float32 otherwise.
 
     Choice: an older GPU gets float32 and not the CPU's bfloat16, which it would have to emulate.
 
@@ -30,9 +32,9 @@ def choose_precision(asked, gpus, cpuinfo=CPUINFO):
             f"`--precision` must be one of {', '.join(PRECISIONS)}. Received: {asked}."
         )
     if asked == "mixed_float16" and not gpus:
-        return asked, "asked for; about 15 times slower than float32 on a CPU, for tests only"
+        return asked, "requested; about 15 times slower than float32 on a CPU, for tests only"
     if asked != "auto":
-        return asked, "asked for"
+        return asked, "requested"
     if gpus:
         major, minor = min(gpus)
         if major >= 7:
@@ -44,16 +46,16 @@ def choose_precision(asked, gpus, cpuinfo=CPUINFO):
 
 
 def set_precision(policy):
-    """Makes `policy` the one in which layers built from now on compute."""
+    """Sets the policy in which layers that are built from now on compute."""
     import keras
 
     keras.mixed_precision.set_global_policy(policy)
 
 
 def build_optimizer(learning_rate, policy):
-    """Returns Adam, under mixed_float16 inside a dynamic loss scale (the outermost optimizer).
+    """Returns Adam; under mixed_float16, inside an optimizer that scales the loss dynamically.
 
-    Source: the authors train with Adam; its other settings are Keras' defaults.
+    Source: the authors train with Adam. Its other settings are Keras' defaults.
     """
     import keras
 

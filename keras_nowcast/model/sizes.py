@@ -1,4 +1,4 @@
-"""How wide the UNet is at each level, and which sizes make one. No TensorFlow here."""
+"""The width of the UNet at each level, and which sizes are possible. Without TensorFlow."""
 
 from keras_nowcast.errors import InputError
 
@@ -6,21 +6,21 @@ MAX_DEPTH = 6
 
 
 def level_filters(level, filters):
-    """Filters of encoder or decoder level 1, 2, ...: doubled at each."""
+    """Returns the filters of encoder or decoder level 1, 2, ...; each level has twice as many."""
     return filters * 2 ** (level - 1)
 
 
 def default_center_filters(depth, filters):
-    """Filters of the centre.
+    """Returns the filters of the center.
 
-    Source: 32 times the first level's at the authors' depth of 4, which skips a doubling.
-    Choice: other depths skip one too.
+    Source: at the authors' depth of 4, 32 times the filters of the first level, which skips one
+    doubling. Choice: other depths skip one as well.
     """
     return filters * 2 ** (depth + 1)
 
 
 def check_sizes(grid, depth, filters, center_filters=None):
-    """Raises InputError unless these make a network."""
+    """Raises InputError unless a UNet of these sizes is possible."""
     if not 1 <= depth <= MAX_DEPTH:
         raise InputError(f"`--depth` must be 1 to {MAX_DEPTH}. Received: {depth}.")
     if filters < 1:

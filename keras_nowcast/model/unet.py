@@ -1,8 +1,8 @@
 """The UNet of the SEVIR authors, of any depth and width.
 
-Source: the public nowcasting network of the group of arXiv 2008.08062. Each encoder level is two
-3x3 convolutions and a 2x2 max pooling, and doubles the filters of the one above; the decoder
-mirrors it, with transposed convolutions and skip connections.
+Source: the public nowcasting UNet of the group of arXiv 2008.08062. Each encoder level consists of
+two 3x3 convolutions and a 2x2 max pooling, with twice the filters of the level above. The decoder
+mirrors the encoder, with transposed convolutions and skip connections.
 """
 
 import keras
@@ -23,19 +23,19 @@ def build_unet(
     center_filters=None,
     name="unet",
 ):
-    """Returns the network, not compiled, in the dtype policy that is set globally.
+    """Returns the UNet, not compiled, in the dtype policy that is set globally.
 
     Input: (b, grid, grid, frames_in) uint8 stored codes, the frames as channels. Output:
-    (b, grid, grid, frames_out) float32 vil_norm, whatever the policy.
+    (b, grid, grid, frames_out) float32 vil_norm, under every policy.
 
     Args:
       grid: pixels along each side.
-      frames_in: frames given.
-      frames_out: frames forecast.
+      frames_in: number of input frames.
+      frames_out: number of forecast frames.
       depth: encoder levels, 1 to 6.
       filters: filters of the first level.
-      center_filters: filters of the centre; None is `default_center_filters`.
-      name: the model's name.
+      center_filters: filters of the center; None for `default_center_filters`.
+      name: name of the model.
 
     Raises:
       InputError: a size is out of range, or the grid cannot be halved `depth` times.
@@ -55,15 +55,16 @@ def build_unet(
     for level in range(depth, 0, -1):
         x = _upsample(x, skips.pop(), level_filters(level, filters), f"decoder_{level}")
         x = _double_conv(x, level_filters(level, filters), f"decoder_{level}")
-    # The head stays float32: half precision has too few digits for the loss.
+    # The head stays in float32, since half precision has too few digits for the loss.
     vil_norm = layers.Conv2D(frames_out, 1, dtype="float32", name="head")(x)
     return keras.Model(vil, vil_norm, name=name)
 
 
 def write_unet(model, path):
-    """Writes the network in Keras' format, whole, without what training compiled into it.
+    """Writes the model in Keras' format, atomically, without its loss, metrics and optimizer.
 
-    Loading it needs `keras_nowcast.model.layers` imported and nothing else of this package.
+    To load it, a process must have imported `keras_nowcast.model.layers`, and nothing else of this
+    package.
     """
     uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
     with written_whole(path) as beside:
@@ -71,25 +72,26 @@ def write_unet(model, path):
 
 
 def read_unet(path):
-    """Returns the network that write_unet wrote, not compiled. No code of the file's own is run.
+    """Returns the model that `write_unet` wrote, not compiled. No code in the file is run.
 
     Raises:
-      InputError: the file is not one of Keras' format, is damaged, or holds code.
+      InputError: the file is not in Keras' format, is corrupted, or holds code.
     """
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever Keras raises of a file that is not what it seems
+    except Exception as error:  # Keras raises many kinds for a file that it cannot load
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"`run` must hold a network that loads. Received: {path} ({reason})"
+            f"`run` must hold a model that can be loaded. Received: {path} ({reason}); "
+            "restore the file, or train again."
         ) from None
 
 
 def freeze_normalization(model):
-    """Keeps batch normalization as it is while the rest trains: its averages, scales and offsets.
+    """Freezes the averages, scales and offsets of batch normalization while the rest trains.
 
-    Source: Keras' guide to transfer learning. Learnt anew from a few events, the averages would fit
-    these alone; the weights were learnt under the former ones.
+    Source: Keras' guide to transfer learning. Averages that are estimated again from a few events
+    fit only these events, whereas the weights were learned under the previous averages.
     """
     for layer in model.layers:
         if isinstance(layer, FusedBatchNormalization):
@@ -107,7 +109,7 @@ def _double_conv(x, filters, prefix):
 
 
 def _upsample(x, skip, filters, prefix):
-    """Doubles the side of `x` and joins it with the encoder's output of that level."""
+    """Doubles the side of `x` and concatenates it with the encoder output of that level."""
     x = layers.Conv2DTranspose(filters, 2, strides=2, name=f"{prefix}_upsample")(x)
     x = layers.Concatenate(name=f"{prefix}_concatenate")([x, skip])
     x = FusedBatchNormalization(name=f"{prefix}_norm")(x)

@@ -34,7 +34,7 @@ def describe(world):
         "keras": keras.__version__,
         "horovod": distributed.horovod_version(),
         "hosts": list(dict.fromkeys(host for host, _ in seen)),
-        "cpu": cpu_model(),
+        "cpu": cpu_model() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "gpus": list(gpus.values()),
         "world_size": world.size,

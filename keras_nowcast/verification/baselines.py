@@ -1,7 +1,7 @@
-"""Forecasts that need no training: what a network has to beat.
+"""Forecasts that need no training: the baselines that a trained model must beat.
 
 Each takes (b, y, x, time) uint8 codes, 13 frames, and returns (b, y, x, lead) float32 codes, as
-the evaluation asks of every method. Missing pixels of the input count as no echo, code 0.
+the evaluation requires of every method. Missing input pixels count as no echo, code 0.
 """
 
 import contextlib
@@ -12,30 +12,30 @@ import numpy as np
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import MISSING
 
-# pysteps' own number of pyramid levels, and the smallest side at which its edges are safe.
+# The default number of pyramid levels of pysteps, and the smallest side that it can handle.
 _LEVELS = 6
 _SMALLEST_SIDE = 4
 
 
 def persistence(vil, leads):
-    """Returns the last input frame, `leads` times.
+    """Returns the last input frame `leads` times.
 
     Args:
       vil: (b, y, x, time) uint8 codes.
       leads: number of forecast frames.
 
-    Source: the SEVIR authors' baseline; theirs takes frame 11 of 0 to 12, which is not the last.
+    Source: the SEVIR authors' baseline. Theirs takes frame 11 of 0 to 12, which is not the last.
     """
     last = _without_gaps(vil[..., -1:])
     return np.repeat(last, leads, axis=-1)
 
 
 def extrapolation(vil, leads):
-    """Returns the last input frame carried on along its own motion (optical flow, by pysteps).
+    """Returns the last input frame advected by its motion, from the optical flow of pysteps.
 
-    Motion is that between the last two frames, by the anisotropic diffusion method of Proesmans
-    et al. (1994); the frame is carried along it backwards in time, semi-Lagrangian (Germann and
-    Zawadzki 2002). A pixel whose air comes from outside the grid is NaN.
+    The motion is that between the last two frames, by the anisotropic diffusion method of
+    Proesmans et al. (1994). The frame is advected backward in time by a semi-Lagrangian scheme
+    (Germann and Zawadzki 2002). A pixel with inflow from outside the grid is NaN.
 
     Args:
       vil: (b, y, x, time) uint8 codes.
@@ -44,9 +44,9 @@ def extrapolation(vil, leads):
     Raises:
       InputError: pysteps is not installed.
 
-    Choice: Proesmans' method needs neither OpenCV, as Lucas-Kanade does, nor a number of sectors
-    that suits the grid, as variational echo tracking does; docs/scores.md compares them. It works
-    on codes, which are nearly logarithmic in rain, as optical flow wants it.
+    Choice: the method of Proesmans does not need OpenCV, as Lucas-Kanade does, or a number of
+    sectors that fits the grid, as variational echo tracking does; docs/scores.md compares them. It
+    works on codes, which are nearly logarithmic in rain rate, as optical flow requires.
     """
     flow, carry = _pysteps()
     last_two = _without_gaps(vil[..., -2:]).astype(np.float64)
@@ -54,7 +54,7 @@ def extrapolation(vil, leads):
     levels = _pyramid_levels(vil.shape[1:3])
     for frames, forecast in zip(last_two, forecasts, strict=True):
         if not frames[..., -1].any():
-            continue  # nothing to carry
+            continue  # no echo to advect
         motion = flow(np.moveaxis(frames, -1, 0), num_levels=levels)
         forecast[:] = np.moveaxis(carry(frames[..., -1], motion, leads), 0, -1)
     return forecasts
@@ -65,10 +65,10 @@ def _without_gaps(vil):
 
 
 def _pyramid_levels(grid):
-    """Returns how often the grid may be halved, the full grid included.
+    """Returns the number of pyramid levels, including the full grid.
 
-    pysteps reads outside its arrays where the coarsest level is a single pixel: not a number, or
-    the end of the process.
+    If the coarsest level is a single pixel, pysteps reads outside its arrays: it returns NaN or
+    crashes.
     """
     side = min(grid)
     if side < _SMALLEST_SIDE:
@@ -80,7 +80,7 @@ def _pyramid_levels(grid):
 
 
 def _pysteps():
-    # pysteps greets on standard output when it is imported.
+    # pysteps prints a greeting when it is imported.
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             from pysteps.extrapolation.semilagrangian import extrapolate

@@ -1,11 +1,12 @@
 """Evaluation of any number of methods on the same windows, in one pass, event by event.
 
-Only statistics are kept: of each event and method a few kilobytes (the counts of every lead and
-threshold; some 30 MB for three methods on the 4,000 test events of SEVIR, 130 MB with FSS and
-pooling), because confidence intervals need them apart. Pixels are let go window by window.
+Only statistics are kept, a few kilobytes per event and method: the counts of every lead time and
+threshold. They are kept by event because confidence intervals resample events. Three methods on the
+4,000 test events of SEVIR need about 30 MB, or 130 MB with FSS and pooling. Pixels are released
+window by window.
 
-Each event is scored by itself and the sum over events is taken in the order of their names. So
-any division of events over processes gives the same numbers, to the last bit.
+Each event is scored separately, and the sum over events is taken in the order of their names. From
+the same forecasts, any distribution of events over processes gives bit-identical scores.
 """
 
 import csv
@@ -30,7 +31,7 @@ DIFFERENCE_COLUMNS = schema.names(DIFFERENCES)
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was scored.
+    """The statistics of several methods on the same events.
 
     Attributes:
       events: names of the events, sorted.
@@ -49,8 +50,8 @@ def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=
     """Scores every method on every window and returns the Evaluation.
 
     Args:
-      windows: iterator of (event, x, y): the event's name, (y, x, 13) and (y, x, 12) uint8
-        codes. Windows of one event in a row make one batch.
+      windows: iterator of (event, x, y): name of the event, (y, x, 13) and (y, x, 12) uint8
+        codes. Consecutive windows of one event make one batch.
       methods: dictionary of name -> function of (b, y, x, 13) uint8 codes that returns
         (b, y, x, 12) codes, uint8 or float.
       thresholds, pools, scales: see `scores.statistics`.
@@ -58,7 +59,7 @@ def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=
         `forecasts` is a dictionary of name -> (b, y, x, 12).
 
     Raises:
-      InputError: no windows; a forecast of another shape than the observation.
+      InputError: there are no windows, or a forecast has another shape than the observation.
     """
     parts = {}
     for event, group in itertools.groupby(windows, key=lambda window: window[0]):
@@ -83,9 +84,9 @@ def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=
 
 
 def merged(evaluations):
-    """Returns one Evaluation of several of the same methods, from as many processes.
+    """Returns one Evaluation merged from those of several processes, of the same methods.
 
-    An event that more than one process has seen, each by other windows, is summed.
+    The statistics of an event whose windows several processes scored are summed.
     """
     parts = {}
     methods = evaluations[0].methods
@@ -108,7 +109,7 @@ def merged(evaluations):
 
 
 def write_evaluation(path, evaluation):
-    """Writes the statistics as an .npz file, whole: for merging, or for other intervals later."""
+    """Writes the statistics as an .npz file, atomically, to merge or for other intervals later."""
     arrays = {"events": np.array(evaluation.events), "methods": np.array(list(evaluation.methods))}
     for i, statistics in enumerate(evaluation.methods.values()):
         for field in ("thresholds", "pools", "scales", "counts", "errors", "fractions"):
@@ -129,15 +130,15 @@ def read_evaluation(path):
 
 
 def score_rows(evaluation, resamples=bootstrap.RESAMPLES, seed=0):
-    """Returns the rows of scores.csv: dictionaries of COLUMNS, NaN where a score is undefined.
+    """Returns the rows of scores.csv: dictionaries of COLUMNS, NaN if a score is undefined.
 
-    One row for each method, lead time (and "all", pooled) and threshold. Rows of one lead share
-    their MAE, MSE, mean error and n, which know no threshold. Columns after COLUMNS:
+    There is one row for each method, lead time (and "all", pooled) and threshold. Rows of one lead
+    time have the same MAE, MSE, mean error and n, which have no threshold. After COLUMNS come
     `csi_pool<side>` and `fss_<side>` of the pools and scales that were counted, sides in pixels.
 
     Args:
       evaluation: an Evaluation.
-      resamples, seed: of the bootstrap over events, see `bootstrap.interval`.
+      resamples, seed: of the bootstrap over events, as for `bootstrap.interval`.
     """
     rows = []
     for method, statistics in evaluation.methods.items():
@@ -148,9 +149,12 @@ def score_rows(evaluation, resamples=bootstrap.RESAMPLES, seed=0):
 
 
 def difference_rows(evaluation, method, resamples=bootstrap.RESAMPLES, seed=0):
-    """Returns rows of DIFFERENCE_COLUMNS: `method` minus each of the others, on the same events.
+    """Returns rows of DIFFERENCE_COLUMNS: `method` minus each other method, on the same events.
 
-    Args: as of `score_rows`; `method` is the name of one in the evaluation.
+    Args:
+      evaluation: an Evaluation.
+      method: the name of one of its methods.
+      resamples, seed: as for `score_rows`.
     """
     rows = []
     mine = dict(_by_lead_and_all(evaluation.methods[method]))
@@ -171,7 +175,7 @@ def difference_rows(evaluation, method, resamples=bootstrap.RESAMPLES, seed=0):
 
 
 def write_rows(path, rows, columns):
-    """Writes rows as CSV, whole: `columns`, then any others; an empty cell where undefined."""
+    """Writes rows as CSV, atomically: `columns`, then any others; an undefined value is empty."""
     columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -181,7 +185,7 @@ def write_rows(path, rows, columns):
 
 
 def console_table(rows):
-    """Returns a table of all leads pooled: a line a method, CSI by threshold, MAE and MSE."""
+    """Returns a table of all lead times pooled: one line per method, with CSI, MAE and MSE."""
     rows = [row for row in rows if row["lead_minutes"] == ALL_LEADS]
     thresholds = list(dict.fromkeys(row["threshold"] for row in rows))
     lines = [["", *(f"CSI {threshold}" for threshold in thresholds), "MAE", "MSE", "MSE 95 %"]]
@@ -201,7 +205,7 @@ def console_table(rows):
 
 
 def _by_lead_and_all(statistics):
-    """Yields (names of the leads, Statistics): every lead apart, then all in one."""
+    """Yields (names of the leads, Statistics): first each lead time, then all pooled."""
     leads = statistics.counts.shape[-3]
     yield tuple(FRAME_MINUTES * (lead + 1) for lead in range(leads)), statistics
     yield (ALL_LEADS,), scores.all_leads(statistics)
@@ -212,7 +216,7 @@ def _csi(statistics):
 
 
 def _mae(statistics):
-    """Returns MAE as (..., l, 1), to stand beside scores by threshold."""
+    """Returns MAE as (..., l, 1), the shape of scores by threshold."""
     return scores.mae(statistics)[..., None]
 
 
@@ -241,7 +245,7 @@ def _score_table(statistics, resamples, seed):
 
 
 def _rows(names, thresholds, leads, table):
-    """Returns a row for each lead and threshold of `table`."""
+    """Returns one row per lead time and threshold of `table`."""
     shape = (len(leads), len(thresholds))
     table = {column: np.broadcast_to(values, shape) for column, values in table.items()}
     return [

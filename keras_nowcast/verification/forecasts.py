@@ -16,19 +16,19 @@ from keras_nowcast.vil import FRAME_MINUTES, FRAMES_OUT, MISSING
 def saved_forecasts(root, method, columns, grid):
     """Gives a function that appends forecasts to a new folder `root`.
 
-    The function takes (id, time, forecast): the id of the forecast, unique; the time of the last
-    input frame (naive, UTC); and (y, x, l) codes. They are stored as the nearest code of 0 to
-    254, NaN as 255, missing, so a count made from the file can differ a little from one made from
-    the float forecast. Memory does not grow with their number.
+    The function takes (id, time, forecast): the unique id of the forecast; the time of the last
+    input frame (naive, UTC); and (y, x, l) codes. They are stored as the nearest code from 0 to
+    254, and NaN as 255, missing. A count made from the file can therefore differ slightly from one
+    made from the float forecast. Memory does not grow with the number of forecasts.
 
-    On leaving without an exception the folder is there, whole; otherwise nothing is. It holds
+    On leaving without an exception the folder is complete; otherwise nothing is left. It holds
     `CATALOG.csv` and `data/vil/FORECAST_<method>.h5` with `id` (bytes) and `vil`, (forecast, y,
     x, l) uint8. time_utc is the time of the last input frame and minute_offsets the leads.
 
     Args:
       root: a folder that does not exist yet.
-      method: name of the method, part of the file's name and the catalogue's event_type.
-      columns: the columns of SEVIR's catalogue.
+      method: name of the method, part of the file name and the event_type of the catalog.
+      columns: the columns of SEVIR's catalog.
       grid: pixels along a side.
 
     Raises:
@@ -47,24 +47,11 @@ def saved_forecasts(root, method, columns, grid):
         (beside / "data" / "vil").mkdir(parents=True)
         with (
             h5py.File(beside / "data" / file_name, "w") as file,
-            open(beside / "CATALOG.csv", "w", newline="", encoding="utf-8") as catalogue,
+            open(beside / "CATALOG.csv", "w", newline="", encoding="utf-8") as catalog,
         ):
-            rows = csv.DictWriter(catalogue, columns, restval="", lineterminator="\n")
+            rows = csv.DictWriter(catalog, columns, restval="", lineterminator="\n")
             rows.writeheader()
-            shape = (grid, grid, FRAMES_OUT)
-            ids = file.create_dataset(
-                "id", (0,), h5py.string_dtype("utf-8", 64), maxshape=(None,), chunks=(1024,)
-            )
-            vil = file.create_dataset(
-                "vil",
-                (0, *shape),
-                np.uint8,
-                maxshape=(None, *shape),
-                chunks=(1, *shape),
-                compression="gzip",
-                compression_opts=1,
-            )
-            offsets = ":".join(str(FRAME_MINUTES * (lead + 1)) for lead in range(FRAMES_OUT))
+            ids, vil = _create_datasets(file, grid)
 
             def append(id_, time, forecast):
                 n = len(vil)
@@ -72,27 +59,47 @@ def saved_forecasts(root, method, columns, grid):
                 for dataset in (ids, vil):
                     dataset.resize(n + 1, axis=0)
                 ids[n], vil[n] = id_.encode(), codes
-                rows.writerow(
-                    {
-                        "id": id_,
-                        "file_name": file_name,
-                        "file_index": n,
-                        "img_type": "vil",
-                        "time_utc": time.isoformat(" ", "seconds"),
-                        "minute_offsets": offsets,
-                        "event_type": method,
-                        "size_x": grid,
-                        "size_y": grid,
-                        "data_min": codes.min(),
-                        "data_max": codes.max(),
-                        "pct_missing": f"{(codes == MISSING).mean():.6f}",
-                    }
-                )
+                place = {"id": id_, "file_name": file_name, "file_index": n, "event_type": method}
+                rows.writerow(place | _described(codes, time))
 
             yield append
         os.replace(beside, root)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _create_datasets(file, grid):
+    """Returns the empty, growing datasets `id` and `vil` of an open HDF5 file."""
+    import h5py
+
+    shape = (grid, grid, FRAMES_OUT)
+    ids = file.create_dataset(
+        "id", (0,), h5py.string_dtype("utf-8", 64), maxshape=(None,), chunks=(1024,)
+    )
+    vil = file.create_dataset(
+        "vil",
+        (0, *shape),
+        np.uint8,
+        maxshape=(None, *shape),
+        chunks=(1, *shape),
+        compression="gzip",
+        compression_opts=1,
+    )
+    return ids, vil
+
+
+def _described(codes, time):
+    """Returns the catalog columns that describe one forecast, by name."""
+    return {
+        "img_type": "vil",
+        "time_utc": time.isoformat(" ", "seconds"),
+        "minute_offsets": ":".join(str(FRAME_MINUTES * (lead + 1)) for lead in range(FRAMES_OUT)),
+        "size_x": codes.shape[1],
+        "size_y": codes.shape[0],
+        "data_min": codes.min(),
+        "data_max": codes.max(),
+        "pct_missing": f"{(codes == MISSING).mean():.6f}",
+    }
 
 
 def _codes(forecast):

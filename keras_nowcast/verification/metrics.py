@@ -1,4 +1,4 @@
-"""The counts of `scores`, made inside the TensorFlow graph for validation during training."""
+"""The counts of `scores`, computed in the TensorFlow graph for validation during training."""
 
 import keras
 import tensorflow as tf
@@ -9,8 +9,8 @@ from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 def contingency_counts(forecast, observation, thresholds):
     """Returns (l, t, 4) int64: hits, misses, false alarms, correct negatives.
 
-    One pass over the pixels, as `scores.statistics`: a joint histogram of threshold bins, with
-    the same meaning of an event, of a missing observation and of NaN in the forecast.
+    Makes one pass over the pixels, with a joint histogram of threshold bins. An event, a missing
+    observation and NaN in the forecast mean the same as in `scores.statistics`.
 
     Args:
       forecast: (b, y, x, l) float tensor, codes.
@@ -20,7 +20,7 @@ def contingency_counts(forecast, observation, thresholds):
     leads = observation.shape[-1]
     side = len(thresholds) + 1
     row, column = _bins(forecast, thresholds), _bins(observation, thresholds)
-    column = tf.where(tf.equal(observation, MISSING), side, column)  # a column of its own
+    column = tf.where(tf.equal(observation, MISSING), side, column)  # a separate column
     cell = (tf.range(leads) * side + row) * (side + 1) + column
     size = leads * side * (side + 1)
     histogram = tf.math.bincount(tf.reshape(cell, [-1]), minlength=size, maxlength=size)
@@ -42,8 +42,8 @@ def _bins(codes, thresholds):
 class ForecastScores(keras.metrics.Metric):
     """CSI at each threshold and MAE in codes, pooled over all pixels and leads seen.
 
-    Its state is sums: over ranks, sum every one of `variables` and then ask for the `result`.
-    The sums are int64 and float64, since float32 stops counting at 2**24, some 10 windows.
+    The state consists of sums: to merge ranks, sum each of `variables` and then take `result`. The
+    sums are int64 and float64, since float32 stops counting at 2**24, about 10 windows.
 
     Args:
       thresholds: whole codes, ascending.
@@ -51,7 +51,7 @@ class ForecastScores(keras.metrics.Metric):
     `result` is a dictionary, `csi_<threshold>` and `mae`, float64 scalars, NaN where undefined.
 
     Choice: the forecast is compared in float32, not rounded to a code. A NaN in the forecast makes
-    the MAE NaN: a network that diverged should show it.
+    the MAE NaN, so that a model that diverged is noticed.
     """
 
     def __init__(self, thresholds, name="scores"):
@@ -70,7 +70,7 @@ class ForecastScores(keras.metrics.Metric):
         self.counts.assign_add(tf.reduce_sum(counts, axis=0))
         error = tf.abs(forecast - tf.cast(y_true, tf.float32))
         error = tf.where(tf.equal(y_true, MISSING), 0.0, error)
-        # Rows of one frame's width in float32, then their sums in float64.
+        # Each frame's rows are summed in float32, and these sums in float64.
         rows = tf.cast(tf.reduce_sum(error, axis=(2, 3)), tf.float64)
         self.absolute_error.assign_add(tf.reduce_sum(rows))
 

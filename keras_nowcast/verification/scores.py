@@ -1,16 +1,16 @@
-"""Scores of radar forecasts: statistics that add up, and ratios made from them once.
+"""Scores of radar forecasts: additive statistics, and ratios that are computed from them once.
 
-A *statistic* (a count, a sum of errors) is additive: that of two batches, ranks or files is the
-sum of theirs, exactly. A *score* (CSI, FSS, MAE) is a ratio of statistics and is not additive, so
-nothing here ever averages a score unless a convention that does is asked for by name.
+A *statistic* (a count, a sum of errors) is additive: that of two batches, ranks or files is exactly
+the sum of theirs. A *score* (CSI, FSS, MAE) is a ratio of statistics and is not additive. Nothing
+here averages a score, except in a convention that does so and is requested by name.
 
 Axis letters: b batch, y and x space, l lead time, t threshold.
 
 Values are VIL codes, 0 to 254, or a float forecast of them. An event is `value >= threshold`
-(Source: SEVIR's own scores and pysteps' fractions skill score; pysteps' contingency tables take
-`>`). Float forecasts are compared as they are, not rounded. Where a byte a pixel is enough, for
-pooling and for windows, they are rounded down: thresholds are whole numbers, so
-`floor(forecast) >= threshold` is the same.
+(Source: SEVIR's own scores and the fractions skill score of pysteps; the contingency tables of
+pysteps use `>`). Float forecasts are compared without rounding. For pooling and windows, where one
+byte per pixel is enough, they are rounded down. Thresholds are whole numbers, so
+`floor(forecast) >= threshold` is equivalent.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ import numpy as np
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import MISSING
 
-# Pixels counted at a time, of a byte each: few enough for the processor's cache.
+# Pixels, of one byte each, that are counted at a time: few enough for the processor's cache.
 _BLOCK_BYTES = 1 << 18
-_MOST_IN_A_BYTE = 255  # rows, of one event each
+_MOST_IN_A_BYTE = 255  # rows, with at most one event each
 
-# What a score is when its denominator is 0; docs/scores.md names who takes which.
+# The value of a score whose denominator is 0; docs/scores.md lists who uses which.
 EMPTY = {"undefined": np.nan, "one": 1.0, "zero": 0.0}
 POOLING = ("pooled", "leads", "batches")
 
@@ -41,11 +41,11 @@ class Contingency(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Everything the scores are made of. Additive; leading axes (events, resamples) are free.
+    """Everything that scores are computed from. Additive, with any leading axes (such as events).
 
     Attributes:
       thresholds: codes, ascending.
-      pools: sides in pixels of the max-pooling blocks; the first is 1, the pixels themselves.
+      pools: sides in pixels of the max-pooling blocks; the first is 1, a single pixel.
       scales: sides in pixels of the windows of the fractions skill score.
       counts: (..., pool, l, t, 4) int64: hits, misses, false alarms, correct negatives.
       errors: (..., l, 3) float64: sums of forecast - observation, of its absolute value (codes)
@@ -67,7 +67,7 @@ class Statistics:
         )
 
     def total(self):
-        """Returns the sum over the leading axes: of all events, for example."""
+        """Returns the sum over the leading axes, for example over all events."""
         axes = tuple(range(self.counts.ndim - 4))
         return self._with(*(array.sum(axes) for array in self._sums()))
 
@@ -81,7 +81,7 @@ class Statistics:
         return Contingency(*np.moveaxis(counts, -1, 0))
 
     def n(self):
-        """Returns (..., l) int64: the pixels that were scored, those observed."""
+        """Returns (..., l) int64: the number of scored pixels, those with an observation."""
         return self.counts[..., 0, :, 0, :].sum(-1)
 
     def _sums(self):
@@ -113,7 +113,7 @@ def weighted(statistics, weights):
 
     Args:
       statistics: Statistics with one leading axis of events.
-      weights: (resample, event), how often each event is drawn.
+      weights: (resample, event), how many times each event is drawn.
     """
 
     def drawn(array):
@@ -126,8 +126,8 @@ def weighted(statistics, weights):
 def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
     """Returns the Statistics of a batch of forecasts.
 
-    A pixel missing from the observation counts nowhere. A pixel missing from the forecast (NaN,
-    as an extrapolation leaves where air flows in) counts as code 0, no echo, so that all methods
+    A pixel that is missing from the observation does not count. A pixel that is missing from the
+    forecast (NaN, as extrapolation gives for inflow) counts as code 0, no echo, so that all methods
     are scored on the same pixels.
 
     Args:
@@ -138,14 +138,14 @@ def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
       scales: sides of the windows of the fractions skill score, pixels.
 
     Raises:
-      InputError: a threshold outside 1 to 254 or out of order; shapes that differ; an
-        observation that is not uint8.
+      InputError: a threshold is outside 1 to 254 or out of order, the shapes differ, or the
+        observation is not uint8.
 
-    Source: max-pooling before the threshold, blocks cut off by the edge of the grid left out, as
-    PreDiff's CSI-pool (arXiv 2307.10422, datasets/sevir/evaluation.py); FSS of Roberts and Lean
-    (2008), with zeros beyond the edge as pysteps has it.
-    Choice: before pooling and before the windows, a missing pixel is no event in both fields; a
-    block with no observed pixel, and a window whose centre is missing, do not count.
+    Source: max-pooling precedes the threshold, and blocks that the edge of the grid cuts are left
+    out, as in PreDiff's CSI-pool (arXiv 2307.10422, datasets/sevir/evaluation.py). FSS is that of
+    Roberts and Lean (2008), with zeros beyond the edge as in pysteps.
+    Choice: for pooling and windows, a missing pixel is not an event in either field. A block
+    without an observed pixel and a window whose center is missing do not count.
     """
     thresholds, pools, scales = _checked(thresholds, pools, scales)
     forecast, observation = _checked_fields(forecast, observation)
@@ -153,7 +153,7 @@ def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
     counts = [_tables(forecast, observation, thresholds)]
     if len(pools) > 1 or scales:
         valid = observation != MISSING
-        # Zero where missing, in both: neither an event nor a maximum comes from there.
+        # Missing pixels are 0 in both, so that they are neither an event nor a maximum.
         seen_forecast, seen = _floored(forecast) * valid, observation * valid
     for pool in pools[1:]:
         blocks = [_block_maximum(field, pool) for field in (seen_forecast, seen, valid)]
@@ -171,7 +171,7 @@ def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
 def contingency_counts(forecast, observation, thresholds):
     """Returns (l, t, 4) int64: hits, misses, false alarms, correct negatives.
 
-    The counts of `statistics` alone; arguments as there.
+    Only the counts of `statistics`, with the same arguments.
     """
     thresholds, _, _ = _checked(thresholds, (1,), ())
     forecast, observation = _checked_fields(forecast, observation)
@@ -208,15 +208,15 @@ def _checked_fields(forecast, observation):
 
 
 def _floored(forecast):
-    """Returns `forecast` as uint8, rounded down, NaN as 0, cut to 0 to 254."""
-    # fmax drops NaN. Above 254 there is no threshold, so the cut changes no event.
+    """Returns `forecast` as uint8, rounded down and clipped to 0 to 254, NaN as 0."""
+    # fmax drops NaN. No threshold is above 254, so clipping changes no event.
     return np.fmin(np.fmax(forecast, 0), 254).astype(np.uint8)
 
 
 def _row_blocks(forecast, observation, rows):
-    """Yields the two fields, (b, y, x, l), in pieces of (row, x * l) of at most so many rows.
+    """Yields the two fields, (b, y, x, l), in pieces (row, x * l) of up to `rows` rows.
 
-    A row of many leads side by side keeps every inner loop long although the lead comes last.
+    With all leads side by side in a row, inner loops are long although the lead axis is last.
     """
     width = observation.shape[2] * observation.shape[3]
     flat = [field.reshape(-1, width) for field in (forecast, observation)]
@@ -227,9 +227,9 @@ def _row_blocks(forecast, observation, rows):
 def _tables(forecast, observation, thresholds):
     """Returns (l, t, 4) int64: the contingency tables of every lead and threshold.
 
-    One pass through memory: a piece of the fields is compared with all thresholds while it is in
-    the cache. Events are summed over rows in bytes, as long as 255 rows cannot overflow them,
-    a joint histogram by bincount was measured to take 1.7 times as long.
+    Makes one pass through memory: a piece of the fields is compared with all thresholds while it is
+    in the cache. Events are summed over rows in bytes, which up to 255 rows cannot overflow. A
+    joint histogram with bincount took 1.7 times as long when it was measured.
     """
     x, leads = observation.shape[2:]
     width = x * leads
@@ -248,7 +248,7 @@ def _tables(forecast, observation, thresholds):
         np.not_equal(o, MISSING, out=valid)
         _add_rows(sums[-1], valid)
         for t, threshold in enumerate(thresholds):
-            np.greater_equal(f, threshold, out=forecast_event)  # NaN is none
+            np.greater_equal(f, threshold, out=forecast_event)  # NaN is not an event
             np.greater_equal(o, threshold, out=event)
             forecast_event &= valid
             event &= valid
@@ -290,7 +290,7 @@ def _block_maximum(field, side):
     """Returns the maximum of each `side` x `side` block of (b, y, x, l); (b, y', x', l)."""
     b, y, x, leads = field.shape
     rows, columns = y // side, x // side
-    # Rows first: that pass runs along whole rows, and leaves the other a `side`-th of the work.
+    # Rows first: that pass runs along complete rows, and leaves 1 / side of the work to the other.
     field = field[:, : rows * side].reshape(b, rows, side, -1).max(2).reshape(b, rows, x, leads)
     return field[:, :, : columns * side].reshape(b, rows, columns, side, leads).max(3)
 
@@ -298,12 +298,12 @@ def _block_maximum(field, side):
 def _fraction_sums(forecast, observed, valid, scales):
     """Returns (scale, l, 2): sums of (f - o)**2 and of f**2 + o**2 over window counts f and o.
 
-    Counts in place of fractions: the area of the window cancels in the score, and whole numbers
-    add up exactly.
+    Counts replace fractions, since the area of the window cancels in the score and sums of whole
+    numbers are exact.
     """
     batch, *_, leads = forecast.shape
     sums = np.zeros((len(scales), leads, 2))
-    # A plane at a time: it fits in the processor's cache, and many have no event at all.
+    # One plane at a time fits in the processor's cache, and many planes have no event.
     for b, lead in np.ndindex(batch, leads):
         planes = [field[b, :, :, lead] for field in (forecast, observed)]
         if not any(plane.any() for plane in planes):
@@ -318,19 +318,19 @@ def _fraction_sums(forecast, observed, valid, scales):
 
 
 def _sum_of_products(a, b):
-    # Not a dot product: BLAS would start threads for it, slower at this size.
+    # Not a dot product, for which BLAS starts threads; that is slower at this size.
     return np.einsum("yx,yx", a, b)
 
 
 def _integral(events):
-    """Returns (y + 1, x + 1) int32: events above and left of each pixel corner."""
+    """Returns (y + 1, x + 1) int32: events above and to the left of each pixel corner."""
     integral = np.zeros([side + 1 for side in events.shape], np.int32)
     events.cumsum(0, dtype=np.int32).cumsum(1, out=integral[1:, 1:])
     return integral
 
 
 def _window_counts(integral, side):
-    """Returns (y, x) int32: events in the `side` x `side` window about each pixel."""
+    """Returns (y, x) int32: events in the `side` x `side` window around each pixel."""
     for axis in (0, 1):
         pixel = np.arange(integral.shape[axis] - 1)
         first = np.maximum(pixel - side // 2, 0)
@@ -339,7 +339,7 @@ def _window_counts(integral, side):
     return integral
 
 
-# Scores. Each is a function of a Contingency and of what 0/0 is; arrays in, float64 arrays out.
+# Scores. Each is a function of a Contingency and of the value of 0/0, and returns float64 arrays.
 
 
 def csi(counts, empty="undefined"):
@@ -365,7 +365,7 @@ def far(counts, empty="undefined"):
 def bias(counts, empty="undefined"):
     """Frequency bias (H + F) / (H + M); 0 upwards, perfect 1.
 
-    Choice: with nothing observed it is `empty`, whatever was forecast.
+    Choice: without an observed event it is `empty`, for any forecast.
     """
     return _ratio(counts.hits + counts.false_alarms, counts.hits + counts.misses, empty)
 
@@ -375,7 +375,7 @@ def hss(counts, empty="undefined"):
 
     2 (H C - F M) / ((H + M)(M + C) + (H + F)(F + C)). Source: Heidke (1926), form of Wilks.
     """
-    # Products of counts of a whole test set pass 2**63.
+    # Products of the counts of a complete test set exceed 2**63.
     h, m, f, c = (np.asarray(count, dtype=np.float64) for count in counts)
     return _ratio(2 * (h * c - f * m), (h + m) * (m + c) + (h + f) * (f + c), empty)
 
@@ -409,7 +409,7 @@ def fss(statistics, empty="undefined"):
 
 
 def all_leads(statistics):
-    """Returns Statistics with the lead axis summed to one: every lead counts by its pixels."""
+    """Returns Statistics with the lead axis summed to one: leads are weighted by their pixels."""
     return statistics._with(
         statistics.counts.sum(-3, keepdims=True),
         statistics.errors.sum(-2, keepdims=True),
@@ -418,15 +418,15 @@ def all_leads(statistics):
 
 
 def score_by_threshold(score, statistics, pooling="pooled", empty="undefined", pool=1):
-    """Returns (t,) float64: one number a threshold under a named convention.
+    """Returns (t,) float64: one score per threshold under a named convention.
 
     Args:
       score: a function of CATEGORICAL.
       statistics: Statistics with at most one leading axis, of batches (or events).
-      pooling: "pooled" (default): counts summed over batches and leads, one ratio. "leads":
-        counts summed over batches, one ratio a lead, their mean. "batches": a ratio for each
-        batch and lead, their mean.
-      empty: what 0/0 is: "undefined" (default; NaN, left out of means), "one" or "zero".
+      pooling: "pooled" (default): one ratio of the counts summed over batches and leads.
+        "leads": the mean over leads of one ratio per lead, of counts summed over batches.
+        "batches": the mean of the ratios of each batch and lead.
+      empty: the value of 0/0: "undefined" (default; NaN, left out of means), "one" or "zero".
       pool: side of the max-pooling blocks, pixels.
 
     Source: "pooled" with "zero" is mode "0" of Earthformer's SEVIRSkillScore, "leads" with "zero"
@@ -443,7 +443,7 @@ def score_by_threshold(score, statistics, pooling="pooled", empty="undefined", p
 
 
 def mean_over_thresholds(values, thresholds, chosen):
-    """Returns the mean over the `chosen` thresholds of `values` (..., t): CSI-M, for example.
+    """Returns the mean over the `chosen` thresholds of `values` (..., t), for example CSI-M.
 
     Raises:
       InputError: a chosen threshold was not counted.
@@ -466,6 +466,6 @@ def _ratio(numerator, denominator, empty="undefined"):
 
 
 def _mean_of_defined(values):
-    """Returns the mean over the first axis of what is not NaN; NaN where nothing is."""
+    """Returns the mean over the first axis of the values that are not NaN, or NaN if all are."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0))

@@ -144,7 +144,7 @@ def test_loading_a_model_runs_no_code_from_it(tmp_path, monkeypatch, evaluate, k
     write_unet(build_unet(8, 13, 12, depth=1, filters=2), run.model_file)
     assert evaluate.load_network(run, "last")[1] == 8
     HOSTILE_MODELS[kind](run.model_file)
-    with pytest.raises(InputError, match="`run` must hold a network that loads.*model.keras"):
+    with pytest.raises(InputError, match="`run` must hold a model that can be loaded.*model.keras"):
         evaluate.load_network(run, "last")
     assert not (tmp_path / "pwned").exists()
 

@@ -185,5 +185,5 @@ def test_a_saved_network_loads_with_our_layers_alone(tmp_path, policy):
 def test_a_file_that_is_no_network_is_one_line(tmp_path):
     broken = tmp_path / "model.keras"
     broken.write_bytes(b"PK and no more")
-    with pytest.raises(InputError, match="`run` must hold a network that loads"):
+    with pytest.raises(InputError, match="`run` must hold a model that can be loaded"):
         read_unet(broken)
