@@ -64,11 +64,11 @@ def draw_all(runs, found, folder):
     from keras_nowcast.report import figures, power, style
 
     drawn, not_drawn = {}, {}
-    for draw in figures.OF_ALL_RUNS:
+    for name, drawing in figures.OF_ALL_RUNS.items():
         try:
-            drawn[draw.__name__] = style.write_figure(draw(runs), folder, draw.__name__)
+            drawn[name] = style.write_figure(drawing.draw(runs), folder, name)
         except style.NotDrawn as why:
-            not_drawn[draw.__name__] = str(why)
+            not_drawn[name] = str(why)
     traced = [i for i, run in enumerate(runs) if run.devices]
     if len(traced) > style.MANY_RUNS:
         not_drawn["power_<run>"] = (

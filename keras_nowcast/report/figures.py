@@ -1,17 +1,16 @@
-"""Figures of finished runs, from what `study.table.read` gives.
+"""Figures of finished runs, from the runs that `study.table.read` returns.
 
-A figure raises `NotDrawn`, with the reason, where the runs do not hold what it shows.
+A function that draws raises NotDrawn, with the reason, if the runs lack the data it shows.
+OF_ALL_RUNS lists the figures of a study, with the title and caption that report.html shows.
 """
 
 import math
-import statistics
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from keras_nowcast.report.power import power_traces
-from keras_nowcast.report.roofline import roofline
-from keras_nowcast.report.skill import skill_by_cost
+from keras_nowcast.report import power, roofline, skill
 from keras_nowcast.report.style import (
     COLORS,
     MANY_RUNS,
@@ -20,6 +19,7 @@ from keras_nowcast.report.style import (
     NotDrawn,
     draw_bars,
     draw_legend,
+    ends_of,
     label,
     plain_numbers,
     point_style,
@@ -33,11 +33,15 @@ from keras_nowcast.study import compare, table
 
 
 def training_curves(runs):
-    """Draws loss and validation loss over the epochs, a colour for each run.
+    """Draws training loss and validation loss against the epoch, one color per run.
+
+    With more than MANY_RUNS runs, the color is the precision, since a legend cannot name them all.
 
     Returns:
-      A Figure; mean squared error in normalized units, logarithmic. Of many runs a colour is a
-      precision, since no legend could name them all.
+      A Figure; mean squared error of normalized VIL, on a logarithmic axis.
+
+    Raises:
+      NotDrawn: no run has finished an epoch.
     """
     drawn = [run for run in runs if run.epochs]
     if not drawn:
@@ -75,13 +79,13 @@ def training_curves(runs):
 
 
 def _curve(run, column):
-    """Returns (epochs, values) of a column of epochs.csv, NaN where there is none."""
+    """Returns (epochs, values) of a column of epochs.csv, NaN for an empty cell."""
     values = [math.nan if row[column] is None else row[column] for row in run.epochs]
     return [row["epoch"] + 1 for row in run.epochs], values
 
 
 def _curves_by_precision(axes, runs, column):
-    """Draws the curves of each precision as one line with gaps: hundreds take their time."""
+    """Draws the curves of each precision as one line with gaps: hundreds of lines are slow."""
     lines = {}
     for run in runs:
         x, y = lines.setdefault(run.row["precision"], ([], []))
@@ -93,13 +97,17 @@ def _curves_by_precision(axes, runs, column):
 
 
 def cost_by_size(runs):
-    """Draws seconds an epoch, and joules an epoch and mean power where measured, against size.
+    """Draws seconds per epoch, joules per epoch and mean power against model size.
 
-    The bars span the epochs of a run; its point is their median. The first epoch lacks the first,
-    compiling step and is left out where there are others.
+    A point is the median over the epochs of a run; its bar spans their minimum to maximum. The
+    first epoch is left out if there are others, because it lacks the first step, which includes
+    compilation.
 
     Returns:
-      A Figure of one panel, or of three when at least one run measured its energy.
+      A Figure of three panels, or of the first one only if no run measured its energy.
+
+    Raises:
+      NotDrawn: no completed run has a timed epoch.
     """
     drawn = [run for run in runs if run.is_completed and run.row["seconds_per_epoch"] is not None]
     if not drawn:
@@ -114,17 +122,19 @@ def cost_by_size(runs):
             squeeze=False,
         )
         panels = panels[0]
-        _by_size(panels[0], drawn, _epoch_spread("seconds"), "training time (s per epoch)")
+        _by_size(
+            panels[0], [(point_style(run.row), run.row, _spread(run, "seconds")) for run in drawn]
+        )
+        panels[0].set_ylabel("training time (s per epoch)")
         if measured:
-            _by_size(
-                panels[1], measured, _epoch_spread("joules"), "energy of training (J per epoch)"
-            )
-            _by_size(
-                panels[2],
-                measured,
-                lambda run: (run.row["mean_watts"],) * 3,
-                "mean power of training (W)",
-            )
+            styles = [
+                (point_style(run.row, run.row["energy_is_estimate"]), run) for run in measured
+            ]
+            _by_size(panels[1], [(style, run.row, _spread(run, "joules")) for style, run in styles])
+            panels[1].set_ylabel("training energy (J per epoch)")
+            watts = [(style, run.row, (run.row["mean_watts"],) * 3) for style, run in styles]
+            _by_size(panels[2], [each for each in watts if each[2][0] is not None])
+            panels[2].set_ylabel("mean training power (W)")
             sources = sorted({run.row["energy_source"] for run in measured})
             notes = [f"by different sensors: {', '.join(sources)}"] if len(sources) > 1 else []
             if "estimate" in sources:
@@ -135,42 +145,35 @@ def cost_by_size(runs):
         return signed(figure, drawn)
 
 
-def _epoch_spread(column):
-    """Returns the function of a Run that gives (median, least, most) of a column over epochs."""
-
-    def of(run):
-        values = [e[column] for e in run.epochs[1:] or run.epochs if e[column] is not None]
-        return statistics.median(values), min(values), max(values)
-
-    return of
+def _spread(run, column):
+    """Returns (median, minimum, maximum) of a column over the epochs of a run."""
+    epochs = run.epochs[1:] or run.epochs
+    return ends_of([epoch[column] for epoch in epochs if epoch[column] is not None])
 
 
-def _by_size(axes, runs, spread_of, unit):
-    points = []
-    for run in runs:
-        middle, least, most = spread_of(run)
-        if middle is not None:
-            hollow = run.row["energy_is_estimate"] and ("J" in unit or "W" in unit)
-            size = run.row["trainable_parameters"]
-            points.append((point_style(run.row, hollow), (size, size, size), (middle, least, most)))
-    draw_bars(axes, points)
+def _by_size(axes, points):
+    """Draws (style, row, (middle, minimum, maximum)) against the trainable parameters."""
+    draw_bars(axes, [(style, (row["trainable_parameters"],) * 3, y) for style, row, y in points])
     size_axis(axes)
-    axes.set_ylabel(unit)
     axes.margins(x=0.15, y=0.1)
     axes.set_ylim(bottom=0)
 
 
 def mixed_speedup(runs):
-    """Draws how many times as fast mixed precision trains as float32, against size.
+    """Draws how many times as fast as float32 mixed precision trains, against model size.
 
     Returns:
-      A Figure of throughput and of time to the same validation loss; bars span pairs of seeds.
+      A Figure of two panels, for throughput and for the time to the same validation loss. A point
+      is the median over pairs of seeds; its bar spans their minimum to maximum.
+
+    Raises:
+      NotDrawn: no two completed runs differ only in precision.
     """
     cells = table.cells(runs)
     pairs = compare.precision_pairs(cells)
     if not pairs:
         raise NotDrawn(
-            "no completed run in float32 and one in mixed precision differ in nothing else"
+            "no completed run in float32 differs from one in mixed precision only in precision"
         )
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
@@ -196,22 +199,27 @@ def mixed_speedup(runs):
             axes.axhline(1, color="0.4", linewidth=1)
             axes.set_title(title)
             size_axis(axes)
-        panels[0].set_ylim(bottom=0)  # of both, once both are drawn
+        # Both panels share this axis, and both have their points now.
+        panels[0].set_ylim(0, 1.05 * panels[0].get_ylim()[1])
         panels[0].set_ylabel("times as fast as float32")
         draw_legend(figure, *panels[0].get_legend_handles_labels())
         return signed(figure, runs_of(pairs))
 
 
 def scaling(runs):
-    """Draws speed-up and efficiency over the number of processes.
+    """Draws speed-up and efficiency against the number of processes.
 
     Returns:
-      A Figure; a line a setting, bars span pairs of seeds.
+      A Figure of two panels with one line per setting. A point is the median over pairs of seeds;
+      its bar spans their minimum to maximum.
+
+    Raises:
+      NotDrawn: no two completed runs differ only in the number of processes.
     """
     cells = table.cells(runs)
     pairs = compare.scaling_pairs(cells)
     if not pairs:
-        raise NotDrawn("no two completed runs differ in the number of processes alone")
+        raise NotDrawn("no two completed runs differ only in the number of processes")
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
         lines = {}
@@ -221,7 +229,7 @@ def scaling(runs):
                 times = many.setting["world_size"] / few.setting["world_size"]
                 lines.setdefault(id(few), (few, []))[1].append((times, speed))
         for few, points in lines.values():
-            look = {
+            style = {
                 "color": precision_color(few.setting["precision"]),
                 "marker": MARKERS[few.setting["depth"] % len(MARKERS)],
                 "capsize": 3,
@@ -229,20 +237,20 @@ def scaling(runs):
             }
             times = [1, *(each for each, _ in points)]
             speeds = [(1, 1, 1), *((s.median, s.minimum, s.maximum) for _, s in points)]
-            _line_with_bars(left, times, speeds, **look)
-            shares = [
+            _line_with_bars(left, times, speeds, **style)
+            efficiencies = [
                 tuple(end / n for end in speed) for n, speed in zip(times, speeds, strict=True)
             ]
-            _line_with_bars(right, times, shares, **look)
-        most = max(times for _, points in lines.values() for times, _ in points)
-        left.plot([1, most], [1, most], "--", color="0.5", linewidth=1)
+            _line_with_bars(right, times, efficiencies, **style)
+        last = max(times for _, points in lines.values() for times, _ in points)
+        left.plot([1, last], [1, last], "--", color="0.5", linewidth=1)
         right.axhline(1, linestyle="--", color="0.5", linewidth=1)
         for axes in (left, right):
-            axes.set_xlabel("times as many processes")
+            axes.set_xlabel("processes / fewest processes of the setting")
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set_ylabel("speed-up (throughput)")
-        right.set_ylabel("efficiency (speed-up / times as many processes)")
+        right.set_ylabel("efficiency (speed-up / ratio of processes)")
         left.set_title("dashed: perfect scaling", fontsize=9)
         if any(compare.shares_cores(many.setting) for _, many in pairs):
             right.set_title("processes share the cores of one host", fontsize=9)
@@ -251,25 +259,29 @@ def scaling(runs):
         return signed(figure, runs_of(pairs))
 
 
-def _line_with_bars(axes, places, spreads, **look):
-    middle, least, most = zip(*spreads, strict=True)
-    below = [a - b for a, b in zip(middle, least, strict=True)]
-    above = [b - a for a, b in zip(middle, most, strict=True)]
-    axes.errorbar(places, middle, yerr=[below, above], **look)
+def _line_with_bars(axes, x, spreads, **style):
+    middle, low, high = zip(*spreads, strict=True)
+    below = [a - b for a, b in zip(middle, low, strict=True)]
+    above = [b - a for a, b in zip(middle, high, strict=True)]
+    axes.errorbar(x, middle, yerr=[below, above], **style)
 
 
 def memory_by_size(runs):
-    """Draws the memory of a process against size: counted, and measured where it was."""
+    """Draws the counted and the measured memory per process against model size.
+
+    Raises:
+      NotDrawn: no completed run measured its memory.
+    """
     drawn = [run for run in runs if run.is_completed and measured_memory(run.row)]
     if not drawn:
-        raise NotDrawn("no completed run knows the peak memory of its processes")
+        raise NotDrawn("no completed run measured the peak memory of its processes")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
         for precision in sorted({run.row["precision"] for run in drawn}):
             rows = [run.row for run in drawn if run.row["precision"] == precision]
             sizes = [row["trainable_parameters"] for row in rows]
             counted = [row["counted_step_bytes"] + row["counted_state_bytes"] for row in rows]
-            for what, values, marker in (
+            for name, values, marker in (
                 ("measured", map(measured_memory, rows), "o"),
                 ("counted", counted, "_"),
             ):
@@ -280,18 +292,18 @@ def memory_by_size(runs):
                     marker=marker,
                     color=precision_color(precision),
                     alpha=0.8,
-                    label=f"{what}, {precision}",
+                    label=f"{name}, {precision}",
                 )
         on_gpu = any(run.row["peak_gpu_bytes"] for run in drawn)
         size_axis(axes)
         axes.set_yscale("log")
         plain_numbers(axes.yaxis)
-        axes.set_ylabel("memory of a process (MiB)")
+        axes.set_ylabel("memory per process (MiB)")
         axes.set_title(
             (
                 "measured: peak of the GPU's allocator"
                 if on_gpu
-                else "measured: peak resident memory, with Python and TensorFlow themselves"
+                else "measured: peak resident memory, including Python and TensorFlow"
             )
             + "\ncounted: parameters, moments, gradients and activations",
             fontsize=9,
@@ -301,60 +313,76 @@ def memory_by_size(runs):
 
 
 def measured_memory(row):
-    """Returns the peak bytes of the fullest process: of its GPU, else resident; None if neither."""
+    """Returns the peak bytes of the process that used most, or None if they were not measured.
+
+    They are those of its GPU if it trained on one, and its resident memory otherwise.
+    """
     return row["peak_gpu_bytes"] or row["peak_rss_bytes"]
 
 
-# In the order in which they are shown.
-OF_ALL_RUNS = (
-    training_curves,
-    cost_by_size,
-    mixed_speedup,
-    skill_by_cost,
-    scaling,
-    roofline,
-    memory_by_size,
-    power_traces,
-)
-CAPTIONS = {  # name: (title, how to read it)
-    "training_curves": (
+class Drawing(NamedTuple):
+    """A figure of a study.
+
+    Attributes:
+      draw: function that takes a list of MeasuredRun and returns a Figure, or raises NotDrawn.
+      title: heading in report.html.
+      caption: how to read the figure.
+    """
+
+    draw: Any
+    title: str
+    caption: str
+
+
+# {file name without suffix: Drawing}, in the order of report.html.
+OF_ALL_RUNS = {
+    "training_curves": Drawing(
+        training_curves,
         "Loss over the epochs",
-        "On the windows that were trained on, and on those held out. Validation uses the running "
-        "averages of batch normalization, which lag while the weights move fast and can "
-        "make early peaks.",
+        "On the training windows and on the validation windows. Validation uses the running "
+        "averages of batch normalization. They lag while the weights change fast, which can cause "
+        "early peaks.",
     ),
-    "cost_by_size": (
+    "cost_by_size": Drawing(
+        cost_by_size,
         "Training time, energy and mean power by size",
-        "A point a run: the median of its epochs; the bar spans them. Energy and power are drawn "
-        "where they were measured.",
+        "One point per run: the median over its epochs. The bar spans their minimum to maximum. "
+        "Energy and power are drawn for the runs that measured them.",
     ),
-    "mixed_speedup": (
+    "mixed_speedup": Drawing(
+        mixed_speedup,
         "How much faster mixed precision trains",
-        "Above the line mixed precision is faster. Throughput is windows a second; the time to the "
-        "same loss also counts what each learns from a window.",
+        "Above the line, mixed precision is faster. Throughput is windows per second. The time to "
+        "the same loss also depends on how much each precision learns from a window.",
     ),
-    "skill_by_cost": (
+    "skill_by_cost": Drawing(
+        skill.skill_by_cost,
         "What skill costs",
-        "Cheaper is left; d3 f16 is depth 3, 16 filters. Of the cells on a Pareto front none that "
-        "compares is both better and cheaper.",
+        "Cheaper cells are further left; d3 f16 is depth 3, 16 filters. No comparable cell is both "
+        "better and cheaper than a cell on its Pareto front.",
     ),
-    "scaling": (
+    "scaling": Drawing(
+        scaling,
         "Several processes",
-        "Speed-up is in windows a second, each process with a batch of its own.",
+        "Speed-up is in windows per second. Each process has its own batch.",
     ),
-    "roofline": (
+    "roofline": Drawing(
+        roofline.roofline_figure,
         "Achieved speed by arithmetic intensity, of steps and of layers",
-        "Roofs are drawn where a run measured them: the slanted one is what memory delivers, the "
-        "flat one a matrix product. The further below, the more is left unused; what stays in a "
-        "cache can lie above the slanted one.",
+        "The roofline limits are drawn if a run measured them: the sloped line is the memory "
+        "bandwidth, the flat line the compute rate of a matrix product. The further a point is "
+        "below them, the more of the machine is unused. Layers whose data stay in a cache can lie "
+        "above the sloped line.",
     ),
-    "memory_by_size": (
+    "memory_by_size": Drawing(
+        memory_by_size,
         "Memory by size",
-        "Resident memory also holds Python, TensorFlow and the data being read, which are not in "
-        "the count.",
+        "Resident memory also includes Python, TensorFlow and the data being read, which the count "
+        "does not include.",
     ),
-    "power_traces": (
+    "power_traces": Drawing(
+        power.power_traces,
         "Power over time",
-        "Each line is a device of the run.",
+        "Each line is one device of the run.",
     ),
 }

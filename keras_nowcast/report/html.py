@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from keras_nowcast.config import as_arguments
-from keras_nowcast.report.figures import CAPTIONS
+from keras_nowcast.report.figures import OF_ALL_RUNS
 from keras_nowcast.study import planner, table
 from keras_nowcast.study.claims import NOT_MEASURED, PAPER
 from keras_nowcast.study.compare import ESTIMATE
@@ -102,7 +102,7 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
         energy_sources=_energy_sources(runs),
         skill=skill,
         claims=claims_made,
-        figures=[(*CAPTIONS[name], Markup(svg)) for name, svg in figures.items()],
+        figures=[(OF_ALL_RUNS[name], Markup(svg)) for name, svg in figures.items()],
         columns=COLUMNS,
         rows=[_cells(run, skill) for run in ordered],
         choices=_choices(ordered, skill),
@@ -294,8 +294,8 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
 
 
 def _title(name):
-    # A picture that is no figure of the page, such as one run's trace of power, has no caption.
-    return CAPTIONS[name][0] if name in CAPTIONS else name
+    # The power trace of a single run is not on the page and has no title.
+    return OF_ALL_RUNS[name].title if name in OF_ALL_RUNS else name
 
 
 _UNRECORDED = {

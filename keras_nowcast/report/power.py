@@ -15,15 +15,20 @@ from keras_nowcast.report.style import (
     signed,
 )
 
-MOST_POINTS = 1500  # of a power trace that are drawn: more than a figure has dots across
+MAX_POINTS = 1500  # of a power trace; a figure is fewer pixels wide
+WINDOW_COLORS = {"idle": "#999999", "epoch": COLORS[2], "validation": COLORS[4]}
 
 
 def power_traces(runs):
-    """Draws the power of up to a dozen runs over time, a panel each, all devices together."""
+    """Draws power over time of up to MANY_RUNS runs, one panel per run, one line per device.
+
+    Raises:
+      NotDrawn: no run has a power trace.
+    """
     traced = [run for run in runs if run.devices]
     if not traced:
-        raise NotDrawn("no run has a trace of power: " + _why_no_energy(runs))
-    # Evenly over the runs, so that not only the first ones are seen.
+        raise NotDrawn("no run has a power trace: " + _why_no_energy(runs))
+    # Evenly spaced over all runs, not only the first ones.
     drawn = [traced[len(traced) * i // MANY_RUNS] for i in range(MANY_RUNS)]
     drawn = list(dict.fromkeys(drawn)) if len(traced) > MANY_RUNS else traced
     columns = min(3, len(drawn))
@@ -50,7 +55,7 @@ def power_traces(runs):
             axes.set_xlabel("time since the start (s)", fontsize=9)
         figure.supylabel("power (W)", fontsize=9)
         if len(drawn) < len(traced):
-            figure.suptitle(f"{len(drawn)} of {len(traced)} runs with a trace", fontsize=9)
+            figure.suptitle(f"{len(drawn)} of {len(traced)} runs with a power trace", fontsize=9)
         return signed(figure, drawn)
 
 
@@ -59,15 +64,15 @@ def _why_no_energy(runs):
         "; ".join(
             dict.fromkeys(run.row["energy_reason"] for run in runs if run.row["energy_reason"])
         )
-        or "none was kept"
+        or "no trace was kept"
     )
 
 
 def _thinned(seconds, watts):
-    """Returns a trace of at most MOST_POINTS, least and most of each stretch of a longer one."""
-    if len(seconds) <= MOST_POINTS:
+    """Returns at most MAX_POINTS of a trace: the minimum and maximum of each stretch if longer."""
+    if len(seconds) <= MAX_POINTS:
         return seconds, watts
-    stretch = 2 * len(seconds) // MOST_POINTS + 1
+    stretch = 2 * len(seconds) // MAX_POINTS + 1
     kept = []
     for start in range(0, len(seconds), stretch):
         places = range(start, min(start + stretch, len(seconds)))
@@ -77,14 +82,15 @@ def _thinned(seconds, watts):
 
 
 def power_trace(run, record):
-    """Draws one run's power over time, the epochs marked, and the energy of each epoch.
+    """Draws the power of one run over time with its epochs marked, and the energy of each epoch.
 
     Args:
-      run: a Run that measured or estimated its energy.
+      run: a MeasuredRun that measured or estimated its energy.
       record: its record.json.
 
     Returns:
-      A Figure; watts of each device against seconds since the start, joules against the epoch.
+      A Figure of two panels: watts of each device against seconds since the start, and joules
+      against the epoch.
     """
     energy = record["energy"]
     with plt.rc_context(STYLE):
@@ -95,17 +101,17 @@ def power_trace(run, record):
             seconds, watts = _thinned(seconds, watts)
             above.plot(seconds, watts, color=color, linewidth=1, label=f"{host} {device}")
         for window in energy["windows"]:
-            if window["name"] in _WINDOW_COLORS:
+            if window["name"] in WINDOW_COLORS:
                 above.axvspan(
                     window["start_s"],
                     window["end_s"],
-                    color=_WINDOW_COLORS[window["name"]],
+                    color=WINDOW_COLORS[window["name"]],
                     alpha=0.2,
                     linewidth=0,
                 )
         handles, labels = above.get_legend_handles_labels()
-        handles += [Patch(color=color, alpha=0.3) for color in _WINDOW_COLORS.values()]
-        labels += [name if name != "epoch" else "training" for name in _WINDOW_COLORS]
+        handles += [Patch(color=color, alpha=0.3) for color in WINDOW_COLORS.values()]
+        labels += [name if name != "epoch" else "training" for name in WINDOW_COLORS]
         draw_legend(figure, handles, labels, columns=2)
         above.set_ylim(bottom=0)
         above.set_xlabel("time since the start (s)")
@@ -121,8 +127,5 @@ def power_trace(run, record):
             below.bar(*zip(*known, strict=True), color=COLORS[0])
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.set_xlabel("epoch")
-        below.set_ylabel("energy of training (J)")
+        below.set_ylabel("training energy (J)")
         return signed(figure, [run])
-
-
-_WINDOW_COLORS = {"idle": "#999999", "epoch": COLORS[2], "validation": COLORS[4]}

@@ -7,49 +7,49 @@ import pytest
 import study_runs
 from drawn import points, read, texts
 
-from keras_nowcast.report import figures, power, style
+from keras_nowcast.report import figures, power, skill, style
 
 
-@pytest.mark.parametrize("draw", figures.OF_ALL_RUNS, ids=lambda draw: draw.__name__)
-def test_each_is_drawn_and_names_its_runs(study, draw, tmp_path):
-    figure = draw(study)
+@pytest.mark.parametrize("name", figures.OF_ALL_RUNS)
+def test_each_is_drawn_and_names_its_runs(study, name, tmp_path):
+    figure = figures.OF_ALL_RUNS[name].draw(study)
     signature = figure.get_supxlabel()
     assert signature.startswith("8 runs of ") and "f4-float32-np1 ..." in signature
-    svg = style.write_figure(figure, tmp_path, draw.__name__)
-    assert (tmp_path / f"{draw.__name__}.png").stat().st_size > 5000
-    assert (tmp_path / f"{draw.__name__}.pdf").read_bytes().startswith(b"%PDF")
+    svg = style.write_figure(figure, tmp_path, name)
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     ElementTree.fromstring(svg.replace("xlink:href", "href"))  # well-formed
     ids = re.findall(r'\bid="([^"]+)"', svg)
-    assert len(ids) == len(set(ids)) and all(each.startswith(draw.__name__) for each in ids)
+    assert len(ids) == len(set(ids)) and all(each.startswith(name) for each in ids)
     used = re.findall(r'(?:href="#|url\(#)([^")]+)', svg)
     assert used and set(used) <= set(ids)
-    assert draw.__name__ in figures.CAPTIONS
+    assert figures.OF_ALL_RUNS[name].title and figures.OF_ALL_RUNS[name].caption
     figures.plt.close("all")
 
 
 @pytest.mark.parametrize(
     "name, why",
     [
-        ("mixed_speedup", "no completed run in float32 and one in mixed precision"),
-        ("scaling", "no two completed runs differ in the number of processes"),
+        ("mixed_speedup", "no completed run in float32 differs from one in mixed precision"),
+        ("scaling", "no two completed runs differ only in the number of processes"),
         ("power_traces", study_runs.WHY_NO_ENERGY),
     ],
 )
 def test_without_data_a_figure_is_not_drawn(tmp_path, name, why):
     study_runs.write_run(tmp_path / "a")
     with pytest.raises(style.NotDrawn, match=re.escape(why)):
-        getattr(figures, name)(read(tmp_path))
+        figures.OF_ALL_RUNS[name].draw(read(tmp_path))
 
 
-@pytest.mark.parametrize("draw", figures.OF_ALL_RUNS, ids=lambda draw: draw.__name__)
-def test_a_failed_run_alone_gives_no_figure_of_cost(tmp_path, draw):
+@pytest.mark.parametrize("name", figures.OF_ALL_RUNS)
+def test_a_failed_run_alone_gives_no_figure_of_cost(tmp_path, name):
     study_runs.write_run(tmp_path / "a", status="failed", losses=(0.5,))
     (run,) = read(tmp_path)
     run.epochs.clear()
     for column in ("seconds_per_epoch", "achieved_flops_per_second", "peak_rss_bytes"):
         run.row[column] = None
     with pytest.raises(style.NotDrawn):
-        draw([run])
+        figures.OF_ALL_RUNS[name].draw([run])
 
 
 def test_cost_has_the_numbers_of_the_runs(study):
@@ -64,7 +64,7 @@ def test_cost_has_the_numbers_of_the_runs(study):
 def test_an_estimate_is_hollow_and_called_one(tmp_path):
     study_runs.write_run(tmp_path / "a", joules=100.0, source="estimate")
     runs = read(tmp_path)
-    for draw in (figures.cost_by_size, figures.skill_by_cost, power.power_traces):
+    for draw in (figures.cost_by_size, skill.skill_by_cost, power.power_traces):
         figure = draw(runs)
         assert any("ESTIMATE, not measured" in text for text in texts(figure)), draw.__name__
         figures.plt.close(figure)
@@ -77,7 +77,7 @@ def test_an_estimate_is_hollow_and_called_one(tmp_path):
 def test_time_where_not_all_measured_energy(tmp_path):
     study_runs.write_run(tmp_path / "a", joules=100.0)
     study_runs.write_run(tmp_path / "b", filters=4)
-    figure = figures.skill_by_cost(read(tmp_path))
+    figure = skill.skill_by_cost(read(tmp_path))
     assert figure.axes[0].get_xlabel() == "training time (s per epoch)"
     assert any("time, since not every run measured energy" in text for text in texts(figure))
     figures.plt.close(figure)
@@ -86,7 +86,7 @@ def test_time_where_not_all_measured_energy(tmp_path):
 def test_time_where_none_measured_energy(tmp_path):
     study_runs.write_run(tmp_path / "a", filters=4)
     study_runs.write_run(tmp_path / "b")
-    figure = figures.skill_by_cost(read(tmp_path))
+    figure = skill.skill_by_cost(read(tmp_path))
     assert any("time, since no run measured energy" in text for text in texts(figure))
     figures.plt.close(figure)
 
@@ -101,7 +101,7 @@ def test_every_speedup_lies_within_its_panel(tmp_path):
 
 
 def test_fronts_are_of_runs_that_compare(tmp_path):
-    """Grid 48 is cheaper and scores higher than all of grid 96, and says nothing of it."""
+    """Grid 48 is cheaper and scores higher than all of grid 96, and does not count."""
     for grid, better in ((96, 0.0), (48, 0.3)):
         for filters, csi in ((4, 0.2), (8, 0.1), (16, 0.4)):
             study_runs.write_run(
@@ -112,7 +112,7 @@ def test_fronts_are_of_runs_that_compare(tmp_path):
                 csi=(csi + better,) * 3,
             )
     study_runs.write_run(tmp_path / "alone", grid=48, filters=4, batch_per_replica=2)
-    figure = figures.skill_by_cost(read(tmp_path))
+    figure = skill.skill_by_cost(read(tmp_path))
     fronts = {
         line.get_label(): [tuple(xy) for xy in line.get_xydata().round(6)]
         for line in figure.axes[0].lines
@@ -123,7 +123,7 @@ def test_fronts_are_of_runs_that_compare(tmp_path):
         "front: grid 96, batch per replica 4": [(4.0, 0.2), (16.0, 0.4)],
     }
     title = figure.axes[0].get_title()
-    assert "differ in size, precision and processes alone: 2 of 3 groups" in title
+    assert "differ only in size, precision and processes: 2 of 3 groups" in title
     figures.plt.close(figure)
 
 
@@ -137,7 +137,7 @@ def test_no_label_covers_another(tmp_path):
             csi=(0.3 + number / 1000,) * 3,
         )
     study_runs.write_run(tmp_path / "far", filters=32, seconds=50.0, csi=(0.9,) * 3)
-    figure = figures.skill_by_cost(read(tmp_path))
+    figure = skill.skill_by_cost(read(tmp_path))
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) >= 6

@@ -11,7 +11,7 @@ def test_a_long_trace_keeps_its_peaks():
     watts = [100.0] * 100_000
     watts[54_321], watts[77_777], watts[5] = 300.0, 1.0, float("nan")
     kept_s, kept_w = power._thinned(seconds, watts)
-    assert len(kept_s) <= power.MOST_POINTS and max(kept_w) == 300.0 and min(kept_w) == 1.0
+    assert len(kept_s) <= power.MAX_POINTS and max(kept_w) == 300.0 and min(kept_w) == 1.0
     assert kept_s == sorted(kept_s)
     assert power._thinned([1, 2], [3, 4]) == ([1, 2], [3, 4])
 
@@ -21,5 +21,5 @@ def test_of_many_traces_a_dozen_is_drawn(tmp_path):
         study_runs.write_run(tmp_path / f"{seed:02}", joules=100.0, seed=seed)
     figure = power.power_traces(read(tmp_path))
     assert sum(bool(axes.lines) for axes in figure.axes) == 12
-    assert any("12 of 20 runs with a trace" in text for text in texts(figure))
+    assert any("12 of 20 runs with a power trace" in text for text in texts(figure))
     figures.plt.close(figure)

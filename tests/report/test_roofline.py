@@ -8,8 +8,8 @@ from keras_nowcast.report import figures, roofline
 
 
 def test_no_roof_is_made_up(study):
-    figure = roofline.roofline(study)
-    assert any("no roof is drawn" in text for text in texts(figure))
+    figure = roofline.roofline_figure(study)
+    assert any("no roofline limits" in text for text in texts(figure))
     assert all(line.get_linestyle() == "None" for line in figure.axes[0].lines)
     figures.plt.close(figure)
 
@@ -30,7 +30,7 @@ def test_layers_lie_beneath_the_measured_roofs(tmp_path):
                 roofs=ROOFS,
             )
     runs = read(tmp_path)
-    figure = roofline.roofline(runs)
+    figure = roofline.roofline_figure(runs)
     assert len(figure.axes) == 2
     for axes, precision in zip(figure.axes, ("float32", "mixed_bfloat16"), strict=True):
         (large,) = [run for run in runs if run.name == f"{precision}-f16"]
@@ -40,7 +40,7 @@ def test_layers_lie_beneath_the_measured_roofs(tmp_path):
         title = axes.get_title()
         assert f"layers: depth 4, 16 filters, {precision}, 1 process" in title
         # 10 ms a layer, over 2 s an epoch of 10 steps of 4 windows
-        assert f"add up to {100 * len(rows) * 0.01 / 0.2:.0f} % of a training step" in title
+        assert f"add up to {100 * len(rows) * 0.01 / 0.2:.0f}% of a training step" in title
         assert "largest of 2 runs" in title
         roofs = [line for line in axes.lines if line.get_color() == "0.25"]
         assert {line.get_ydata()[-1] for line in roofs} == {400.0, 150.0}
@@ -61,7 +61,7 @@ def test_runs_without_layers_are_whole_steps_beside_those_with(tmp_path):
     study_runs.write_run(tmp_path / "lost", filters=32, roofs=ROOFS)
     (tmp_path / "lost" / "layers.csv").unlink()
     runs = read(tmp_path)
-    figure = roofline.roofline(runs)
+    figure = roofline.roofline_figure(runs)
     left, right = figure.axes
     assert "depth 4, 16 filters, float32" in left.get_title()
     assert right.get_title() == "no run in mixed_bfloat16 timed its layers" and not right.texts
