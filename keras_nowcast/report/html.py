@@ -1,38 +1,38 @@
-"""report.html: the whole study in one file that a person can read and send.
+"""Writes the whole study into one HTML file, report.html, to read and to send.
 
-No network, and no script but templates/report.js. This module prepares what the template shows;
-the template (templates/report.html.j2) escapes every text that comes from a file.
+The page needs no network, and its only script is templates/report.js. This module prepares the
+data; the template (templates/report.html.j2) escapes every text that comes from a file.
 """
 
 import shlex
 from importlib import resources
 from typing import Any, NamedTuple
 
-from keras_nowcast.config import as_arguments
+from keras_nowcast.config import FOLDER, as_arguments, names_of
 from keras_nowcast.report.figures import OF_ALL_RUNS
 from keras_nowcast.study import planner, table
 from keras_nowcast.study.claims import NOT_MEASURED, PAPER
-from keras_nowcast.study.compare import ESTIMATE
+from keras_nowcast.study.compare import ESTIMATE, counted
 
 
 class Column(NamedTuple):
     """A column of the table of runs.
 
     Attributes:
-      head: its head.
-      name: of the column of table.csv, or of what `_more` computes.
-      form: how a number is formatted; None for text.
-      says: what it says when the pointer rests on its head.
+      head: its heading.
+      name: column of table.csv, or key of `_more`.
+      form: format of its numbers, or None for text.
+      meaning: tooltip of its heading.
     """
 
     head: str
     name: str
     form: str | None
-    says: str
+    meaning: str
 
 
 class TableCell(NamedTuple):
-    """A cell of the table of runs: what is shown, and the value it is sorted by."""
+    """A cell of the table of runs: the text it shows, and the value it is sorted by."""
 
     text: str
     value: Any
@@ -52,24 +52,29 @@ COLUMNS = (
         "s/epoch",
         "seconds_per_epoch",
         ".3g",
-        "seconds of training an epoch, median, without validation",
+        "training time per epoch in seconds, median, without validation",
     ),
-    Column("windows/s", "samples_per_second", ".1f", "windows trained a second, all processes"),
-    Column("GFLOP/s", "gflops", ".1f", "counted FLOPs over measured time"),
-    Column("J/epoch", "joules_per_epoch", ".4g", "joules of training an epoch, median"),
-    Column("W", "mean_watts", ".1f", "mean power while training"),
-    Column("energy from", "energy_source", None, "the sensor; an estimate is no measurement"),
+    Column("windows/s", "samples_per_second", ".1f", "windows trained per second by all processes"),
+    Column("GFLOP/s", "gflops", ".1f", "counted FLOPs divided by measured time"),
+    Column("J/epoch", "joules_per_epoch", ".4g", "training energy per epoch in joules, median"),
+    Column("W", "mean_watts", ".1f", "mean power during training"),
+    Column(
+        "energy from", "energy_source", None, "kind of sensor; an estimate is not a measurement"
+    ),
     Column("CSI", "csi", ".4f", "critical success index, higher is better: mean over thresholds"),
     Column("MAE", "mae", ".2f", "mean absolute error of VIL codes"),
-    Column("val. loss", "val_loss", ".4f", "mean squared error of the validation, normalized"),
+    Column("val. loss", "val_loss", ".4f", "mean squared error on the validation set, normalized"),
     Column(
         "counted MiB",
         "counted_mib",
         ",.0f",
-        "parameters, moments, gradients and activations, counted",
+        "counted: parameters, moments, gradients and activations",
     ),
     Column(
-        "peak MiB", "peak_mib", ",.0f", "measured: of the GPU, else resident memory of a process"
+        "peak MiB",
+        "peak_mib",
+        ",.0f",
+        "measured: memory of the GPU, or resident memory of a process that has none",
     ),
 )
 
@@ -83,8 +88,8 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
       figures: {name: inline SVG}.
       not_drawn: {name of a figure: why it was not drawn}.
       planned: the Planner of these runs.
-      unrecorded: {path of a run without a record: whether it runs, None where that is not told}.
-      command: the command line that made this report.
+      unrecorded: {path of a run without a record: True if it is running, None if that is unknown}.
+      command: the command line that writes this report.
     """
     from markupsafe import Markup
 
@@ -134,7 +139,7 @@ def _file(name):
     return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
 
-_MACHINE = (  # (what it is called, column)
+_MACHINE = (  # (name, column)
     ("processor", "cpu"),
     ("cores", "cores"),
     ("GPUs", "gpus"),
@@ -147,11 +152,11 @@ _MACHINE = (  # (what it is called, column)
 
 
 def _machine(runs):
-    """Returns (name, the different values of all runs) of what they ran on."""
+    """Returns (name, distinct values over all runs) of the hardware and software they ran on."""
     rows = []
     for name, column in _MACHINE:
         values = [run.row[column] for run in runs if run.row[column] is not None]
-        if column == "git_commit":  # short, with the + of a changed checkout
+        if column == "git_commit":  # short, with the + of uncommitted changes
             values = [each[:10] + ("+" if each.endswith("+") else "") for each in values]
         rows.append((name, [value if value != "" else "none" for value in dict.fromkeys(values)]))
     return rows
@@ -171,7 +176,7 @@ _LOST = {  # head: (column, form)
 
 
 def _lost(runs):
-    """Returns a row for each run that skipped or lost something."""
+    """Returns one row per run that skipped events or steps, or lost work."""
     rows = []
     for run in runs:
         if not any(run.row[column] for column, _ in _LOST.values()):
@@ -187,7 +192,7 @@ def _lost(runs):
 
 
 def _more(run, skill):
-    """Returns what the table of runs shows and table.csv has not, or has in other units."""
+    """Returns the values of the table of runs that table.csv lacks or has in other units."""
     row, mib = run.row, 2**20
     counted = row["counted_step_bytes"] and row["counted_step_bytes"] + row["counted_state_bytes"]
     peak = row["peak_gpu_bytes"] or row["peak_rss_bytes"]
@@ -203,7 +208,7 @@ def _more(run, skill):
 
 
 def _cells(run, skill):
-    """Returns the TableCells of a run, one of each of COLUMNS."""
+    """Returns the TableCells of a run, one per column of COLUMNS."""
     cells, shown = [], run.row | _more(run, skill)
     for column in COLUMNS:
         value = shown[column.name]
@@ -218,7 +223,7 @@ def _cells(run, skill):
 
 
 def _choices(runs, skill):
-    """Returns the completed runs to choose two from, and which two are chosen; None for fewer."""
+    """Returns the completed runs to compare and the first choice, or None for fewer than two."""
     completed = [run for run in runs if run.is_completed]
     if len(completed) < 2:
         return None
@@ -231,7 +236,7 @@ def _choices(runs, skill):
 
 
 def _compared(row, skill):
-    """Returns the values that report.js compares, None where there is none."""
+    """Returns the values that report.js compares, None if unknown."""
     rate = row["samples_per_second"]
     return {
         "parameters": row["trainable_parameters"],
@@ -247,13 +252,13 @@ def _planner(planned):
     rows = []
     for name, words in planner.WORDS.items():
         errors = planned.errors[name]
-        said = errors.text() if errors else f"{NOT_MEASURED}: {planned.why_no_errors(name)}"
-        rows.append({"quantity": words, "error of leaving one out": said})
+        text = errors.text() if errors else f"{NOT_MEASURED}: {planned.why_no_errors(name)}"
+        rows.append({"quantity": words, "leave-one-out error": text})
     nexts = planned.next_sizes()
     share = nexts[0].seconds.share if nexts and nexts[0].seconds else None
     notes = []
     if planned.left_out:
-        notes.append(f"{planned.left_out} cells of other machines are not in it.")
+        notes.append(f"Not included: {counted(planned.left_out, 'cell')} from other machines.")
     if planned.energy_note:
         notes.append(planned.energy_note)
     return {
@@ -265,13 +270,13 @@ def _planner(planned):
 
 
 def _missing(runs, claims_made, not_drawn, unrecorded):
-    """Returns (what, the rest of the sentence) of all that was not measured."""
+    """Returns (subject, rest of the sentence) for everything that was not measured."""
     lines = [(_title(name), f" (figure): {why}") for name, why in not_drawn.items()]
     lines += [
         (claim.title, f" (claim): {claim.answer}") for claim in claims_made if not claim.is_measured
     ]
     lines += [
-        ("Energy", f" of {_plural(len(names))}: {reason}")
+        ("Energy", f" of {counted(len(names), 'run')}: {reason}")
         for reason, names in _by_reason(runs).items()
     ]
     partly = [
@@ -280,15 +285,17 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         if run.row["energy_joules"] is not None and run.row["joules_per_epoch"] is None
     ]
     if partly:
-        why = f"no epoch's was read for {table.ENOUGH_COVERAGE:.0%} of its time"
-        lines.append(("Energy of an epoch", f" of {_plural(len(partly))}: {why}"))
+        why = f"no epoch has valid readings for {table.ENOUGH_COVERAGE:.0%} of its time"
+        lines.append(("Energy of an epoch", f" of {counted(len(partly), 'run')}: {why}"))
     seeds = [len(cell.runs) for cell in table.cells(runs)]
     if seeds and max(seeds) == 1:
-        lines.append(("The spread over seeds", ": no cell has several"))
+        lines.append(("The spread over seeds", ": no cell has more than one seed"))
     if not any(run.row["test_mse"] is not None for run in runs):
         why = "no run was evaluated with experiments/evaluate.py"
-        lines.append(("Scores of the test set", f" beside persistence and extrapolation: {why}"))
-    why = " is in no comparison: it went on with another number of processes"
+        lines.append(
+            ("Scores on the test set", f" compared with persistence and extrapolation: {why}")
+        )
+    why = " is in no comparison: it was resumed with another number of processes"
     lines += [(run.name, why) for run in runs if run.is_completed and run.changed_processes]
     return lines + [(path, f" {_UNRECORDED[is_run]}") for path, is_run in unrecorded.items()]
 
@@ -299,9 +306,9 @@ def _title(name):
 
 
 _UNRECORDED = {
-    True: "is running: it has no record yet",
-    False: "was killed: it left no record, and nobody trains in it; --resume goes on with it",
-    None: "left no record: it runs still, or was killed",
+    True: "is running and has no record yet",
+    False: "was killed: it has no record and no process is training; continue it with --resume",
+    None: "has no record: it is still running or was killed; the system does not report which",
 }
 
 
@@ -311,10 +318,6 @@ def _by_reason(runs):
         if run.row["energy_joules"] is None and run.is_completed:
             found.setdefault(run.row["energy_reason"], []).append(run.name)
     return found
-
-
-def _plural(number):
-    return f"{number} run" + ("" if number == 1 else "s")
 
 
 def _failed(runs):
@@ -331,8 +334,8 @@ def _failed(runs):
 
 
 def train_command(run):
-    """Returns the command line that trains a Run again."""
-    config = {k: v for k, v in run.config.items() if k not in ("run_dir", "resume")}
+    """Returns the command line that trains a MeasuredRun again."""
+    config = {k: v for k, v in run.config.items() if k not in names_of(FOLDER)}
     words = ["python", "experiments/train.py", *as_arguments(config)]
     if (run.row["world_size"] or 1) > 1:
         words = ["horovodrun", "-np", str(run.row["world_size"]), *words]

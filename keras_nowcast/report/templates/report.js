@@ -33,13 +33,13 @@ if (comparison) {
     const digits = Math.abs(percent) < 100 ? 2 : 0;
     const shown = percent.toLocaleString("en", {
       minimumFractionDigits: digits, maximumFractionDigits: digits });
-    return (percent < 0 ? "" : "+") + shown + " %";
+    return (percent < 0 ? "" : "+") + shown + "%";
   };
 
   const show = () => {
     const [a, b] = [first, second].map(each => each.selectedOptions[0].dataset);
     const alike = a.source === b.source;
-    let energy = alike ? increase(a.energy, b.energy) : notMeasured + " by one kind of sensor";
+    let energy = alike ? increase(a.energy, b.energy) : notMeasured + " with one kind of sensor";
     if (alike && a.energy && b.energy && (a.estimate || b.estimate)) energy += estimateMark;
     comparison.querySelector("output").textContent =
       "trainable parameters " + increase(a.parameters, b.parameters) +
