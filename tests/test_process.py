@@ -1,4 +1,4 @@
-"""Exit statuses, who prints, and signals."""
+"""Exit statuses, signals, and the rank that prints."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""experiments/sweep.py from the shell: real cells, signals, kills, and what is left of them."""
+"""experiments/sweep.py from the shell: real cells, signals, kills, and the files they leave."""
 
 import csv
 import importlib.util
@@ -41,7 +41,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def start(root, tmp_path):
-    """Starts sweeps in tmp_path; those that a failed test leaves are killed."""
+    """Starts sweeps in tmp_path; kills those that a failed test leaves."""
     started = []
 
     def start(*flags, folder=tmp_path):
@@ -67,7 +67,7 @@ def start(root, tmp_path):
 
 @pytest.fixture
 def sweep(start):
-    """Runs a sweep to its end and returns its exit status and what it printed."""
+    """Runs a sweep to its end and returns its exit status and its output."""
 
     def sweep(*flags, **more):
         process = start(*flags, **more)
@@ -133,7 +133,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, 
 
 
 def test_what_fails_is_kept_and_retried_only_on_request(sweep, tmp_path):
-    """Too little time, then too little memory; and a cell that fits no network."""
+    """Too little time, then too little memory, and a cell that no model fits."""
     flags = ["--epochs", "1", "--depth", "1", "6", "--center-filters", "4", "400000"]
     status, printed = sweep(*flags, "--timeout-minutes", "0.01")
     assert status == 0, printed

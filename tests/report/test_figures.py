@@ -1,4 +1,4 @@
-"""Figures of made-up runs: drawn, signed, or refused with the reason."""
+"""Figures of synthetic runs: drawn and signed, or refused with the reason."""
 
 import re
 from xml.etree import ElementTree
@@ -128,7 +128,7 @@ def test_fronts_are_of_runs_that_compare(tmp_path):
 
 
 def test_no_label_covers_another(tmp_path):
-    """Twelve networks on a front, of nearly one cost and skill."""
+    """Twelve models on a front, with nearly the same cost and skill."""
     for number in range(12):
         study_runs.write_run(
             tmp_path / f"{number:02}",

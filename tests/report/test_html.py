@@ -1,4 +1,4 @@
-"""report.html: whole, self-contained, and nothing from a file is taken for markup."""
+"""report.html is complete and self-contained, and no text from a file is read as markup."""
 
 import fcntl
 import re
@@ -19,7 +19,7 @@ VOID = {"meta", "br", "input", "link", "img", "hr"}
 
 
 class Page(HTMLParser):
-    """Collects tags, and checks that they are closed in turn."""
+    """Collects tags, and checks that they are closed in order."""
 
     def __init__(self, text):
         super().__init__()

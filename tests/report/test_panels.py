@@ -109,7 +109,7 @@ def test_curves_run_over_the_leads():
         "mean absolute error",
     ]
     assert all(list(line.get_xdata()) == [5, 10] for cell in axes for line in cell.lines)
-    assert all(len(cell.collections) == 2 for cell in axes)  # a band each
+    assert all(len(cell.collections) == 2 for cell in axes)  # one band per panel
 
 
 def test_the_performance_diagram_places_its_points():

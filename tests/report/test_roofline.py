@@ -1,4 +1,4 @@
-"""The roofline figure of made-up runs."""
+"""The roofline figure of synthetic runs."""
 
 import pytest
 import study_runs
@@ -39,7 +39,7 @@ def test_layers_lie_beneath_the_measured_roofs(tmp_path):
         assert expected <= points(axes)
         title = axes.get_title()
         assert f"layers: depth 4, 16 filters, {precision}, 1 process" in title
-        # 10 ms a layer, over 2 s an epoch of 10 steps of 4 windows
+        # 10 ms per layer, and 2 s per epoch of 10 steps of 4 windows
         assert f"add up to {100 * len(rows) * 0.01 / 0.2:.0f}% of a training step" in title
         assert "largest of 2 runs" in title
         roofs = [line for line in axes.lines if line.get_color() == "0.25"]
@@ -73,6 +73,6 @@ def test_runs_without_layers_are_whole_steps_beside_those_with(tmp_path):
         for run in runs
     }
     assert {steps[name] for name in ("timed", "plain", "lost")} <= points(left)
-    assert points(right) == {steps["half"]}  # of a process, as the roofs are
+    assert points(right) == {steps["half"]}  # of one process, as the roofs are
     assert figure.get_supxlabel() == "runs: timed, half, lost, plain"
     figures.plt.close(figure)

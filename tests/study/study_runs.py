@@ -1,4 +1,4 @@
-"""Run folders made up to the last number, as training would leave them."""
+"""Writes run folders with known numbers, in the form in which training leaves them."""
 
 import csv
 import json
@@ -70,13 +70,13 @@ def write_run(
     """Writes a run whose every epoch took `seconds` and, unless None, `joules`.
 
     Args:
-      folder: Path, made.
-      joules: may be a tuple of those of each epoch, "" where unknown.
-      losses: validation loss of each epoch; the loss is the same.
-      csi: of the validation at 16, 74, 133, in every epoch.
-      coverages: of the joules of each epoch; None as in folders of earlier versions.
-      first_samples: windows of the first epoch whose time was taken.
-      roofs: None, or the record's; each layer then takes a hundredth of a second.
+      folder: Path to create.
+      joules: may be a tuple of the joules of each epoch, "" if unknown.
+      losses: validation loss of each epoch; the training loss is the same.
+      csi: validation CSI at 16, 74, 133, in every epoch.
+      coverages: coverage of the joules of each epoch; None as in folders of earlier versions.
+      first_samples: windows of the first epoch whose time was measured.
+      roofs: None, or the record's roofs; each layer then takes a hundredth of a second.
       test_csi: None, or the CSI in scores.csv at 16, 74, 133.
       config: fields of the configuration that differ from CONFIG.
     """

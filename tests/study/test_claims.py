@@ -29,7 +29,7 @@ def test_mixed_precision(tmp_path):
             losses=(0.9, 0.7, 0.5),
             csi=(0.3 + seed / 100, 0.2, 0.1),
         )
-        # Twice as fast, but it takes three epochs to what float32 reached in two.
+        # Twice as fast, but it needs three epochs for the loss that float32 reached in two.
         study_runs.write_run(
             tmp_path / f"b{seed}",
             seconds=1.5,
@@ -43,10 +43,10 @@ def test_mixed_precision(tmp_path):
     assert claim.is_measured
     (row,) = claim.rows
     assert row["throughput"] == "2.00 (2.00 to 2.00, 2 times)"
-    # 2 x 3 s against 3 x 1.5 s, at the level 0.7 of the slower-converging one.
+    # 2 x 3 s compared with 3 x 1.5 s, at the level 0.7 of the one that converges more slowly.
     assert row["time to quality"] == "1.33 (1.33 to 1.33, 2 times)"
     assert row["energy"] == "0.60 (0.60 to 0.60, 2 times)"
-    # Differences 0 and -0.00333 of two seeds: 12.706 x 0.002357 / sqrt(2) beside their mean.
+    # Differences 0 and -0.00333 of two seeds: 12.706 x 0.002357 / sqrt(2) around their mean.
     assert row["skill"] == (
         "0.2017, 0.2000; not told apart: -0.0017 (-0.0228 to +0.0195) over 2 pairs of seeds, "
         "standard deviation 0.0024"
@@ -72,7 +72,7 @@ def test_a_skill_beyond_chance_is_worse(tmp_path):
 
 
 def test_a_difference_smaller_than_the_seeds_spread_is_told_where_every_seed_has_it(tmp_path):
-    """Scores 0.1 to 0.3 by the seed, and 0.01 worse in each: pairs tell what medians do not."""
+    """Scores 0.1 to 0.3 depending on the seed, always 0.01 worse: only pairs of seeds show it."""
     for seed, (score, less) in enumerate(((0.1, 0.009), (0.2, 0.010), (0.3, 0.011))):
         study_runs.write_run(tmp_path / f"a{seed}", seed=seed, csi=(score,) * 3)
         study_runs.write_run(
@@ -107,7 +107,7 @@ def test_runs_that_differ_in_more_are_no_pair(tmp_path):
 
 
 def test_more_parameters_against_more_energy(tmp_path):
-    # 4 to 16 filters is +1,489 %, the nearest to the paper's of these.
+    # 4 to 16 filters is +1,489%, the closest of these to the paper's.
     for filters, joules in ((2, 50.0), (4, 100.0), (16, 163.22)):
         study_runs.write_run(
             tmp_path / f"f{filters}", filters=filters, joules=joules, seconds=joules / 50
@@ -176,7 +176,7 @@ def test_larger_models(tmp_path):
             tmp_path / f"f{filters}", filters=filters, seconds=seconds, csi=(csi,) * 3
         )
     claim = answers(tmp_path)[2]
-    (row,) = claim.rows  # 8 filters cost more than 4 and are worse: not on the front
+    (row,) = claim.rows  # 8 filters cost more than 4 and score worse, so they are not on the front
     assert (row["from"], row["to"]) == ("depth 4, 4 filters", "depth 4, 16 filters")
     assert row["cost"] == "+200.0 % training time" and row["skill"] == "+0.0500"
     assert row["spread of seeds"] == "not measured here"
@@ -227,7 +227,7 @@ def test_time_to_a_level(tmp_path):
 
 @pytest.mark.parametrize(("skipped_events", "seconds"), [(0, 4.2), (1, 4.0)])
 def test_the_first_step_counts_as_one_of_the_others(tmp_path, skipped_events, seconds):
-    """4 of 40 windows compiled: at 20 windows a second 0.2 s, and 10 J a window."""
+    """The first step had 4 of 40 windows: 0.2 s at 20 windows per second, and 10 J per window."""
     study_runs.write_run(
         tmp_path / "a",
         seconds=2.0,

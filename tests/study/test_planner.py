@@ -1,4 +1,4 @@
-"""What was not run, predicted from runs that follow a known law."""
+"""Predictions for models that were not run, from runs that follow a known law."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.study import laws, planner, table
 
-RATES = {  # seconds a FLOP, a byte, a layer and a byte of the update
+RATES = {  # seconds per FLOP, per byte, per layer and per byte of the update
     "float32": (5e-12, 3e-11, 2e-4, 1.5e-10),
     "mixed_bfloat16": (2e-12, 2.5e-11, 3e-4, 1.2e-10),
 }
@@ -74,7 +74,7 @@ def test_an_exact_law_is_found(tmp_path):
     assert found.seconds.value == pytest.approx(seconds, rel=1e-6)
     assert found.seconds.low == pytest.approx(seconds) == pytest.approx(found.seconds.high)
     assert found.joules.value == pytest.approx(WATTS * seconds, rel=1e-6)
-    # Set-up is 10 s, and validation takes a tenth of training.
+    # Setup takes 10 s, and validation a tenth of training.
     assert found.wall_seconds.value == pytest.approx(10 + 1.1 * seconds, rel=1e-4)
     cost = count_unet(96, 13, 12, 5, 16)
     counted = cost.state_bytes + cost.step_bytes("float32", 4)
@@ -107,7 +107,7 @@ def test_more_steps_epochs_and_windows(tmp_path):
 
 def test_several_processes(tmp_path):
     write_study(tmp_path)
-    # 40 windows: two processes need 5 steps, which take 1.6 times as long as one process' steps.
+    # 40 windows: two processes need 5 steps, each 1.6 times as long as a step of one process.
     study_runs.write_run(
         tmp_path / "two",
         depth=3,
@@ -160,7 +160,7 @@ def test_joules_of_an_estimate_stay_one(tmp_path):
 
 
 def test_joules_are_of_one_kind_of_sensor(tmp_path):
-    """An estimate of ten times the joules, and one cell of both: the sensor of most runs counts."""
+    """Estimates are ten times the joules, and one cell has both: the sensor of most runs counts."""
     write_study(tmp_path)
     for width in (4, 8, 16, 32):
         study_runs.write_run(
@@ -218,14 +218,14 @@ def test_other_machines_have_no_say(tmp_path):
 
 
 def test_the_terms_of_a_step():
-    # All channels fill their blocks of 16 but the 13 frames in and the 12 out.
+    # All channels fill their blocks of 16, except the 13 frames in and the 12 out.
     cost = count_unet(32, 13, 12, 1, 16)
     computed, moved, layers, parameters = laws.step_terms(cost, "float32", 3)
     scaling, first, head, loss = (cost.layers[i] for i in (0, 1, -2, -1))
     flops = sum(layer.training_flops for layer in cost.layers)
     more = 3 / 13 * first.training_flops + 4 / 12 * head.training_flops
     assert computed == pytest.approx(3 * (flops + more))
-    # Kernels pass by three times, the first convolution's twice, whatever the batch.
+    # Kernels are moved three times, that of the first convolution twice, for any batch size.
     kernels = 4 * (3 * cost.kernel_parameters - first.kernel_parameters)
     assert parameters == pytest.approx(kernels + 28 * cost.trainable_parameters)
     endless = float("inf")
@@ -244,14 +244,14 @@ def test_rates_are_not_negative():
     assert laws.fit_rates(terms, [1, 2, 3, 4]) == pytest.approx([1, 0])
     falling = laws.fit_rates(terms, [3.0, 2.0, 1.0, 0.4])
     assert (falling >= 0).all() and falling[0] == 0
-    # Of as few values as terms, the later terms are left out.
+    # With as few values as terms, the later terms are left out.
     assert laws.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
 
 
 def test_the_cell_left_out_has_no_say():
     points = [laws.Point("float32", 1, (1.0,), 0, 1, value) for value in (1, 1, 1, 1, 2)]
     assert laws.leave_one_out(points).percent[-1] == pytest.approx(-50)
-    # A cell of two processes is the only one of its kind: nothing is left to predict it by.
+    # The only cell of two processes has no other cell to be predicted from.
     points.append(laws.Point("float32", 2, (1.0,), 0, 1, 3))
     assert len(laws.leave_one_out(points).percent) == 5
 
@@ -304,7 +304,7 @@ def test_the_cheapest_that_reached_a_skill(tmp_path):
 
 
 def test_an_earlier_run_may_have_what_is_refused_today(tmp_path):
-    """A cosine of no more epochs than the warm-up, which costs what any schedule does."""
+    """A cosine with no more epochs than the warm-up; any schedule costs the same."""
     write_study(tmp_path)
     study_runs.write_run(
         tmp_path / "largest", depth=5, filters=32, schedule="cosine", warmup_epochs=9.0

@@ -1,4 +1,4 @@
-"""What training takes at least by the roofs of a GPU, and how far above them runs were."""
+"""The lower bound (roofline) on training time, and how far above it runs were."""
 
 import pytest
 import study_runs
@@ -17,10 +17,11 @@ ROOFS = {
 
 
 def test_a_layer_takes_what_its_slower_roof_allows():
-    """By hand, two windows of 4x4: a kernel of 3x3 from 2 to 3 channels, then a pooling.
+    """Counted by hand: two windows of 4x4, a 3x3 kernel from 2 to 3 channels, then a pooling.
 
-    The convolution in float32: 864 * 2 FLOPs a pass, forward and by both operands, and the bias
-    forward and backward, 2 * 48; 3 * 4 bytes of 32 + 48 numbers and of half its 54 weights.
+    The convolution in float32 has 864 * 2 FLOPs per pass, forward and by both operands; the bias
+    has 2 * 48, forward and backward. It moves 3 * 4 bytes for 32 + 48 numbers and half of its 54
+    weights.
     Adam moves 28 bytes for each of the 54 + 3 parameters.
     """
     convolution = LayerCost("c", "convolution", 4, 3, 4, 2, kernel=3)
@@ -56,7 +57,7 @@ def test_half_precision_has_roofs_of_its_own_and_float32_layers_keep_theirs():
 
 
 def write_three_times_the_lower_bound(folder, name, **config):
-    """A run whose steps take three times the least: 10 steps of 4 windows an epoch."""
+    """A run whose steps take three times the bound: 10 steps of 4 windows per epoch."""
     cost = count_unet(96, 13, 12, config.get("depth", 4), config.get("filters", 16))
     least = lower_bound_step_seconds(cost, config.get("precision", "float32"), 4, ROOFS)
     study_runs.write_run(folder / name, seconds=3 * 10 * least, roofs=ROOFS, **config)
@@ -78,7 +79,7 @@ def cell(processes=1, **settings):
 
 
 def test_the_least_of_a_cell_is_that_of_its_steps():
-    """39 windows in batches of 4: 10 steps of one process, 5 of two, 3.9 windows each."""
+    """39 windows in batches of 4: 10 steps with one process, 5 with two, 3.9 windows each."""
     cost = count_unet(96, 13, 12, 3, 16)
     step_s = lower_bound_step_seconds(cost, "float32", 3.9, GPUS["V100"].roofs)
     assert lower_bound_seconds(cell(batch_per_replica=4), "V100") == pytest.approx(5 * 10 * step_s)

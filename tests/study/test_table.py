@@ -1,4 +1,4 @@
-"""One row a run."""
+"""The table of runs, one row per run."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def test_a_row_has_what_the_run_measured(tmp_path):
         "",
     )
     assert row["trainable_parameters"] == 4143628
-    # 40 windows in batches of 4: 10 steps an epoch.
+    # 40 windows in batches of 4: 10 steps per epoch.
     assert (row["seconds_per_epoch"], row["seconds_per_step"]) == (2.0, 0.2)
     assert (row["energy_source"], row["energy_joules"], row["joules_per_epoch"]) == (
         "nvml_counter",
@@ -154,7 +154,7 @@ def test_one_measure_of_skill_for_all(tmp_path):
     study_runs.write_run(tmp_path / "a", test_csi=(0.5, 0.4, 0.3))
     skill = table.choose_skill(read(tmp_path))
     assert skill.name.startswith("test CSI")
-    study_runs.write_run(tmp_path / "b", csi=(0.3, 0.2, ""))  # nothing of 133 was observed
+    study_runs.write_run(tmp_path / "b", csi=(0.3, 0.2, ""))  # nothing at or above 133 was observed
     runs = read(tmp_path)
     skill = table.choose_skill(runs)
     assert skill.name == "validation CSI, mean of VIL 16, 74"

@@ -1,4 +1,4 @@
-"""Which cells a grid has, what they are called, and which cannot run."""
+"""The cells of a sweep, their names, and the cells that cannot run."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from keras_nowcast.sweep.cells import Cell, all_combinations, place, span
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A data set of ten events of 32x32: 24 windows to train, 6 held out."""
+    """A data set of ten events of 32x32: 24 windows for training, 6 for the test."""
     from keras_nowcast.data import synthetic
 
     root = tmp_path_factory.mktemp("sevir") / "small"
@@ -21,7 +21,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def placed(root):
-    """Returns the PlacedCell of settings on the small data set."""
+    """Returns the PlacedCell with these settings on the small data set."""
 
     def of(processes=1, **settings):
         cell = Cell({"data": str(root), "depth": 2, **settings}, processes)
@@ -108,7 +108,7 @@ def test_what_matters_is_in_the_name(placed, settings):
     ],
 )
 def test_what_does_not_matter_is_not(placed, settings):
-    """How it is watched; what is the default, or comes to the same events."""
+    """How a run is watched, an explicit default, or data options that select the same events."""
     assert placed(**settings).name == placed().name
 
 

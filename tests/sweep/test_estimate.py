@@ -1,4 +1,4 @@
-"""What a sweep will take, before it starts and while it runs."""
+"""Estimates of a sweep's time, before it starts and while it runs."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ def cell(name, refusal=None, processes=1, **settings):
 
 
 def finished(folder, one, setup, seconds, validation=(1,), **training):
-    """Writes what `seconds_left` reads of a completed run: `seconds`, validation among them."""
+    """Writes what `seconds_left` reads of a completed run: `seconds`, including validation."""
     path = folder / one.name
     path.mkdir(parents=True)
     record = {"status": "completed", "training": {"setup_seconds": setup, **training}}
@@ -51,7 +51,7 @@ def test_what_is_left_follows_set_up_and_counted_work(tmp_path):
 
 
 def test_one_small_network_does_not_tell_the_rate_of_large_ones(tmp_path):
-    """16 times the filters are 200 times the FLOPs, and as many layers."""
+    """16 times the filters have 200 times the FLOPs, and the same number of layers."""
     small, large = cell("a", filters=4), cell("b", filters=64)
     finished(tmp_path, small, setup=8.0, seconds=20.0)
     assert large.training_flops > 200 * small.training_flops
@@ -59,7 +59,7 @@ def test_one_small_network_does_not_tell_the_rate_of_large_ones(tmp_path):
 
 
 def test_three_cells_tell_the_time_of_a_layer_and_of_a_flop(tmp_path):
-    """The times that follow a law are found again, in each precision its own."""
+    """Times that follow a law, another for each precision, are recovered."""
 
     def seconds_of(one, slower):
         cost = count_unet(32, 13, 12, one.cell.value("depth"), one.cell.value("filters"))
@@ -79,7 +79,7 @@ def test_three_cells_tell_the_time_of_a_layer_and_of_a_flop(tmp_path):
 
 
 def test_the_work_of_two_processes_is_that_of_both(tmp_path):
-    """24 windows in batches of 4: 6 steps of one process, 3 of two."""
+    """24 windows in batches of 4: 6 steps with one process, 3 with two."""
     done, both = cell("a"), cell("b", processes=2)
     finished(tmp_path, done, setup=8.0, seconds=20.0)
     assert seconds_left([both], [done], tmp_path) == pytest.approx(8 + 20)
@@ -95,7 +95,7 @@ def test_of_an_interrupted_cell_the_epochs_that_are_left_count(tmp_path):
 
 
 def test_what_compiles_is_set_up(tmp_path):
-    """The first validation took 2 s longer than the others; set-up is of two starts."""
+    """The first validation took 2 s longer than the others; setup covers two starts."""
     one = cell("a")
     finished(tmp_path, one, 16.0, 22.0, validation=(3, 1, 1), starts=[{}, {}])
     assert measured_seconds(tmp_path / "a") == pytest.approx((8 + 2, 20))

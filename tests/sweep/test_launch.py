@@ -1,4 +1,4 @@
-"""Commands, locks and real processes: how they are started, stopped and killed."""
+"""Commands, locks and real processes: starting, stopping and killing them."""
 
 import fcntl
 import importlib.util
@@ -109,7 +109,7 @@ def test_the_output_is_kept(tmp_path):
         code = f"import sys; print('out {number}'); print('err', file=sys.stderr); sys.exit(3)"
         ended = attended(tmp_path, code)
     assert (ended.status, ended.stopped, ended.timed_out) == (3, False, False)
-    assert ended.printed == "out 2\nerr\n"  # of this start alone
+    assert ended.printed == "out 2\nerr\n"  # of this start only
     assert (tmp_path / "console.log").read_text().count("out ") == 4  # commands and output
 
 
@@ -139,7 +139,7 @@ with Signals() as signals:
         print("ready", flush=True)
         while not signals.received:
             time.sleep(0.05)
-        time.sleep(7)  # the step under way
+        time.sleep(7)  # the current step
         open(saved, "w").close()
     while not os.path.exists(saved):
         time.sleep(0.05)
@@ -174,7 +174,7 @@ def test_rank_0_is_who_holds_the_lock_here_and_nobody_else(tmp_path):
     lock_file = RunFolder(tmp_path).lock_file
     me = {"pid": os.getpid(), "host": launch.socket.gethostname()}
     lock_file.write_text(json.dumps(me))
-    assert launch.rank_0_of(tmp_path) is None  # of a run that ended; its id is another's by now
+    assert launch.rank_0_of(tmp_path) is None  # of a run that ended; another process has its id now
     with open(lock_file):
         assert launch.rank_0_of(tmp_path) == os.getpid()
         lock_file.write_text(json.dumps({**me, "host": "another"}))
@@ -202,7 +202,7 @@ def test_a_process_that_does_not_stop_in_time_is_killed(tmp_path, monkeypatch):
 
 
 def test_a_process_dies_with_its_sweep_and_holds_the_lock_so_long(tmp_path):
-    """The sweep is killed; its process is told, ends in its own time, and only then is free."""
+    """The sweep is killed; its process gets a signal, ends later, and holds the lock until then."""
     lingering = PATIENT.replace("sys.exit(75)", "(time.sleep(2), sys.exit(75))")
     sweep = subprocess.Popen(
         [sys.executable, "-c", _SWEEP.format(folder=str(tmp_path), code=lingering)],

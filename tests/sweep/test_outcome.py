@@ -1,4 +1,4 @@
-"""What a cell's folder and its process' end say of it."""
+"""The outcome of a cell, from its folder and the end of its process."""
 
 import json
 
@@ -72,7 +72,7 @@ def test_the_kernel_counts_what_it_kills(tmp_path, monkeypatch):
         ({"config.json": "{}", "record.json": '{"status": "completed"}'}, "completed"),
         ({"record.json": '{"status": "failed", "status_reason": "x"}'}, "failed"),
         ({"record.json": '{"status": "failed", "status_reason": null}'}, "failed"),
-        # A rank was lost and the sweep with it: nobody has said that the cell failed.
+        # A rank was lost together with the sweep, so nothing has recorded that the cell failed.
         (
             {"record.json": '{"status": "failed", "status_reason": "rank 1 on n2 ended without"}'},
             "interrupted",

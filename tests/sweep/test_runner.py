@@ -1,4 +1,4 @@
-"""What a sweep makes of a cell that a lost rank ended; the training is a stub, its process real."""
+"""How a sweep treats a cell that a lost rank ended; training is a stub in a real process."""
 
 import json
 
@@ -34,9 +34,9 @@ def test_a_lost_rank_is_a_failure_where_the_sweep_saw_it(tmp_path):
     assert record["status"] == "failed" and len(commands) == 1
     assert record["status_reason"].startswith("crash: rank 1 on n2 ended without a word")
     assert record["training"] == {"seconds": 4.5} and record["last_lines"]
-    assert len(sweep()[1]) == 1  # a failure, so not again without --retry
+    assert len(sweep()[1]) == 1  # a failure, so it is not run again without --retry
 
-    # The sweep was lost with the rank: the cell was cut short and goes on.
+    # The sweep was lost together with the rank: the cell was interrupted and is resumed.
     (folder / "record.json").write_text(json.dumps({**record, "status_reason": REASON}))
     record, commands = sweep()
     assert len(commands) == 2 and "--resume" in commands[1]

@@ -1,4 +1,4 @@
-"""The list of cells, and what sbatch is asked for. A real Slurm: tests/slurm/slurm.sh."""
+"""The list of cells, and the options for sbatch. tests/slurm/slurm.sh uses a real Slurm."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def test_an_index_that_is_not_there(tmp_path, index):
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """A program of that name, which notes its words and answers as sbatch does."""
+    """A stub sbatch that logs its arguments and prints what sbatch prints."""
 
     def install(answer="print('17;cluster')"):
         program = tmp_path / "bin" / "sbatch"

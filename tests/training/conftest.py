@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def small_sevir(tmp_path_factory):
-    """Root of a synthetic SEVIR, ten events of 32x32: 24 windows to train, 6 held out."""
+    """Root of a synthetic SEVIR, ten events of 32x32: 24 windows for training, 6 for the test."""
     from keras_nowcast.data import synthetic
 
     root = tmp_path_factory.mktemp("sevir") / "small"
@@ -15,7 +15,7 @@ def small_sevir(tmp_path_factory):
 
 @pytest.fixture
 def float32_after():
-    """Puts the global precision back, which a run in this process sets."""
+    """Restores the global precision that a run in this process sets."""
     yield
     import keras
 

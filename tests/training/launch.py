@@ -20,7 +20,7 @@ def run_ranks(ranks, script, *arguments, timeout=240, **more):
 
 
 def run(command, timeout=240, env=None, cwd=ROOT):
-    """Runs a command in a quiet environment and returns its CompletedProcess."""
+    """Runs a command with few log messages and returns its CompletedProcess."""
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
     return subprocess.run(
         [str(word) for word in command],

@@ -1,8 +1,10 @@
 """Worker: a training run in which something goes wrong on one rank.
 
-Usage: ranks_fault.py WHAT RANK STEP flags of train.py...; after STEP steps, rank RANK is killed, is
-stopped, gets a SIGTERM, runs out of memory, fails, fails and is told to end by a SIGTERM before it
-could say so, or waits for its input for ever. Everything else is the real run.
+Usage: ranks_fault.py WHAT RANK STEP flags of train.py...
+
+After STEP steps, rank RANK is killed, is stopped, gets a SIGTERM, runs out of memory or fails. It
+can also fail and get a SIGTERM before it has reported that, or wait for its input indefinitely.
+Everything else is the real run.
 """
 
 import os

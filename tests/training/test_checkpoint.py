@@ -1,4 +1,4 @@
-"""Checkpoints are whole, checked, and the last two are kept."""
+"""Checkpoints are complete and checked, and the last two are kept."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_a_damaged_one_is_passed_over(tmp_path, damage):
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path):
-    """Every thirteenth bit of a file, so of each byte in its headers: what is read is right."""
+    """Flips every thirteenth bit, so one in each byte of the headers: no wrong value is read."""
     write(tmp_path, 1)
     progress, arrays = write(tmp_path, 2)
     newest = tmp_path / "state-00002-00000000.npz"
@@ -57,7 +57,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
         newest.write_bytes(flipped)
         read, found, damaged = checkpoint.read_checkpoint(tmp_path)
         passed_over += bool(damaged)
-        if not damaged:  # a date, say, or a padding
+        if not damaged:  # for example a date or padding
             assert read == progress and found.keys() == arrays.keys()
             for name, value in arrays.items():
                 np.testing.assert_array_equal(found[name], value)

@@ -66,7 +66,7 @@ def test_overflow_on_one_rank_skips_the_step_on_both(two_ranks):
 
 
 def test_reducing_inside_the_loss_scale_goes_wrong(two_ranks):
-    """The order this project avoids: one rank skips a collective that the other waits in."""
+    """The order that this project avoids: one rank skips a collective in which the other waits."""
     results = [two_ranks / "inner" / f"{rank}.json" for rank in (0, 1)]
     seen = [json.loads(each.read_text()) for each in results if each.exists()]
     assert len(seen) < 2 or seen[0] != seen[1]

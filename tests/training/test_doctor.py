@@ -1,4 +1,4 @@
-"""What the doctor says on a machine with nothing, with a stub driver, and with RAPL denied."""
+"""The doctor's output without any sensor, with a stub driver, and with RAPL unreadable."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ DOCTOR = [sys.executable, str(Path(__file__).parents[2] / "experiments" / "docto
 
 @pytest.fixture
 def powercap(tmp_path):
-    """A powercap tree of one package."""
+    """A powercap tree with one package."""
     zone = tmp_path / "intel-rapl:0"
     zone.mkdir()
     (zone / "name").write_text("package-0\n")
@@ -59,7 +59,7 @@ def test_with_rapl_denied(monkeypatch, powercap):
 
 
 def test_with_a_stub_driver(stub_driver):
-    """GPUs that NVML shows and TensorFlow does not use are told and not booked; nvml takes them."""
+    """GPUs that TensorFlow does not use are reported and not counted; `nvml` counts them."""
     stub = stub_driver([stub_nvml.Device(uuid="GPU-7", name="Stub A100")])
     environment = {**os.environ, **stub.environment, "CUDA_VISIBLE_DEVICES": "0"}
 

@@ -1,4 +1,4 @@
-"""Energy of whole runs under the stub driver, from the shell, against its known power."""
+"""Energy of complete runs from the shell, compared with the known power of the stub driver."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ SECOND = "GPU-bbbbbbbb-0000-0000-0000-000000000002"
 
 
 def two_gpus():
-    """Two GPUs of constant power, which NVML lists in the opposite order of the PCI bus."""
+    """Two GPUs of constant power, which NVML lists in reverse order of the PCI bus."""
     return [
         stub_nvml.Device(uuid=FIRST, bus="00000000:65:00.0", wave=stub_nvml.constant(250.0)),
         stub_nvml.Device(uuid=SECOND, bus="00000000:17:00.0", wave=stub_nvml.constant(100.0)),
@@ -77,7 +77,7 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
     by_device = {each["uuid"]: each for each in energy["devices"]}
     assert by_device[FIRST]["mean_watts"] == pytest.approx(250, rel=0.02)
     assert by_device[SECOND]["mean_watts"] == pytest.approx(100, rel=0.02)
-    # Each rank's windows are its own; a boundary is known to a step of the counter, 20 ms.
+    # Each rank has separate windows; a boundary is known to within a counter step, 20 ms.
     for uuid, watts in ((FIRST, 250), (SECOND, 100)):
         device = by_device[uuid]
         steps_j = watts * 0.02 * 2 * 3
@@ -104,7 +104,7 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
 
 
 def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
-    """Here the counter is reset once, at its 400th call, which may be in any epoch."""
+    """The counter is reset once, at its 400th call, which may be in any epoch."""
     reset = ("GetTotalEnergyConsumption", "reset", 400, 401, 0)
     wave = stub_nvml.ramp(60, 260, 60)
     stub = stub_driver([stub_nvml.Device(wave=wave, faults_at_call=(reset,))])
@@ -160,7 +160,7 @@ def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
     job.send_signal(signal.SIGKILL)
     job.wait(timeout=30)
     rows = trace(run_dir)
-    assert killed - before < 1.5  # written as it goes
+    assert killed - before < 1.5  # written during the run
     times = [float(row["time_s"]) for row in rows[:-1]]
     assert len(times) > 10 and max(b - a for a, b in zip(times, times[1:], strict=False)) < 1.5
 
@@ -220,7 +220,7 @@ def test_energy_claims_are_computed_under_the_driver(small_sevir, tmp_path, stub
         assert row["energy_source"] == "nvml_counter" and row["energy_reason"] == ""
         assert float(row["mean_watts"]) == pytest.approx(200, rel=0.05)
         assert float(row["joules_per_epoch"]) > 0
-    # Power is constant, so that energy goes as time.
+    # Power is constant, so energy is proportional to time.
     by_cell = {(row["filters"], row["precision"]): float(row["joules_per_sample"]) for row in rows}
     ratio = by_cell["1", "mixed_bfloat16"] / by_cell["1", "float32"]
     more = 100 * (by_cell["2", "float32"] / by_cell["1", "float32"] - 1)

@@ -1,7 +1,7 @@
-"""Kill -9 at random moments: what goes on from the checkpoint ends as if nothing had happened.
+"""SIGKILL at random moments: a run resumed from its checkpoint ends like an undisturbed one.
 
-Two kills by default. KERAS_NOWCAST_KILLS=20 makes twenty, of the four KINDS in turn; each prints a
-line with the seed, and KERAS_NOWCAST_SEED repeats the moments of an earlier time.
+Two kills by default. KERAS_NOWCAST_KILLS=20 makes twenty, alternating the four KINDS. Each prints a
+line with the seed, and KERAS_NOWCAST_SEED repeats the moments of an earlier test.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ KINDS = ("during a checkpoint", "one rank of two", "all ranks of two", "a proces
 HAS_HOROVOD = importlib.util.find_spec("horovod") is not None
 EPOCHS = 6
 WINDOWS = 24  # of an epoch; a step of a rank has one
-LONGEST_S = 1200  # guards against a hang, on however busy a machine
+LONGEST_S = 1200  # guards against a hang, even on a busy machine
 
 
 def start(root, run_dir, ranks, *flags):
@@ -108,7 +108,7 @@ def rank_processes(run_dir):
 
 @pytest.fixture(scope="module")
 def undisturbed(small_sevir, tmp_path_factory):
-    """Returns a function: the arrays that a run on so many ranks ends with."""
+    """Returns a function of a number of ranks: the arrays that a run on them ends with."""
     known = {}
 
     def of(ranks):
@@ -122,7 +122,7 @@ def undisturbed(small_sevir, tmp_path_factory):
 
 
 def steps_saved(run_dir, ranks):
-    """Returns how many steps of the run the newest checkpoint has, -1 without a run."""
+    """Returns the number of steps in the newest checkpoint of the run, -1 if there is no run."""
     names = [each.stem for each in (run_dir / "checkpoint").glob("state-*.npz")]
     if not names:
         return 0 if (run_dir / "running.json").exists() else -1
@@ -131,7 +131,7 @@ def steps_saved(run_dir, ranks):
 
 
 def kill(kind, job, run_dir, rng, ranks):
-    """Kills at a random moment after the run folder is there.
+    """Kills at a random moment after the run folder exists.
 
     Returns:
       The ranks that were killed; none if the run had ended, or the checkpoint was written, first.
@@ -165,7 +165,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_pat
     if ranks > 1 and not HAS_HOROVOD:
         pytest.skip("Horovod is not installed")
     arrays = undisturbed(ranks)
-    for attempt in range(10):  # where the killer came too late it is started again
+    for attempt in range(10):  # if the kill came too late, the run is started again
         run_dir = tmp_path / f"run-{attempt}"
         job = start(small_sevir, run_dir, ranks)
         killed = kill(kind, job, run_dir, rng, ranks)
@@ -176,8 +176,8 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_pat
         pytest.fail("the run was never killed")
     if kind == "one rank of two":
         assert "ended without a word: killed, or out of memory" in printed, printed
-        record = RunFolder(run_dir).read_record()  # by rank 0, where it lived
-        # "completed" where the other rank had nothing left to do.
+        record = RunFolder(run_dir).read_record()  # by rank 0, if it survived
+        # "completed" if the other rank had nothing left to do.
         assert record is None if 0 in killed else record["status"] in ("failed", "completed")
     saved = RunFolder(run_dir).checkpoints
     if checkpoint.any_in(saved):

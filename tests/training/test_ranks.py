@@ -1,4 +1,4 @@
-"""Whole runs on several real processes, from the shell as a user starts them."""
+"""Complete runs on several real processes, from the shell as a user starts them."""
 
 import importlib.util
 import json
@@ -89,7 +89,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(small_sevir, tmp_pat
         time.sleep(0.2)
     os.kill(_rank_process(tmp_path, 1), signal.SIGTERM)
     printed, _ = job.communicate(timeout=120)
-    assert "Exit code: 75" in printed  # of the first rank to end, as Horovod tells it
+    assert "Exit code: 75" in printed  # of the first rank to end, as Horovod reports it
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["status"] == "interrupted", printed
     assert "run again with --resume" in printed
@@ -103,7 +103,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(small_sevir, tmp_pat
     assert record["training"]["epochs"] == done_epochs + 2
     newest = sorted(tmp_path.glob("checkpoint/*.npz"))[-1]
     with np.load(newest) as archive:
-        assert archive["statistics/0"].shape[0] == 2  # one set of statistics a rank
+        assert archive["statistics/0"].shape[0] == 2  # one set of statistics per rank
 
 
 def _rank_process(run_dir, rank):

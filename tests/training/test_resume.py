@@ -1,6 +1,6 @@
-"""A run goes on on another number of processes: from 2 to 1 and to 4, and from 1 to 2.
+"""A run resumes with another number of processes: from 2 to 1 and to 4, and from 1 to 2.
 
-What runs on one process does so in this one, which has TensorFlow already.
+Runs of one process run in this one, which has TensorFlow already.
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ def train_here(*words):
 
 
 def flags(root, run_dir):
-    """24 windows an epoch in batches of 2 a rank."""
+    """24 windows per epoch in batches of 2 per rank."""
     return (
         "--data",
         root,
@@ -89,7 +89,7 @@ def resumed(run_dir, ranks, capsys):
 
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_from_two_processes(on_two, tmp_path, ranks, capsys):
-    """Of epoch 2's 24 windows two ranks had seen 4 a step: what is left is seen once."""
+    """Two ranks had seen 4 of epoch 2's 24 windows per step: the remaining ones are seen once."""
     run_dir = Path(shutil.copytree(on_two, tmp_path / "run"))
     before, _, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
     stopped_at = before["step"]

@@ -1,4 +1,4 @@
-"""One job a run folder, and how much a killed one lost."""
+"""One job per run folder, and the lost work of a killed one."""
 
 import fcntl
 import json
@@ -77,14 +77,14 @@ def test_what_a_killed_job_lost(tmp_path, holder):
     lock.take()
     lock.begin(saved_unix_s=died - 7)
     assert lock.lost == [[pytest.approx(died - 7), pytest.approx(died)]]
-    lock.release()  # killed again, without a sign of life after its checkpoint: nothing is added
+    lock.release()  # killed again, without a heartbeat after its checkpoint: nothing is added
     again = RunLock(tmp_path)
     again.take()
     again.begin(saved_unix_s=died + 10)
     assert again.lost == lock.lost
     again.end(died + 20)
     again.release()
-    last = RunLock(tmp_path)  # that one ended with everything saved
+    last = RunLock(tmp_path)  # that job ended with everything saved
     last.take()
     last.begin(saved_unix_s=died + 20)
     assert last.lost == lock.lost
@@ -92,9 +92,9 @@ def test_what_a_killed_job_lost(tmp_path, holder):
 
 
 def start(folder, saved, since, until=None):
-    """A job that goes on from the checkpoint saved at `saved`; returns the lock it leaves.
+    """Runs a job that resumes from the checkpoint saved at `saved`; returns the lock it leaves.
 
-    It begins at `since` and is killed at `until`, or goes on when that is None.
+    It begins at `since` and is killed at `until`, or keeps running if that is None.
     """
     lock = RunLock(folder)
     lock.take()
@@ -108,7 +108,7 @@ def start(folder, saved, since, until=None):
 
 
 def test_what_a_damaged_checkpoint_had_held_is_lost_too(tmp_path):
-    """Saved at 20 and 30; ended in good order; the newer one is damaged."""
+    """Saved at 20 and 30, ended normally, and the newer checkpoint is corrupted."""
     first = RunLock(tmp_path)
     first.take()
     first.begin()
@@ -120,7 +120,7 @@ def test_what_a_damaged_checkpoint_had_held_is_lost_too(tmp_path):
 
 
 def test_each_second_is_lost_once_whichever_checkpoint_is_used(tmp_path):
-    """Saved at 20 and 30, killed at 35; again before it saved; then the one of 30 is damaged."""
+    """Saved at 20 and 30, killed at 35 and again before a save; then that of 30 is corrupted."""
     start(tmp_path, None, 10.0, 35.0)
     assert start(tmp_path, 30.0, 40.0, 50.0).lost == [[30.0, 35.0]]
     assert start(tmp_path, 20.0, 60.0, 65.0).lost == [[20.0, 35.0], [40.0, 50.0]]
@@ -128,7 +128,7 @@ def test_each_second_is_lost_once_whichever_checkpoint_is_used(tmp_path):
 
 
 def test_who_runs_can_be_read_at_any_moment(tmp_path, monkeypatch):
-    """What is written is shorter than what was there; it is done in one call."""
+    """The new text is shorter than the old, and is written in one call."""
     (tmp_path / "running.json").write_text(json.dumps({"since_unix_s": 1.0, "of old": "x" * 999}))
     lock = RunLock(tmp_path)
     lock.take()
@@ -149,14 +149,14 @@ def test_who_runs_can_be_read_at_any_moment(tmp_path, monkeypatch):
 
 
 def readings(*traces):
-    """Readings a second apart: watts of each device from second 0 on."""
+    """Returns readings one second apart: the watts of each device from second 0 on."""
     for second, watts in enumerate(zip(*traces, strict=True)):
         for number, each in enumerate(watts):
             yield ("a", f"GPU-{number}"), float(second), each
 
 
 def test_energy_of_what_was_lost():
-    """200 W, and 100 W rising by 10 W a second, for 5.5 s."""
+    """200 W, and 100 W that rise by 10 W per second, for 5.5 s."""
     traces = [200.0] * 20, [100.0 + 10 * second for second in range(20)]
     joules, coverage = lost_energy(readings(*traces), [[1004.5, 1010.0]], 1000.0, 1.0)
     assert joules == pytest.approx(200 * 5.5 + (100 + 10 * 7.25) * 5.5)
@@ -168,7 +168,7 @@ def test_what_was_not_read_is_not_made_up():
     traces = [200.0] * 20, [100.0] * 7 + [float("nan")] + [100.0] * 12
     joules, coverage = lost_energy(readings(*traces), [[1002.0, 1012.0]], 1000.0, 1.0)
     assert joules == pytest.approx(2000 + 800) and coverage == pytest.approx(18 / 20)
-    # Nothing was read in a second stretch, as long.
+    # Nothing was read in a second stretch of the same length.
     intervals = [[1002.0, 1012.0], [2005.0, 2015.0]]
     joules, coverage = lost_energy(readings([200.0] * 20), intervals, 1000.0, 1.0)
     assert joules == pytest.approx(2000) and coverage == pytest.approx(0.5)

@@ -26,11 +26,11 @@ def test_a_decay_that_ends_before_it_begins_is_refused():
 
 
 def test_more_processes_warm_up_again_from_what_was_reached():
-    """From 2 to 4 in the middle of epoch 3: steps are counted from there, of half the number."""
+    """From 2 to 4 ranks in the middle of epoch 3: from there, an epoch has half as many steps."""
     schedule = ScaledWarmup(0.1, 4, 5, 1.0, decay_epochs=6, origin=(35, 3.5, 2.0))
     without_decay = ScaledWarmup(0.1, 4, 5, 1.0, origin=(35, 3.5, 2.0))
     assert [0.2, 0.3, 0.4, 0.4] == rates(without_decay, (35, 37.5, 40, 60))
-    assert [0.1, 0.0] == rates(schedule, (35, 47.5))  # half of the decay is behind, then all
+    assert [0.1, 0.0] == rates(schedule, (35, 47.5))  # half of the decay is done, then all of it
     assert float(without_decay.multiple(37.5)) == pytest.approx(3.0)
 
 

@@ -1,4 +1,4 @@
-"""What the watchdog concludes, and that its connections tell the truth; ranks are threads here."""
+"""The watchdog's verdicts and its connections; ranks are threads here."""
 
 import threading
 import time
@@ -72,7 +72,7 @@ def test_a_pause_of_the_watchdog_itself_counts_for_little():
 
 
 class ThreadWorld(World):
-    """Ranks that are threads of one process; collectives meet at a barrier."""
+    """A World of ranks that are threads of one process; collectives meet at a barrier."""
 
     def __new__(cls, *arguments):
         return super().__new__(cls)
@@ -94,7 +94,7 @@ class ThreadWorld(World):
 
 @pytest.fixture
 def ended(monkeypatch):
-    """Runs two ranks until one ends the process; returns what was printed and the statuses."""
+    """Runs two ranks until one ends the process; returns the output and the statuses."""
     statuses = []
 
     class Ended(BaseException):
@@ -140,7 +140,7 @@ def rank_1_out_of_memory():
         pass
 
 
-# What really ends the process closes the connections.
+# The real end of a process closes its connections.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_failure_of_one_ends_both_with_its_reason(ended, capsys):
     def first():
