@@ -21,6 +21,7 @@ test-all: install
 	.venv/bin/python -m pytest
 
 docs: .venv/docs-done
+	.venv/bin/python docs/make_run_folder.py
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
 	@echo "The site is built: build/site/index.html"
 

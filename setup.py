@@ -29,7 +29,11 @@ EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]>=2.18"],
     "baselines": ["pysteps>=1.10"],  # an independent optical flow and verification to compare with
     "tensorboard": ["tensorboard>=2.18"],  # --tensorboard; TensorFlow no longer brings it along
-    "dev": ["pytest>=8", "ruff>=0.6"],
+    "dev": [
+        "jsonschema>=4.20",  # checks the records that the tests write by record.schema.json
+        "pytest>=8",
+        "ruff>=0.6",
+    ],
     # `make docs` installs these; no other command needs them.
     "docs": [
         "mkdocs>=1.6,<2",  # the site from docs/; 2.0 drops the plugins below
@@ -49,7 +53,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["keras_nowcast", "keras_nowcast.*"]),
-    package_data={"keras_nowcast.report": ["templates/*"]},
+    package_data={"keras_nowcast": ["record.schema.json"], "keras_nowcast.report": ["templates/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     classifiers=[

@@ -1,8 +1,9 @@
 """Hooks of the documentation site: pages and links that MkDocs does not find under docs/.
 
 Each room of the package becomes one page of the API part of the navigation, so that a moved module
-needs no change here. CONTRIBUTING.md and CHANGELOG.md become pages, and the result files of the
-benchmarks are copied, so that links to them work without the repository.
+needs no change here. CONTRIBUTING.md and CHANGELOG.md become pages. The result files of the
+benchmarks and the JSON Schema of record.json are copied, so that links to them work without the
+repository.
 """
 
 import ast
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_nowcast"
 PAGES = {"CONTRIBUTING.md": "Contributing", "CHANGELOG.md": "Changelog"}
 RESULTS = "benchmarks/results"
+JSON_SCHEMA = "keras_nowcast/record.schema.json"
 
 
 def on_config(config):
@@ -32,7 +34,7 @@ def on_files(files, config):
     for name in PAGES:
         if (ROOT / name).is_file():
             files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
-    for path in sorted((ROOT / RESULTS).rglob("*")):
+    for path in [ROOT / JSON_SCHEMA, *sorted((ROOT / RESULTS).rglob("*"))]:
         if path.suffix in (".txt", ".json"):
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(path)))
@@ -44,7 +46,11 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri in PAGES:
         return re.sub(r"\]\(docs/", "](", markdown).replace("](README.md)", "](index.md)")
     markdown = markdown.replace("](../README.md)", "](index.md)")
-    return re.sub(r"\]\(\.\./(?=(benchmarks/results/|CONTRIBUTING|CHANGELOG))", "](", markdown)
+    return re.sub(
+        r"\]\(\.\./(?=(benchmarks/results/|keras_nowcast/record.schema|CONTRIBUTING|CHANGELOG))",
+        "](",
+        markdown,
+    )
 
 
 def rooms():

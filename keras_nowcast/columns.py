@@ -114,7 +114,7 @@ SCORES = (
     Key("csi_low", NUMBER, FRACTION, "lower end of the 95% bootstrap interval of csi", _EMPTY),
     Key("csi_high", NUMBER, FRACTION, "upper end of it", _EMPTY),
     Key("mae_low", NUMBER, CODES, "lower end of the 95% bootstrap interval of mae", _NO_PIXEL),
-    Key("mae_high", NUMBER, CODES, "upper end of it"),
+    Key("mae_high", NUMBER, CODES, "upper end of it", _NO_PIXEL),
     Key(
         "mse_low",
         NUMBER,
@@ -122,7 +122,7 @@ SCORES = (
         "lower end of the 95% bootstrap interval of mse",
         _NO_PIXEL,
     ),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of it"),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of it", _NO_PIXEL),
 )
 # They follow SCORES in scores.csv, for the pools and scales that were counted.
 MORE_OF_SCORES = (
@@ -163,7 +163,7 @@ FILES = (
     ),
     File("environment.json", "training, at its start", "`environment` of record.json"),
     File("epochs.csv", "training, after each epoch", "one row per finished epoch"),
-    File("power.csv", "training, twice per second", "the power trace: one row per reading"),
+    File("power.csv", "training, at least once per second", "the power trace: one row per reading"),
     File("model.keras", "training, at its end", "the network after the last epoch"),
     File(
         "model_best.keras",
@@ -173,7 +173,7 @@ FILES = (
     File(
         "checkpoint/",
         "training, after each epoch and every --checkpoint-minutes",
-        "the last two checkpoints, state-<epoch>-<step>.npz, from which --resume continues",
+        "the last two checkpoints, `state-<epoch>-<step>.npz`, from which --resume continues",
     ),
     File(
         "running.json",
@@ -191,9 +191,8 @@ FILES = (
         "evaluate.py",
         "the counts and sums of errors behind the scores, for each event",
     ),
-    File(
-        "panel, scores_by_lead, performance_diagram, animation",
-        "evaluate.py",
-        "pictures (.png and .pdf; the animation is a .gif)",
-    ),
+    File("panel.png", "evaluate.py", "one window: observed, and each method; also as .pdf"),
+    File("animation.gif", "evaluate.py", "the same window as an animation"),
+    File("scores_by_lead.png", "evaluate.py", "scores against lead time; also as .pdf"),
+    File("performance_diagram.png", "evaluate.py", "POD against success ratio; also as .pdf"),
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).with_name("energy")))
 sys.path.insert(0, str(Path(__file__).with_name("report")))
 sys.path.insert(0, str(Path(__file__).with_name("study")))
