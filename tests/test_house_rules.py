@@ -199,7 +199,7 @@ def tracked_text():
         pytest.skip("not a git checkout")
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
-        if path.suffix in (".png", ".pdf", ".h5", ".keras") or not path.is_file():
+        if path.suffix in (".png", ".pdf", ".h5", ".keras", ".npz") or not path.is_file():
             continue
         yield path, path.read_text()
 

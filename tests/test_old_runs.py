@@ -1,0 +1,161 @@
+"""Run folders of the version before schema 2 give the numbers that they gave then."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import valid_record
+
+from keras_nowcast import records
+from keras_nowcast.study import claims, compare, planner, table
+
+OLD = Path(__file__).with_name("old_runs")
+EXPECTED = json.loads((OLD / "expected.json").read_text())
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+NAMES = ("completed", "deep", "interrupted", "mixed", "resumed", "wide")
+EVENTS, SIZE = 10, 24  # of the data set that they were trained on
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The measured runs, {name: MeasuredRun}, read by the paths that the old version was given."""
+    monkeypatch.chdir(OLD)
+    return {run.name: run for run in table.read(records.read_runs(NAMES))}
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """A working folder with the data set and with copies of the runs, under the old paths."""
+    from keras_nowcast.data import synthetic
+
+    data = tmp_path / "data" / "storms"
+    synthetic.write_synthetic(data, events=EVENTS, size=SIZE, progress=False)
+    shutil.copytree(OLD, tmp_path / "runs")
+    return tmp_path
+
+
+def script(cwd, name, *words):
+    """Runs a script of experiments/ and returns what it printed."""
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(EXPERIMENTS / name), *words]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_they_are_of_schema_1_and_valid():
+    for name in NAMES:
+        record = records.RunFolder(OLD / name).read_record()
+        assert record["schema"] == 1
+        assert valid_record.violations(record) == [], name
+
+
+def test_the_table_is_as_it_was(runs):
+    for expected in EXPECTED["table"]:
+        row = runs[expected["run"]].row
+        assert list(row) == list(expected)
+        assert row == pytest.approx(expected)
+
+
+def test_they_compare_as_they_did(runs):
+    skill = table.choose_skill(list(runs.values()))
+    assert [list(skill.columns), skill.higher_is_better] == EXPECTED["skill"]
+    increases = compare.increases(runs["completed"].row, runs["wide"].row, skill)
+    assert increases == pytest.approx(EXPECTED["increases"])
+
+
+def test_the_claims_have_the_same_numbers(runs):
+    answered = claims.claims(list(runs.values()))
+    found = [
+        {"is_measured": claim.is_measured, "numbers": [numbers_in(row) for row in claim.rows]}
+        for claim in answered
+    ]
+    assert found == EXPECTED["claims"]
+
+
+def numbers_in(row):
+    return re.findall(r"\d[\d,.]*\d|\d", " ".join(map(str, row.values())))
+
+
+def test_the_planner_predicts_the_same(runs):
+    planned = planner.Planner(list(runs.values()))
+    sizes = {"depths": [1, 2], "filters": [2, 4], "processes": [1]}
+    candidates = planned.candidates(**sizes)
+    for (config, processes), expected in zip(candidates, EXPECTED["planned"], strict=True):
+        prediction = planned.predict(config, processes)
+        for name, value in expected.items():
+            found = getattr(config if hasattr(config, name) else prediction, name)
+            if dataclasses.is_dataclass(found):
+                found = pytest.approx(dataclasses.astuple(found), rel=1e-4)
+            assert found == (tuple(value) if isinstance(value, list) else value), name
+
+
+def test_what_reached_a_skill_is_the_same(runs):
+    everything = list(runs.values())
+    reached = planner.reaching(everything, table.validation_skill(everything), 0.0515)
+    found = [[each.run.name, each.epoch, each.seconds, each.joules] for each in reached]
+    assert [each[:2] for each in found] == [each[:2] for each in EXPECTED["reached"]]
+    for mine, expected in zip(found, EXPECTED["reached"], strict=True):
+        assert mine[2:] == pytest.approx(expected[2:])
+
+
+def test_the_same_figures_are_drawn(tmp_path):
+    script(OLD, "plot_figures.py", *NAMES, "--out", str(tmp_path))
+    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    assert drawn == set(EXPECTED["figures"])
+    assert (tmp_path / "report.html").exists() and (tmp_path / "table.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_completed_one_is_evaluated_as_it_was(copies):
+    script(copies, "evaluate.py", "runs/completed")
+    (old, new) = (
+        rows(folder / "scores.csv") for folder in (OLD / "completed", copies / "runs" / "completed")
+    )
+    assert {row["method"] for row in new} >= {"model", "persistence"}
+    compared = 0
+    for row, expected in zip(new, old, strict=False):
+        if expected["method"] == "extrapolation":  # of pysteps, which may be absent
+            continue
+        compared += 1
+        assert list(row) == list(expected)
+        for name, value in expected.items():
+            if name in ("method", "lead_minutes") or value == "":
+                assert row[name] == value
+            else:
+                # Another processor rounds differently: a pixel may cross a threshold.
+                assert float(row[name]) == pytest.approx(float(value), rel=2e-3, abs=2e-3), name
+    assert compared == 2 * 13 * 6
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_an_interrupted_one_is_resumed_as_it_was(copies):
+    script(copies, "train.py", "--run-dir", "runs/interrupted", "--resume")
+    folder = records.RunFolder(copies / "runs" / "interrupted")
+    theirs = records.RunFolder(OLD / "resumed")
+    record, expected = folder.read_record(), theirs.read_record()
+    assert (record["schema"], record["status"]) == (2, "completed")
+    assert valid_record.violations(record) == []
+    assert record["training"].keys() == expected["training"].keys()
+    assert record["energy"].keys() == expected["energy"].keys()
+    for name in ("epochs", "windows_per_epoch", "steps", "starts", "skipped_steps", "lost_seconds"):
+        assert record["training"][name] == expected["training"][name]
+    assert record["model"] == expected["model"]
+    for row, other in zip(folder.read_epochs(), theirs.read_epochs(), strict=True):
+        assert (row["epoch"], row["samples"]) == (other["epoch"], other["samples"])
+        for name in ("loss", "val_loss", "learning_rate", "val_mae", "joules_coverage"):
+            assert row[name] == pytest.approx(other[name], rel=5e-3), name
+    first, old_first = folder.read_epochs()[0], theirs.read_epochs()[0]
+    assert first == old_first  # of the old version, joules included
