@@ -36,7 +36,7 @@ def write_sevir():
 
 
 def _catalogue_row(**values):
-    """Returns a row of the catalogue as a dict; `values` replace the defaults."""
+    """Returns a row of the catalog as a dict; `values` replace the defaults."""
     defaults = {
         "id": "S0",
         "file_name": "vil/2018/a.h5",
@@ -53,7 +53,7 @@ def _catalogue_row(**values):
 
 
 def _write_catalogue(root, rows, columns=catalog.CATALOG_COLUMNS):
-    """Writes CATALOG.csv; makes an empty file where a row's is absent."""
+    """Writes CATALOG.csv; creates an empty file for each row whose file is absent."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "CATALOG.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
@@ -66,7 +66,7 @@ def _write_catalogue(root, rows, columns=catalog.CATALOG_COLUMNS):
 
 
 def _write_sevir(root, events, size=16, frames=49, seed=0, per_file=4, **storage):
-    """Writes `events` events of random codes, one an hour, every fifth after 2019-06-01.
+    """Writes `events` events of random codes, one per hour, every fifth after 2019-06-01.
 
     Returns:
       The codes, (events, y, x, time), a tenth of them missing.

@@ -2,17 +2,21 @@
 
     python tests/data/fuzz.py --cases 1000 --seed 7
 
-Each case is a small data set with one or two faults: files cut short, filled up, with holes or
-flipped bits (in HDF5's headers, its B-trees, compressed pixels, ids), data sets of another shape,
-type or storage, a catalog with noise. Another process reads it as training does, under a limit
-of time and memory, so that a crash or hang inside HDF5's C library is found too. A case passes
-when every event that was read has the very pixels of the intact data set and everything else was
-refused with an InputError in plain words. Exit status 1 when one does not pass; its seed and case
-make it again: `--seed 7 --only 123`.
+Each case is a small data set with one or two faults:
 
-What is left alone: where pixels carry no checksum (contiguous storage, or chunks without gzip or
-fletcher32), a changed pixel byte is a pixel like any other, and so is what a changed address of
-pixels in the header points to. Nothing in such a file tells them from the intact one.
+- files that are truncated, extended, or have holes or flipped bits (in HDF5's headers, its B-trees,
+  compressed pixels, ids);
+- data sets of another shape, type or storage;
+- a catalog with noise.
+
+Another process reads it as training does, with limits of time and memory, so that a crash or hang
+inside HDF5's C library is found too. A case passes if every event that was read has exactly the
+pixels of the intact data set, and if everything else was refused with a readable InputError. The
+exit status is 1 if a case does not pass. Its seed and number repeat it: `--seed 7 --only 123`.
+
+Some bytes are not changed. If pixels have no checksum (contiguous storage, or chunks without gzip
+or fletcher32), a changed pixel byte is a valid pixel. So are the bytes that a changed address in
+the header points to. Nothing in such a file distinguishes them from intact pixels.
 """
 
 import argparse
@@ -59,7 +63,7 @@ FAULTS = (flip_bits,) * 8 + (
 
 
 def spoil(root, rng):
-    """Spoils the data set in one way, sometimes in two; returns what was done, in words."""
+    """Spoils the data set in one way, sometimes in two; returns a text on what was done."""
     fault = rng.choice(FAULTS)
     said = f"{fault.__name__}: {fault(root, rng)}"
     if rng.random() < 0.1:
@@ -69,15 +73,15 @@ def spoil(root, rng):
     return said
 
 
-# ---- reading, in a process of its own ---------------------------------------------------------
+# ---- reading, in a separate process -----------------------------------------------------------
 
 
 def read_all(root, truth):
     """Reads the catalog, splits, checks, and every event and window, as training does.
 
     Returns:
-      {read: number of events; refusals: the texts of InputErrors; wrong: events of other pixels;
-      traceback: of any other exception; died: None}.
+      {read: number of events; refusals: texts of InputErrors; wrong: events with other pixels;
+      traceback: that of any other exception; died: None}.
     """
     outcome = {"read": 0, "refusals": [], "wrong": [], "traceback": None, "died": None}
     try:
@@ -155,7 +159,7 @@ class Reader:
             theirs.close()
 
     def read(self, root):
-        """Returns the outcome of one data set, as read_all does; `died` says how it died."""
+        """Returns the outcome of one data set, as read_all does; `died` is the cause of a death."""
         self.start()
         try:
             self._connection.send(root)
@@ -178,7 +182,7 @@ class Reader:
 
 
 def verdict(outcome):
-    """Returns (whether the case passes, how it ended in a word or a few)."""
+    """Returns (True if the case passes, a few words on how it ended)."""
     if outcome["died"]:
         return False, f"died: {outcome['died']}"
     if outcome["traceback"]:
@@ -191,13 +195,13 @@ def verdict(outcome):
     if outcome["read"] == EVENTS:
         return True, "all read"
     if not outcome["refusals"]:
-        return True, "events dropped, which is said"
+        return True, "events dropped, and reported"
     return True, "read in part" if outcome["read"] else "all refused"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case: its number, the storage and the fault in words, and the verdict."""
+    """One case: its number, the storage, a text on the fault, and the verdict."""
 
     case: int
     storage: str
@@ -210,11 +214,11 @@ def run(cases, seed):
     """Makes and reads cases.
 
     Args:
-      cases: their numbers.
-      seed: of all that is random; with a case's number it makes that case again.
+      cases: the numbers of the cases.
+      seed: seed of all random choices; with a case's number it repeats that case.
 
     Returns:
-      A Result a case.
+      One Result per case.
     """
     results = []
     with tempfile.TemporaryDirectory() as folder:

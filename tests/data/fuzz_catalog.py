@@ -72,7 +72,7 @@ _WORDS = (
 
 
 def spoil_cell(root, rng):
-    """Puts odd words into one to three cells."""
+    """Puts unexpected text into one to three cells."""
     rows = _rows(root)
     said = []
     for _ in range(rng.choice([1, 1, 2, 3])):
@@ -81,7 +81,7 @@ def spoil_cell(root, rng):
         )
         word = rng.choice(_WORDS)
         row = rng.choice(rows[1:])
-        row += [""] * (len(COLUMNS) - len(row))  # another fault may have cut it short
+        row += [""] * (len(COLUMNS) - len(row))  # another fault may have truncated it
         row[column] = word
         said.append(f"{COLUMNS[column]} {word[:30]!r}")
     write_catalog(root, rows)

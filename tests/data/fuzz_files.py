@@ -12,7 +12,7 @@ from fuzz_intact import FRAMES, SIZE
 
 
 def _protected(path):
-    """Returns a mask of the bytes that may be damaged: False where nothing could tell."""
+    """Returns a mask of the bytes to damage: False if no reader can detect it."""
     raw = path.read_bytes()
     mask = np.ones(len(raw), bool)
     with h5py.File(path) as file:
@@ -99,7 +99,7 @@ def overwrite_bytes(root, rng):
 
 
 def truncate(root, rng):
-    """Cuts a file short: anywhere, to nothing, or by one byte."""
+    """Truncates a file: anywhere, to nothing, or by one byte."""
     path = _a_file(root, rng)
     raw = path.read_bytes()
     kept = rng.choice([rng.randrange(len(raw)), rng.randrange(3000), 0, 1, 8, len(raw) - 1])
@@ -117,7 +117,7 @@ def grow(root, rng):
 
 
 def replace_file(root, rng):
-    """Leaves something else in a file's place."""
+    """Replaces a file with something else."""
     path = _a_file(root, rng)
     kind = rng.choice(["absent", "folder", "text", "noise", "fifo", "loop", "other file"])
     other = next(each for each in sorted(root.rglob("*.h5")) if each != path)
@@ -141,7 +141,7 @@ def replace_file(root, rng):
 
 
 def change_contents(root, rng):
-    """Replaces `vil` or `id` by a data set of another shape, type or storage, or none."""
+    """Replaces `vil` or `id` with one of another shape, type or storage, or removes it."""
     path = _a_file(root, rng)
     with h5py.File(path) as file:
         vil, ids = file["vil"][...], file["id"][...]

@@ -1,4 +1,4 @@
-"""The intact data sets that fuzz.py spoils: a few tiny events in each way to store pixels."""
+"""The intact data sets that fuzz.py spoils: a few tiny events in each kind of pixel storage."""
 
 import csv
 import io

@@ -1,6 +1,6 @@
-"""Spoiled data sets are read right or refused; fuzz.py says how they are spoiled.
+"""Corrupted data sets are read correctly or refused; fuzz.py describes the faults.
 
-The same cases each time; for more, and others: `python tests/data/fuzz.py --cases 5000`.
+The cases are the same each time. For more and others: `python tests/data/fuzz.py --cases 5000`.
 """
 
 import contextlib

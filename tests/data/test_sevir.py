@@ -1,4 +1,4 @@
-"""The catalogue, the windows and the pixels, as plain h5py gives them."""
+"""The catalog, the windows and the pixels, compared with plain h5py."""
 
 import datetime
 import math
@@ -20,7 +20,7 @@ def _event(time, **values):
     return catalog.Event(time=time, **defaults | values)
 
 
-# ---- the catalogue ----------------------------------------------------------------------------
+# ---- the catalog ------------------------------------------------------------------------------
 
 
 def test_events_are_sorted_by_time(tmp_path, catalogue_row, write_catalogue):
