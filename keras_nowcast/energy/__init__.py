@@ -1,8 +1,8 @@
-"""The energy of computing: NVML, RAPL or a stated estimate, each device once.
+"""The energy of computing, from NVML, RAPL or a marked estimate, with each device counted once.
 
     from keras_nowcast.energy import EnergyMonitor
 
-docs/energy.md says what is measured and how sure it is.
+docs/energy.md describes what is measured and with what uncertainty.
 """
 
 from keras_nowcast.energy.merge import merge_energy
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name == "EnergyMonitor":  # a Keras callback: Keras is imported when it is asked for
+    if name == "EnergyMonitor":  # a Keras callback, so Keras is imported only when it is used
         from keras_nowcast.energy.callback import EnergyMonitor
 
         return EnergyMonitor

@@ -17,16 +17,16 @@ class EnergyMonitor(Monitor, keras.callbacks.Callback):
             work()
         print(monitor.joules)
 
-    In `fit`, `logs["joules"]` of an epoch is the energy of its training alone: from the end of the
-    very first step, which compiles, and without the validation, which has a window of its own. It
-    is NaN where nothing was measured. After `fit`, `record` has the whole as in a run's
-    record.json, and the history its joules of each epoch: what was known at the end of an epoch
-    lacked what slow sensors showed after it.
+    In `fit`, `logs["joules"]` of an epoch is the energy of its training only. It excludes the very
+    first step, which includes compilation, and the validation, which has a separate window. It is
+    NaN if nothing was measured. After `fit`, `record` is as in record.json of a run, and the
+    history has the joules of each epoch from it. These include the last readings of slow sensors,
+    which are not known yet at the end of an epoch.
 
-    Before a boundary is read the callback waits for a weight that the last step has changed, so
-    that work still queued on a device is inside its window.
+    At each boundary the callback first waits for a weight that the last step changed, so that work
+    still queued on a device is inside its window.
 
-    Takes the arguments of Monitor.
+    The arguments are those of Monitor.
     """
 
     def on_train_begin(self, logs=None):
@@ -75,7 +75,7 @@ class EnergyMonitor(Monitor, keras.callbacks.Callback):
         if self._synchronize is not None:
             self._synchronize()
         elif self.model is not None and self.model.trainable_weights:
-            # Reading the smallest weight waits for the step that writes it.
+            # Reading a weight, here the smallest, waits for the step that writes it.
             smallest = min(self.model.trainable_weights, key=lambda each: math.prod(each.shape))
             keras.ops.convert_to_numpy(smallest)
 

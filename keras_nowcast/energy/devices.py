@@ -1,6 +1,6 @@
-"""Which GPUs a process uses: from CUDA_VISIBLE_DEVICES, the local rank and NVML's list alone.
+"""Which GPUs a process uses, from CUDA_VISIBLE_DEVICES, the local rank and the list of NVML.
 
-Pure functions; nothing here talks to a driver.
+Pure functions, without access to a driver.
 """
 
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that this process may talk to.
+    """A GPU that this process may access.
 
     Attributes:
-      uuid: NVML's, "GPU-...".
+      uuid: as in NVML, "GPU-...".
       pci_bus_id: "00000000:65:00.0".
-      name: of the product.
-      speed: a number that grows with the card's arithmetic speed (cores x top clock), or None.
-      mig_uuids: of its MIG devices, "MIG-...".
+      name: product name.
+      speed: a measure of the arithmetic speed of the card (cores x highest clock), or None.
+      mig_uuids: UUIDs of its MIG devices, "MIG-...".
     """
 
     uuid: str
@@ -28,16 +28,16 @@ class Gpu:
 def visible_gpus(gpus, environ):
     """Returns the GPUs that CUDA shows a process, in CUDA's order: index 0 is `/gpu:0`.
 
-    A MIG device stands for the whole card it is cut from, whose power is all that NVML measures.
+    A MIG device stands for the whole card that it is part of, since NVML measures only that.
 
     Args:
       gpus: every Gpu that NVML lets this process open. Where a cgroup hides the others, CUDA
         numbers only these, and so does this function.
-      environ: of the process; CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
+      environ: environment of the process; CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
 
-    Source: the CUDA programming guide on these variables: integers, UUIDs or their beginnings
-      (where only one GPU has it), MIG names; the list ends at its first invalid entry; an empty
-      list hides all.
+    Source: the CUDA programming guide on these variables. Entries are integers, UUIDs, unique
+      beginnings of UUIDs, or MIG names. The list ends at its first invalid entry. An empty list
+      hides all GPUs.
     """
     in_order = cuda_order(gpus, environ)
     wanted = environ.get("CUDA_VISIBLE_DEVICES")
@@ -55,9 +55,9 @@ def visible_gpus(gpus, environ):
 def cuda_order(gpus, environ):
     """Returns `gpus` as CUDA numbers them before CUDA_VISIBLE_DEVICES.
 
-    Choice: CUDA does not publish the heuristic behind its default, fastest first. Cores times top
-      clock, then the PCI bus, agrees with it for cards of one kind, where it is the PCI order;
-      `order_is_certain` tells when that was a guess.
+    Choice: CUDA's default order is "fastest first", by an unpublished heuristic. Cores times
+      highest clock, then the PCI bus, agrees with it for cards of one kind, where it is the PCI
+      order. `order_is_certain` returns False if this order is a guess.
     """
     by_bus = sorted(gpus, key=lambda gpu: gpu.pci_bus_id.lower())
     if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
@@ -66,7 +66,7 @@ def cuda_order(gpus, environ):
 
 
 def order_is_certain(gpus, environ):
-    """False where integers in CUDA_VISIBLE_DEVICES count cards of several kinds, fastest first."""
+    """Returns False if integers in CUDA_VISIBLE_DEVICES count unlike cards, fastest first."""
     wanted = environ.get("CUDA_VISIBLE_DEVICES", "0")
     by_number = any(entry.strip().isdigit() for entry in wanted.split(","))
     kinds = {gpu.name for gpu in gpus}
@@ -74,10 +74,10 @@ def order_is_certain(gpus, environ):
 
 
 def gpus_of_rank(visible, local_rank=None):
-    """Returns the GPUs of one process: with a local rank its one of `visible`, without all.
+    """Returns the GPUs of one process: one of `visible` if it has a local rank, otherwise all.
 
-    TensorFlow is pinned to visible[local_rank], counted round where ranks outnumber GPUs; a
-    launcher that shows each task one GPU only (Slurm's --gpus-per-task) leaves that one.
+    TensorFlow is pinned to visible[local_rank], modulo their number if there are more ranks than
+    GPUs. If a launcher shows each task only one GPU (Slurm's --gpus-per-task), it is that one.
     """
     if local_rank is None:
         return list(dict.fromkeys(visible))
@@ -96,9 +96,9 @@ def _gpu_named(entry, in_order):
 
 
 def _gpu_with_mig(entry, in_order):
-    former_form = entry.removeprefix("MIG-").split("/")[0]  # MIG-GPU-<uuid>/<instance>/<compute>
-    if former_form.startswith("GPU-"):
-        return _gpu_named(former_form, in_order)
+    older_form = entry.removeprefix("MIG-").split("/")[0]  # MIG-GPU-<uuid>/<instance>/<compute>
+    if older_form.startswith("GPU-"):
+        return _gpu_named(older_form, in_order)
     matching = [
         gpu for gpu in in_order for mig in gpu.mig_uuids if mig.lower().startswith(entry.lower())
     ]

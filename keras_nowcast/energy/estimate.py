@@ -1,6 +1,6 @@
-"""Energy from a stated power, times measured CPU time: for a machine without any sensor.
+"""Energy as assumed power times measured CPU time, for a machine without sensors.
 
-It is an estimate, is called one wherever it shows, and is never chosen unasked.
+It is an estimate, is marked as one wherever it appears, and is never chosen by default.
 """
 
 import re
@@ -12,10 +12,10 @@ from keras_nowcast.errors import InputError
 
 SOURCE = "estimate"
 
-# Thermal design power and cores of some processors of training machines. Design power is what the
-# cooling must carry off under a sustained load, not what is drawn at any moment.
-# Source: Intel's ARK and AMD's table of server processors (default TDP), every row checked in
-# November 2026 against the copies of both that mlco2/codecarbon keeps (cpu_dataset_builder).
+# Thermal design power in watts, and cores, of some processors of training machines. Design power is
+# the heat that the cooling must remove under a sustained load, not the momentary power.
+# Source: Intel's ARK and AMD's table of server processors (default TDP). Each row was checked in
+# November 2026 against the copies of both in mlco2/codecarbon (cpu_dataset_builder).
 _DESIGN_WATTS_AND_CORES = {
     "E5-2680 v4": (120, 14),
     "E5-2698 v4": (135, 20),
@@ -33,25 +33,25 @@ _DESIGN_WATTS_AND_CORES = {
 
 
 class CpuTimeMeter:
-    """Stated watts of a core, times the CPU time (user and system) this process has used.
+    """Assumed watts per core times the CPU time (user and system) of this process.
 
-    What other processes use, idle cores, memory and disks are not in it.
+    It does not include other processes, idle cores, memory and disks.
     """
 
     kind = "estimate"
     counter_source, power_source = SOURCE, None
-    calibration_percent = None  # nobody measured anything
-    power_window_s, counter_step_s = None, 0.001  # in fact at once
+    calibration_percent = None  # nothing was measured
+    power_window_s, counter_step_s = None, 0.001  # it changes continuously
 
     def __init__(self, watts_per_core, local_rank=None, cpu_seconds=time.process_time):
-        # Each process of the host has a CPU time of its own.
+        # Each process of the host has its own CPU time.
         self.key = f"estimate: CPU time of process {local_rank or 0}"
-        self.name = f"CPU time at {watts_per_core:g} W a core"
-        self.note = f"an estimate: CPU time times a stated {watts_per_core:g} W a core"
+        self.name = f"CPU time at {watts_per_core:g} W per core"
+        self.note = f"an estimate: CPU time times an assumed {watts_per_core:g} W per core"
         self._watts, self._cpu_seconds = watts_per_core, cpu_seconds
 
     def read_counter(self):
-        """Returns joules since the process began, by the estimate."""
+        """Returns the estimated joules since the process started."""
         return self._watts * self._cpu_seconds()
 
     def read_state(self, slow=None):
@@ -60,7 +60,7 @@ class CpuTimeMeter:
 
 
 def stated_watts_per_core(cpuinfo=machine.CPUINFO):
-    """Returns the design power of this machine's processor, per core, from a small table.
+    """Returns the design power per core, in watts, of this processor, from a small table.
 
     Raises:
       InputError: the processor is not in the table.
@@ -70,6 +70,6 @@ def stated_watts_per_core(cpuinfo=machine.CPUINFO):
         if model is not None and re.search(rf"\b{part}\b", model, re.IGNORECASE):
             return watts / cores
     raise InputError(
-        f"`--power-source` estimate needs the power of this processor, which no table here has. "
-        f"Received: {model or 'an unknown processor'}. State it with `--watts-per-core`."
+        f"`--power-source` estimate must know the power of this processor, which is not in the "
+        f"table. Received: {model or 'an unknown processor'}; state it with `--watts-per-core`."
     )

@@ -1,34 +1,35 @@
-"""Joules over time from what meters say: counters that move in steps, power readings that repeat.
+"""Joules over time from counters that move in steps, and from power readings that repeat.
 
-Both end in a curve of joules since the beginning, read off at any moment between two of its
-points; a window's energy is the difference of two read-offs. Pure arithmetic: no driver, no clock.
-Times are seconds, power watts. docs/energy.md derives the uncertainties.
+Both give a curve of joules since the start, which can be evaluated at any moment between two of its
+points. The energy of a window is the difference of two such values. This module is pure arithmetic,
+without a driver or a clock. Times are in seconds, power in watts. docs/energy.md derives the
+uncertainties.
 """
 
 import math
 from collections import deque
 from dataclasses import dataclass
 
-_KEPT_POINTS = 4096  # some minutes at 100 ms: moments are read off long before these run out
-_LONGEST_COUNTER_STEP_S = 0.1  # NVML counters move every 20 to 100 ms
+_KEPT_POINTS = 4096  # several minutes at 100 ms, long after a moment was evaluated
+_LONGEST_COUNTER_STEP_S = 0.1  # NVML counters update every 20 to 100 ms
 _LONGEST_AVERAGE_S = 1.0  # no NVML sensor is known to average over more
 _LONGEST_LAG_S = _LONGEST_AVERAGE_S / 2 + 0.1
-_STANDSTILL_S = 1.0  # a counter unmoved for longer than this is compared with the power readings
-_FROZEN_S = 10.0  # a power sensor that used to move and has not for so long is taken for frozen
+_STANDSTILL_S = 1.0  # a counter that does not change for longer is compared with power readings
+_FROZEN_S = 10.0  # without a change, after which a power sensor is treated as frozen
 _HIGHEST_WATTS = 3000.0  # no board and no package draws more
-_COUNTER_AGREES = 0.25  # with power over a standstill, as a share
+_COUNTER_AGREES = 0.25  # relative difference from power, after a time without change
 
 
 @dataclass(frozen=True)
 class Amount:
-    """A read-off of a curve: what had been measured up to a moment.
+    """The value of a curve at a moment: what had been measured until then.
 
     Attributes:
-      joules: measured.
-      seconds: of time whose energy is among these joules.
+      joules: measured joules.
+      seconds: seconds whose energy is included in these joules.
       roughness_w2: sum of squared differences of neighboring power readings (power curves).
-      width_s: how far apart the curve's points on both sides of the moment are.
-      blur_s: how exactly the time of those points is known.
+      width_s: time between the points of the curve on both sides of the moment.
+      blur_s: uncertainty of the times of those points.
       watts: power at the moment, or None.
       spread_w: range of the power readings around the moment.
     """
@@ -43,13 +44,13 @@ class Amount:
 
 
 class StepTimes:
-    """Infers how often a value moves, from the times between its changes.
+    """Infers the update period of a value from the times between its changes.
 
-    A sensor whose reading happens to stay the same over an update shows a multiple of its period;
-    so the shortest common time counts, not the mean.
+    If a reading happens to stay the same over an update, the time between its changes is a multiple
+    of the period. The shortest common time is therefore used, not the mean.
 
     Attributes:
-      period_s: the update period, or None before three changes were seen closely enough.
+      period_s: the update period, or None before three changes were seen with fast polling.
     """
 
     def __init__(self):
@@ -59,9 +60,9 @@ class StepTimes:
         self._last_looked_s = 0.0
 
     def saw_change(self, time_s, looked_s):
-        """Notes a change at `time_s`, `looked_s` after the look before.
+        """Records a change at `time_s`, `looked_s` after the previous poll.
 
-        Two changes tell the period only if both were looked for closely.
+        Two changes show the period only if polling was fast before both.
         """
         if self._last_change_s is not None:
             between = time_s - self._last_change_s
@@ -71,7 +72,7 @@ class StepTimes:
         self._last_change_s, self._last_looked_s = time_s, looked_s
 
     def lost(self):
-        """Notes that changes may have been missed."""
+        """Records that changes may have been missed."""
         self._last_change_s = None
 
     def _shortest_common(self):
@@ -86,74 +87,74 @@ class StepTimes:
 @dataclass
 class _Point:
     time_s: float  # best guess of when the counter took this value
-    earliest_s: float  # and the bracket it lies in
+    earliest_s: float  # and the interval that contains it
     latest_s: float
     joules: float
     seconds: float
-    gap_after: bool = False  # what lies between this point and the next was not measured
+    gap_after: bool = False  # the energy from this point to the next was not measured
 
 
 class CounterCurve:
     """Joules from a cumulative counter.
 
-    The counter takes its values at steps of its own; a value seen for the first time is as old as
-    at most one step or the time since the last look. Where looks are close together the moment
-    of the step is known; the value before it began one step period earlier.
+    The counter changes in steps. A value that is seen for the first time is at most as old as one
+    step, or as the time since the last poll. If polls are close together, the time of the step is
+    known, and the previous value started one step period earlier.
 
     Attributes:
       steps: the StepTimes of the counter.
-      problems: what was wrong with it, [(time_s, what)].
+      problems: its problems, [(time_s, what)].
     """
 
     def __init__(self, step_s=None):
-        """Takes the time between two steps, None where it is to be inferred."""
+        """Takes the time between two steps, or None to infer it."""
         self.steps = StepTimes()
         self.problems = []
         self._known_step_s = step_s
         self._points = deque(maxlen=_KEPT_POINTS)
-        self._value = None  # last seen, and when it was last looked at
+        self._value = None  # last seen, and the time of the last poll
         self._seen_s = None
-        self._stands_still = False
+        self._unchanged = False
 
     def add(self, time_s, joules, power=None):
-        """Takes the counter's value at `time_s`; `power` is the PowerCurve beside it, if any."""
+        """Adds the counter's value at `time_s`; `power` is the PowerCurve of the device, if any."""
         if self._value is None:
             self._value, self._seen_s = joules, time_s
             self._points.append(_Point(time_s, time_s - self.step_s, time_s, 0.0, 0.0))
         elif joules != self._value:
             self._step(time_s, joules, power)
-            self._stands_still = False
-        elif not self._stands_still and time_s - self._points[-1].latest_s > _STANDSTILL_S:
-            self._stands_still = True
-            self.problems.append((time_s, "the energy counter stands still"))
+            self._unchanged = False
+        elif not self._unchanged and time_s - self._points[-1].latest_s > _STANDSTILL_S:
+            self._unchanged = True
+            self.problems.append((time_s, "the energy counter does not change"))
         self._seen_s = time_s
 
     @property
     def newest_s(self):
-        """When the counter was last seen to step, or None."""
+        """Time of the last step that was seen, or None."""
         return self._points[-1].latest_s if self._points else None
 
     def moved_by(self, time_s):
-        """True when the counter was seen to step at or after `time_s`."""
+        """Returns True if a step at or after `time_s` was seen."""
         return len(self._points) > 1 and self._points[-1].earliest_s >= time_s
 
     @property
     def step_s(self):
-        """The time between two steps: known, inferred, or the longest there is."""
+        """The time between two steps: known, inferred, or the longest of any counter."""
         return self._known_step_s or self.steps.period_s or _LONGEST_COUNTER_STEP_S
 
     @property
     def ever_moved(self):
-        """True when the counter was seen to step at all."""
+        """Whether any step was seen."""
         return len(self._points) > 1
 
     @property
     def reaches_s(self):
-        """The latest moment that can be read off, or None."""
+        """The latest moment at which the curve can be evaluated, or None."""
         return self._points[-1].time_s if self._points else None
 
     def at(self, time_s):
-        """Returns the Amount up to `time_s`; past the last point, the last point's."""
+        """Returns the Amount up to `time_s`; after the last point, that of the last point."""
         points = self._points
         if not points:
             return Amount(0.0, 0.0)
@@ -170,7 +171,7 @@ class CounterCurve:
         step_s = self.step_s
         earliest_s = max(self._seen_s, time_s - step_s)
         moment_s = (earliest_s + time_s) / 2
-        # The value that has just gone began one step before, within what is known of it.
+        # The previous value started one step earlier, within the interval that is known for it.
         began_s = moment_s - step_s
         if looked_s <= step_s / 2 and last.earliest_s <= began_s <= last.latest_s:
             last.seconds += began_s - last.time_s
@@ -178,10 +179,10 @@ class CounterCurve:
         moment_s = max(moment_s, last.time_s)
         point = _Point(moment_s, earliest_s, time_s, last.joules, last.seconds)
         gained, took_s = joules - self._value, point.time_s - last.time_s
-        trouble = self._trouble(gained, took_s, looked_s, last, power)
-        if trouble:
+        problem = self._problem(gained, took_s, looked_s, last, power)
+        if problem:
             last.gap_after = True
-            self.problems.append((time_s, trouble))
+            self.problems.append((time_s, problem))
             self.steps.lost()
         else:
             point.joules += gained
@@ -190,35 +191,35 @@ class CounterCurve:
         self._value = joules
         self._points.append(point)
 
-    def _trouble(self, gained, took_s, looked_s, last, power):
-        """Says why the energy since the last point cannot be believed, or None."""
+    def _problem(self, gained, took_s, looked_s, last, power):
+        """Returns why the energy since the last point cannot be used, or None."""
         if gained < 0:
-            return "the energy counter went back (a reset of the driver)"
+            return "the energy counter decreased (a reset of the driver)"
         if gained > _HIGHEST_WATTS * max(took_s, 0.001) + 1:
             return f"the energy counter jumped by {gained:.0f} J in {took_s:.2f} s"
         if took_s <= _STANDSTILL_S or looked_s > took_s / 2:
-            return None  # nobody looked for a while, but the counter went on
-        # The counter was read all along and stood still: was it frozen, or did it catch up?
+            return None  # it was not polled for a while, but the counter continued
+        # It was polled all the time and did not change: was it frozen, or did it catch up?
         if power is not None:
             beside = power.between(last.time_s, last.time_s + took_s)
             if beside is not None and abs(gained - beside) <= _COUNTER_AGREES * beside:
                 return None
-        return f"the energy counter stood still for {took_s:.1f} s"
+        return f"the energy counter did not change for {took_s:.1f} s"
 
 
 class PowerCurve:
-    """Joules from readings of power, by the trapezoid between the middles of what they average.
+    """Joules from power readings, by trapezoids between the middles of their averaging windows.
 
-    A reading repeated within one update period is the same measurement and is taken once; one
-    that repeats after it is a new measurement of the same power.
+    A reading that repeats within one update period is the same measurement and counts once. If it
+    repeats later, it is a new measurement of the same power.
 
     Attributes:
       updates: the StepTimes of the sensor.
-      problems: what was wrong with it, [(time_s, what)].
+      problems: its problems, [(time_s, what)].
     """
 
     def __init__(self, window_s=None, longest_gap_s=1.0):
-        """Takes the sensor's averaging window, None where it is to be inferred."""
+        """Takes the averaging window of the sensor, or None to infer it."""
         self.updates = StepTimes()
         self.problems = []
         self._known_window_s = window_s
@@ -233,7 +234,7 @@ class PowerCurve:
         self._looked_s = 0.0
 
     def add(self, time_s, watts):
-        """Takes a reading; times must not go back."""
+        """Adds a reading; times must not decrease."""
         if self._seen_s is None:
             self._seen_s = self._changed_s = time_s
             self._append(time_s, watts)
@@ -246,7 +247,7 @@ class PowerCurve:
             if self._frozen:
                 self._frozen = False
                 self.updates.lost()
-            # It changed at some moment since the last look, at most a period ago.
+            # It changed at some moment since the last poll, at most one period ago.
             age_s = min(looked_s, fresh_after_s) / 2
             self._append(max(time_s - age_s, self._points[-1][0]), watts)
             self._looked_s = min(looked_s, fresh_after_s)
@@ -258,15 +259,16 @@ class PowerCurve:
 
     @property
     def period_s(self):
-        """The update period: inferred, or the longest known before that."""
+        """The update period: inferred, or before that the longest one known."""
         return self.updates.period_s or 0.1
 
     @property
     def window_s(self):
-        """The averaging window: known, or inferred from how far a reading can jump.
+        """The averaging window: known, or inferred from the steepest change of a reading.
 
-        A sensor needs its averaging window to follow a step, so it climbs no faster than its range
-        in a window. Readings that never step tell little, and need little.
+        A sensor needs one averaging window to follow a step of power, so it cannot rise faster than
+        its range per window. Readings without steps say little about the window, which then
+        matters little.
         """
         if self._known_window_s is not None:
             return self._known_window_s
@@ -277,24 +279,26 @@ class PowerCurve:
 
     @property
     def lag_s(self):
-        """How long before its update the middle of a reading's average lies."""
-        return self._lag_and_doubt_s()[0]
+        """Time from the middle of the averaging window of a reading to its update."""
+        return self._lag_and_error_s()[0]
 
-    def _lag_and_doubt_s(self):
-        """Returns the lag, and how far it may be off."""
+    def _lag_and_error_s(self):
+        """Returns the lag and its largest error, seconds."""
         if self._known_window_s is not None:
             return self._known_window_s / 2, 0.0
         longest_s = self.window_s
-        if longest_s <= 2.5 * self.period_s:  # it steps at once: averages over an update at most
+        if (
+            longest_s <= 2.5 * self.period_s
+        ):  # it follows steps at once, so averages over one update at most
             return self.period_s / 4, self.period_s / 4
         if longest_s < _LONGEST_AVERAGE_S:
             return longest_s / 2, longest_s / 2
-        # Power rose and fell slowly: the window may be anything from none to the longest.
+        # Power changed slowly, so the window may be anything from zero to the longest.
         return _LONGEST_AVERAGE_S / 4, _LONGEST_AVERAGE_S / 4
 
     @property
     def reaches_s(self):
-        """The latest moment an `excerpt` for which is complete, or None."""
+        """The latest moment whose `excerpt` is complete, or None."""
         return self._points[-1][0] - _LONGEST_LAG_S if self._points else None
 
     @property
@@ -304,11 +308,11 @@ class PowerCurve:
 
     @property
     def newest_s(self):
-        """When the newest reading was taken, or None."""
+        """Time of the newest reading, or None."""
         return self._seen_s
 
     def excerpt(self, time_s):
-        """Returns the points around a moment: enough to read it off later, by any lag."""
+        """Returns the points around a moment, enough to evaluate it later with any lag."""
         near = []
         for point in reversed(self._points):
             near.append(point)
@@ -317,11 +321,11 @@ class PowerCurve:
         return near[::-1]
 
     def at(self, time_s, points=None):
-        """Returns the Amount up to `time_s`; past the last reading, the last one's.
+        """Returns the Amount up to `time_s`; after the last reading, that of the last reading.
 
         Args:
           time_s: the moment.
-          points: an `excerpt` for it; None for what is still kept.
+          points: an `excerpt` for it; None for the points that are still kept.
         """
         points = list(self._points) if points is None else points
         if not points:
@@ -339,10 +343,10 @@ class PowerCurve:
         return Amount(joules, seconds, start[4], span_s, 0.0, watts, spread)
 
     def between(self, start_s, end_s):
-        """Returns the joules from start to end, or None where a tenth or more was not measured."""
+        """Returns the joules from start to end, or None if a tenth or more was not measured."""
         start, end = self.at(start_s), self.at(end_s)
         seconds, joules = end.seconds - start.seconds, end.joules - start.joules
-        # The last readings may not reach the end yet: go on at the newest power.
+        # The last readings may not reach the end yet; the newest power then continues.
         missing_s = end_s - start_s - seconds
         if missing_s > 0.1 * (end_s - start_s):
             return None
@@ -370,16 +374,16 @@ class PowerCurve:
         return max(self._longest_gap_s, 3 * self.period_s)
 
     def _is_frozen(self, time_s):
-        """True when a sensor that used to move has stopped moving."""
+        """Returns True if a sensor that used to change has stopped changing."""
         limit_s = max(_FROZEN_S, 50 * self.period_s)
         if self._changes < 20 or time_s - self._changed_s <= limit_s:
             return False
         if not self._frozen:
-            self.problems.append((time_s, f"the power reading has not moved for {limit_s:.0f} s"))
+            self.problems.append((time_s, f"the power reading has not changed for {limit_s:.0f} s"))
         return True
 
     def _spread_around(self, wanted_s, points):
-        """Range of the readings that a moment's power may have gone into."""
+        """Returns the range of the readings that may include the power at a moment."""
         reach_s = self.window_s / 2 + 2 * self.period_s
         near = [watts for time_s, watts, *_ in points if abs(time_s - wanted_s) <= reach_s]
         return max(near) - min(near) if near else 0.0
@@ -387,9 +391,8 @@ class PowerCurve:
     def variance_j2(self, start, end):
         """Returns the variance of the joules between two Amounts of this curve (one sigma).
 
-        The parts, in docs/energy.md: what the sensor does not see between two readings; where
-        within the averaging window, and within an update, the boundaries lie; how far the lag may
-        be off.
+        docs/energy.md derives its parts: the power that the sensor misses between two readings; the
+        positions of the boundaries within an averaging window and an update; the error of the lag.
         """
         period_s = self.period_s
         unseen = period_s**2 * max(end.roughness_w2 - start.roughness_w2, 0.0) / 2
@@ -400,16 +403,17 @@ class PowerCurve:
         )
         drift = 0.0
         if start.watts is not None and end.watts is not None:
-            doubt_s = self._lag_and_doubt_s()[1] / math.sqrt(3)  # even odds up to the doubt
-            drift = (doubt_s * (end.watts - start.watts)) ** 2
+            error_s = self._lag_and_error_s()[1] / math.sqrt(3)  # uniform up to the largest error
+            drift = (error_s * (end.watts - start.watts)) ** 2
         return unseen + edges + drift
 
 
 def counter_variance_j2(start, end):
     """Returns the variance of the joules between two Amounts of a CounterCurve (one sigma).
 
-    Within the step that holds a boundary the power is not known: at worst, three sigma, half of
-    the step's joules are on the wrong side. When the step was is known to within two looks.
+    Within the step that contains a boundary, power is unknown: in the worst case (three sigma) half
+    of the joules of the step are on the wrong side. The time of the step is known to within the
+    time between two polls.
     """
     variance = 0.0
     for amount in (start, end):
@@ -419,7 +423,7 @@ def counter_variance_j2(start, end):
 
 
 def _neighbors(points, wanted_s):
-    """The points on both sides of a moment; the first or last one twice outside."""
+    """Returns the points on both sides of a moment, or the first or last one twice outside."""
     if wanted_s >= points[-1][0]:
         return points[-1], points[-1]
     for index in range(len(points) - 1, 0, -1):

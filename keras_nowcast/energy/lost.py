@@ -4,20 +4,20 @@ import math
 
 
 def lost_energy(readings, intervals, zero_unix_s, longest_gap_s):
-    """Returns the energy of `RunLock.lost`, in memory that does not grow with the trace.
+    """Returns the energy of lost work, in memory that does not grow with the trace.
 
-    Between two valid readings power is linear; where they are too far apart it was not measured.
+    Power is linear between two valid readings; if they are too far apart it was not measured.
 
     Args:
       readings: as RunFolder.power_readings yields them.
-      intervals: [from, to] each, unix time; they do not overlap.
-      zero_unix_s: unix time that the readings count from.
-      longest_gap_s: between two readings.
+      intervals: [from, to] of each interval of lost work, unix time; they do not overlap.
+      zero_unix_s: unix time that is time 0 of the readings.
+      longest_gap_s: longest time between two readings with known power between them.
 
     Returns:
-      (joules, coverage): of all devices, of the time that was measured alone; and which share that
-      is of the intervals, over the devices that have readings in them. (None, 0.0) where nothing
-      was measured.
+      (joules, coverage): the joules of all devices in the measured time only, and the fraction of
+      the intervals that this time is, over the devices with readings in them. (None, 0.0) if
+      nothing was measured.
     """
     joules = covered_s = 0.0
     last = {}

@@ -1,32 +1,33 @@
-"""One energy record of what the processes of a job measured."""
+"""Merges the measurements of the processes of a job into one energy record."""
 
 import math
 
 from keras_nowcast import schema
 
-_ENOUGH = 0.99  # of the power's coverage: then the counter is the figure
-WHOLE_COVERAGE = 0.995  # below it a figure is told to be of a part of its time
+_ENOUGH = 0.99  # of the coverage of the power readings: then the counter is used
+# Below this coverage, a `*_reason` states that the value covers only part of its time.
+WHOLE_COVERAGE = 0.995
 
 
 def merge_energy(results, *, samples=None, seconds=None, epoch_seconds=None, window="epoch"):
-    """Adds up what the processes measured: each device once, all hosts.
+    """Adds up the energy that the processes measured on all hosts, with each device counted once.
 
-    A device that several processes read (two ranks on one GPU, a CPU package) is taken from the
-    first of them that measured it: their windows differ by milliseconds, their joules are the
-    same ones. Joules are those of the measured time alone; `coverage` says how much of the windows
-    that is.
+    If several processes read a device (two ranks on one GPU, a CPU package), the first that
+    measured it counts: their windows differ by milliseconds, and their joules are the same. Joules
+    are those of the measured time only; `coverage` is the fraction of the windows that this is.
 
     Args:
-      results: of `Monitor.stop`, in the order of the ranks.
-      samples: trained in those windows by all ranks, for `joules_per_sample`.
-      seconds: how long the work took, also where no meter was at hand; None for the windows' own.
-      epoch_seconds: how long each epoch took, likewise; `joules_per_epoch` and
-        `coverage_per_epoch` then have an entry for each. None for an entry, and the length, of
-        those that have a window.
+      results: results of `Monitor.stop`, in the order of the ranks.
+      samples: samples that all ranks trained in these windows, for `joules_per_sample`.
+      seconds: duration of the work, including time without a meter; None for that of the windows.
+      epoch_seconds: duration of each epoch, also including time without a meter;
+        `joules_per_epoch` and `coverage_per_epoch` then have one entry per epoch. None for entries
+        and durations of the epochs that have a window.
       window: name of the windows that are added up; those of one index become one entry.
 
     Returns:
-      The `energy` part of record.json; None where not measured, with `*_reason` beside it.
+      The `energy` part of record.json. A value that was not measured is None, and has a
+      `*_reason`.
     """
     devices = _distinct_devices(results)
     chosen = [_device_record(host, device, window) for host, device in devices]
@@ -54,7 +55,7 @@ def merge_energy(results, *, samples=None, seconds=None, epoch_seconds=None, win
         "windows": _windows(devices),
     }
     if record["joules"] is not None and samples:
-        # The joules are of the covered time, and so must be the samples.
+        # The joules are those of the covered time, so the samples must be as well.
         record["joules_per_sample"] = record["joules"] / (samples * record["coverage"])
     record.update(_reasons(record, results))
     return record
@@ -63,7 +64,7 @@ def merge_energy(results, *, samples=None, seconds=None, epoch_seconds=None, win
 def joules_of(results, window, index=None):
     """Returns the joules of the windows of one name and index as `merge_energy` counts them.
 
-    None where none of it was measured.
+    Returns None if none of it was measured.
     """
     devices = _distinct_devices(results)
     chosen = [_device_record(host, device, window) for host, device in devices]
@@ -71,7 +72,7 @@ def joules_of(results, window, index=None):
 
 
 def _distinct_devices(results):
-    """Returns [(host, device)], each device once: from the first that measured it."""
+    """Returns [(host, device)], with each device once, from the first process that measured it."""
     found = {}
     for result in results:
         for device in result["devices"]:
@@ -91,7 +92,7 @@ def _moved(device):
 
 def _device_record(host, device, name):
     windows = [each for each in device["windows"] if each["name"] == name]
-    kind = _figure_kind(device, windows)
+    kind = _kind_used(device, windows)
     total = _total(windows, kind)
     other = _total(windows, "power") if kind == "counter" else None
     length_s = sum(each["end_s"] - each["start_s"] for each in windows)
@@ -129,14 +130,14 @@ def _device_record(host, device, name):
 
 
 def _device_uncertainty(device, total, other):
-    """Returns the two uncertainties of a device, percent of its joules, at two sigma.
+    """Returns the two uncertainties of a device, in percent of its joules (two sigma).
 
     docs/energy.md derives them.
     """
     own = 200 * math.sqrt(total["variance_j2"]) / total["joules"]
     disagreement = 0.0
     if other is not None and other["seconds"] > 0 and total["seconds"] > 0:
-        # The two may cover different shares of the time: compare their mean powers.
+        # Counter and power may cover different parts of the time, so compare their mean powers.
         here, there = total["joules"] / total["seconds"], other["joules"] / other["seconds"]
         explained = 200 * math.sqrt(other["variance_j2"]) / max(other["joules"], 1e-9)
         disagreement = max(0.0, 100 * abs(there - here) / here - explained)
@@ -147,8 +148,8 @@ def _device_uncertainty(device, total, other):
     }
 
 
-def _figure_kind(device, windows):
-    """The counter is the figure unless it covers less of the time than the power readings."""
+def _kind_used(device, windows):
+    """Returns "counter", unless the counter covers less time than the power readings."""
     if device["counter_source"] is None:
         return "power"
     if device["power_source"] is None:
@@ -169,7 +170,7 @@ def _total(windows, kind):
 
 
 def _union_s(devices, name, index=None):
-    """Returns for how long at least one device's windows of a name, and an index, were open."""
+    """Returns the seconds in which a window of this name, and index, was open on any device."""
     spans = sorted(
         (each["start_s"], each["end_s"])
         for _, device in devices
@@ -195,24 +196,24 @@ def _lengths(devices, name):
 
 
 def _joules_of_index(devices, chosen, name, index):
-    """Returns the joules of the windows of an index, None where no device measured any."""
+    """Returns the joules of the windows of an index, or None if no device measured any."""
     return _sum(part["joules"] for part, _ in _parts(devices, chosen, name, index) if part)
 
 
 def _coverage_of_index(devices, chosen, name, index, seconds):
-    """Returns the share of an index's time, of all devices, that was measured, as `_coverage`."""
+    """Returns the measured fraction of the time of an index, over all devices, as `_coverage`."""
     parts = list(_parts(devices, chosen, name, index))
     length_s = sum(length for _, length in parts)
     if not length_s:
         return None
     measured_s = sum(min(part["seconds"], length) for part, length in parts if part)
-    # Part of it may be of a start without meters, which has no windows.
+    # Part of the time may belong to a start without meters, which has no windows.
     wall_s = _union_s(devices, name, index)
     return measured_s / length_s * (min(1.0, wall_s / seconds) if seconds else 1.0)
 
 
 def _parts(devices, chosen, name, index):
-    """Yields (what was measured or None, seconds) of each device's windows of an index."""
+    """Yields (measured part or None, seconds) of the windows of an index, for each device."""
     for (_, device), record in zip(devices, chosen, strict=True):
         kind = "power" if record["source"] == device["power_source"] else "counter"
         windows = [w for w in device["windows"] if (w["name"], w["index"]) == (name, index)]
@@ -222,7 +223,7 @@ def _parts(devices, chosen, name, index):
 
 
 def _windows(devices):
-    """Returns when the windows were: of each name and index those of the first device with it."""
+    """Returns the times of the windows; for each name and index, from the first device with it."""
     found = {}
     for number, (_, device) in enumerate(devices):
         for each in device["windows"]:
@@ -236,7 +237,7 @@ def _windows(devices):
 
 
 def _job_source(measured):
-    """The weakest of the devices' sources names the sum."""
+    """Returns the source of the sum, which is the least accurate source of any device."""
     kinds = {each["source"] for each in measured}
     for kind in ("estimate", "nvml_power", "nvml_counter", "rapl"):
         if kind in kinds:
@@ -245,22 +246,22 @@ def _job_source(measured):
 
 
 def _coverage(chosen, wall_s, seconds):
-    """Share of the work's time, of all devices, that was measured; None where there was none."""
+    """Returns the measured fraction of the time, over all devices, or None if there was no time."""
     length_s = sum(each["seconds"] for each in chosen)
     if not length_s:
         return None
     of_windows = sum(each["coverage"] * each["seconds"] for each in chosen) / length_s
-    # A start of the run without meters has no windows, but its time counts.
+    # A start without meters has no windows, but its time counts.
     return of_windows * min(1.0, wall_s / seconds) if seconds else of_windows
 
 
 def _watts_together(devices, chosen, name):
-    """Returns the power of all devices that were on together, None where any is unknown.
+    """Returns the total power of devices used at the same time, or None if any is unknown.
 
-    Of a run that went on elsewhere, the devices were never on together: there it is the mean over
-    its stretches, weighted by their length.
+    The devices of a run that was resumed elsewhere were never used at the same time. For such a run
+    it is the mean over the parts of the run, weighted by their duration.
     """
-    stretches = []  # [end, watts, seconds] of devices whose times overlap
+    stretches = []  # [end, watts, seconds] of devices with overlapping times
     measured = [
         (
             min(w["start_s"] for w in device["windows"]),
@@ -285,10 +286,10 @@ def _watts_together(devices, chosen, name):
 
 
 def _uncertainty(measured, name, together):
-    """Weighs the devices' percentages by their joules.
+    """Returns the mean of the devices' percentages, weighted by their joules.
 
-    Sensors of one make are off in the same direction (`together`); what comes of looking at
-    particular moments is not, and adds in squares.
+    Sensors of the same make have errors in the same direction (`together`), which add linearly.
+    Errors from the times of polling are independent and add in quadrature.
     """
     joules = _sum(each["joules"] for each in measured)
     if not joules or any(each[name] is None for each in measured):
@@ -297,12 +298,12 @@ def _uncertainty(measured, name, together):
     return sum(shares) if together else math.sqrt(sum(share**2 for share in shares))
 
 
-# Why a number is missing although joules were measured.
+# Why a value is missing although joules were measured.
 _WHY_MISSING = {key.name: key.null for key in schema.ENERGY if key.type == schema.NUMBER}
 
 
 def _reasons(record, results):
-    """Returns a `*_reason` for every figure that is missing or partial."""
+    """Returns a `*_reason` for every value that is missing or partial."""
     reasons = {}
     why = _join(_problem_lines(record["devices"])) or record["source_reason"]
     if record["joules"] is None:
@@ -339,7 +340,7 @@ def _sum(values):
 
 
 def _sum_all(values):
-    """The sum, or None where any part is missing."""
+    """Returns the sum, or None if any part is missing."""
     values = list(values)
     return sum(values) if values and None not in values else None
 

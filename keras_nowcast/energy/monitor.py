@@ -1,4 +1,4 @@
-"""The energy of named stretches of time, measured beside the work by a thread."""
+"""The energy of named intervals, measured by a thread while the work runs."""
 
 import contextlib
 import queue
@@ -10,44 +10,44 @@ from keras_nowcast.energy.sampler import Sampler
 from keras_nowcast.energy.source import Source, choose_source
 from keras_nowcast.energy.trace import PowerTrace
 
-_WAIT_FOR_FIGURE_S = 0.25  # for the step of a counter after the end of a window
-_WAIT_FOR_LAST_S = 2.0  # at the end of all: a power sensor may average over a second
-_STUCK_S = 1.0  # no look for so long: the driver hangs, and there is no point in waiting
+_WAIT_FOR_STEP_S = 0.25  # for the step of a counter after the end of a window
+_WAIT_FOR_LAST_S = 2.0  # at the very end, since a power sensor may average over a second
+_STALLED_S = 1.0  # without a poll, after which the driver counts as hanging
 _STALE_S = 3.0
 
 
 class Monitor:
-    """Measures energy beside any work. EnergyMonitor is this as a Keras callback too.
+    """Measures the energy of any work. EnergyMonitor is also a Keras callback.
 
         with Monitor() as monitor:
             work()
         print(monitor.joules, monitor.record["coverage"])
 
-    or, with windows of one's own,
+    or, with named windows,
 
         monitor = Monitor(idle_s=3).start()
         with monitor.window("epoch", 0):
             work()
         record = merge_energy([monitor.stop()])
 
-    A thread looks at the sensors; the caller's thread never waits for a driver, except for a
-    bounded moment at the end of a window whose figure it asks for. A sensor that fails lowers
-    `coverage` and leaves a reason; it raises nothing.
+    A thread polls the sensors. The caller's thread never waits for a driver, except for a limited
+    time at the end of a window whose result it requests. A sensor that fails lowers `coverage` and
+    leaves a reason; it does not raise an exception.
 
     Args:
       source: "auto", "nvml", "rapl", "estimate", "none", or what `choose_source` returned.
-      interval_s: seconds between two readings; a sensor that is all there is and moves more often
-        is read more often.
-      idle_s: seconds of idle baseline before the work, which `start` waits for; 0 for none.
-      synchronize: called before every boundary of a window, to wait until the device has done
-        what was queued; None where the work waits by itself.
-      trace_path: power.csv to append to; None for none.
-      zero_unix_s: unix time that the trace and the windows count from; None for now. Processes of
-        one job are given the same.
+      interval_s: sampling interval in seconds. A power sensor without a counter that updates more
+        often is polled more often.
+      idle_s: seconds of idle baseline before the work, for which `start` waits; 0 for none.
+      synchronize: called before every boundary of a window, to wait until the device has finished
+        all queued work; None if the work itself waits.
+      trace_path: power.csv to append to; None for no trace.
+      zero_unix_s: unix time that is time 0 of the trace and the windows; None for now. All
+        processes of a job get the same.
       local_rank, watts_per_core: for `choose_source`.
 
     Raises:
-      InputError: a source asked for by name cannot be used.
+      InputError: a source that is requested by name cannot be used.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Monitor:
         self.record = None
 
     def start(self):
-        """Begins to measure, waits for the idle baseline, and returns the monitor."""
+        """Starts measuring, waits for the idle baseline, and returns the monitor."""
         if self._sampler is not None:
             self.stop()
         if self.source is None:
@@ -98,10 +98,10 @@ class Monitor:
         return self
 
     def stop(self):
-        """Ends measuring; windows still open end now.
+        """Stops measuring; windows that are still open end now.
 
         Returns:
-          `results()`, the same again when called twice. The process's own record is in `record`.
+          `results()`, the same if called twice. `record` has the record of this process alone.
         """
         if self._sampler is None:
             return self.results()
@@ -112,7 +112,7 @@ class Monitor:
                 self._wait(lambda: self._sampler.reached(self._windows[-1].end), _WAIT_FOR_LAST_S)
             self._stopping.set()
             self._wake.put(None)
-            self._thread.join(timeout=_STUCK_S)  # a hanging driver keeps it; it is a daemon
+            self._thread.join(timeout=_STALLED_S)  # it stays if the driver hangs; it is a daemon
         if self._trace is not None:
             self._trace.close()
         self._result = self._collect()
@@ -121,23 +121,23 @@ class Monitor:
         return self._result
 
     def results(self):
-        """Returns what was measured in the windows that have ended; measuring goes on.
+        """Returns the measurements of the windows that have ended; measuring continues.
 
-        Waits at most a quarter of a second for the counters to step past the last window's end.
+        Waits up to a quarter of a second for the counters to step past the end of the last window.
 
         Returns:
-          Plain JSON-able values for `merge_energy`, which a checkpoint can keep.
+          Values for `merge_energy` that JSON, and so a checkpoint, can keep.
         """
         if self._sampler is None:
             return self._result
         ends = [window.end for window in self._windows if window.end is not None]
         if ends:
             last = max(ends, key=lambda mark: mark.time_s)
-            self._wait(lambda: self._sampler.settled(last), _WAIT_FOR_FIGURE_S)
+            self._wait(lambda: self._sampler.settled(last), _WAIT_FOR_STEP_S)
         return self._collect()
 
     def begin(self, name, index=None):
-        """Begins a window, after waiting for the device."""
+        """Starts a window, after waiting for the device."""
         self._wait_for_device()
         window = self._sampler.open_window(name, index)
         self._windows.append(window)
@@ -164,18 +164,18 @@ class Monitor:
     def window_joules(self, name, index=None):
         """Returns the joules of the ended windows of that name and index on this process's devices.
 
-        By the rule of the record and by what is known so far; waits as `results` does. A power
-        sensor that averages over a second may not have reached the end yet; the record, made
-        later, then has the rest.
+        Follows the rule of the record with what is known so far, and waits as `results` does. A
+        power sensor that averages over a second may not have reached the end yet; the record,
+        which is made later, then includes the rest.
 
         Returns:
-          Joules, or None where none of it was measured.
+          Joules, or None if none of it was measured.
         """
         return joules_of([self.results()], name, index)
 
     @property
     def watts(self):
-        """The power of this process's devices by the newest readings, or None: for show."""
+        """The power of this process's devices by the last readings, for display, or None."""
         if self._sampler is None or self._hangs(_STALE_S):
             return None
         known = [track.watts for track in self._sampler.tracks.values() if track.watts is not None]
@@ -183,7 +183,7 @@ class Monitor:
 
     @property
     def joules(self):
-        """The measured joules, after `stop`; None where nothing was measured."""
+        """The measured joules, after `stop`; None if nothing was measured."""
         return None if self.record is None else self.record["joules"]
 
     def __enter__(self):
@@ -214,12 +214,12 @@ class Monitor:
             self._synchronize()
 
     def _wait(self, until, longest_s):
-        """Waits until a condition holds, not longer, and not at all for a driver that hangs."""
+        """Waits until a condition holds or the time is up, and not at all if the driver hangs."""
         give_up_s = time.monotonic() + longest_s
         while not until() and time.monotonic() < give_up_s and not self._hangs():
             time.sleep(0.002)
 
-    def _hangs(self, for_s=_STUCK_S):
+    def _hangs(self, for_s=_STALLED_S):
         polled_s = self._sampler.polled_s
         return polled_s is None or time.monotonic() - polled_s > for_s + self._interval_s
 

@@ -1,8 +1,8 @@
-"""NVIDIA's GPUs: energy counter, power, clocks and limits. The only import of pynvml.
+"""Energy counter, power, clocks and limits of NVIDIA GPUs. The only import of pynvml.
 
-NVML speaks of millijoules and milliwatts; joules and watts leave this file.
+NVML uses millijoules and milliwatts; this module returns joules and watts.
 
-Source: NVML's API reference; sensor update periods and averaging windows from arXiv 2312.02741.
+Source: the API reference of NVML; update periods and averaging windows from arXiv 2312.02741.
 """
 
 import functools
@@ -13,8 +13,8 @@ from keras_nowcast.energy.reading import MeterError, Reading
 COUNTER = "nvml_counter"
 POWER = "nvml_power"
 
-# NVML_CLOCKS_EVENT_REASON bits. Idle (1) and a clock the user asked for (2) slow nothing down
-# that was not asked for, but explain the clock column all the same.
+# NVML_CLOCKS_EVENT_REASON bits. Idle (1) and a clock that the user set (2) are not throttling, but
+# they explain the clock column as well.
 _THROTTLE_NAMES = {
     0x1: "idle",
     0x2: "applications_clocks",
@@ -26,8 +26,8 @@ _THROTTLE_NAMES = {
     0x80: "hw_power_brake",
     0x100: "display_clock",
 }
-_AVERAGE_WINDOW_S = 1.0  # NVML_FI_DEV_POWER_AVERAGE, by NVML's reference
-_HIGHEST_WATTS = 3000.0  # no board draws more: a reading above is nonsense
+_AVERAGE_WINDOW_S = 1.0  # NVML_FI_DEV_POWER_AVERAGE, from the reference of NVML
+_HIGHEST_WATTS = 3000.0  # no board draws more, so a higher reading is invalid
 
 
 class NvmlUnavailable(Exception):
@@ -37,10 +37,10 @@ class NvmlUnavailable(Exception):
 def list_gpus():
     """Returns every Gpu that NVML lets this process open, in NVML's order.
 
-    GPUs that a cgroup withholds are left out, as CUDA leaves them out.
+    GPUs that a cgroup hides are left out, as in CUDA.
 
     Raises:
-      NvmlUnavailable: no pynvml, no driver, or no GPU.
+      NvmlUnavailable: there is no pynvml, no driver, or no GPU.
     """
     nvml = _open()
     gpus = []
@@ -48,7 +48,7 @@ def list_gpus():
         try:
             gpus.append(_describe(nvml, nvml.nvmlDeviceGetHandleByIndex(index)))
         except nvml.NVMLError:
-            continue  # withheld by a cgroup, or lost: CUDA does not count it either
+            continue  # hidden by a cgroup, or lost; CUDA does not count it either
     if not gpus:
         raise NvmlUnavailable("NVML shows no GPU")
     return gpus
@@ -57,19 +57,19 @@ def list_gpus():
 class GpuMeter:
     """Reads one GPU.
 
-    The counter is the board's energy since the driver was loaded, in steps of 20 to 100 ms (Volta
-    and newer). Power is the board's too: the 1 s average where the driver offers it, for an
-    average that overlaps the next misses nothing between two readings; else the driver's one
-    power figure, whose averaging window depends on the card and is inferred from the readings.
+    The counter is the energy of the board since the driver was loaded, in steps of 20 to 100 ms
+    (Volta and newer). Power is that of the board too. It is the 1 s average if the driver provides
+    it, since overlapping averages miss nothing between two readings. Otherwise it is the only power
+    reading of the driver, whose averaging window depends on the card and is inferred.
 
     Attributes:
-      key: the GPU's UUID, the same for every process of the host.
-      power_window_s: the averaging window of the power readings, or None where unknown.
+      key: the UUID of the GPU, the same for every process of the host.
+      power_window_s: the averaging window of the power readings, or None if unknown.
     """
 
     kind = "nvml"
     counter_source, power_source = COUNTER, POWER
-    counter_step_s = None  # 20 to 100 ms by card; inferred
+    counter_step_s = None  # 20 to 100 ms, depending on the card; inferred
     calibration_percent = 5.0  # without an external meter (arXiv 2312.02741)
 
     def __init__(self, gpu):
@@ -77,10 +77,10 @@ class GpuMeter:
         self._handle = None
         self.gpu = gpu
         self.key, self.name = gpu.uuid, gpu.name
-        self._unsupported = {}  # name of a function -> why; not asked again
+        self._unsupported = {}  # name of a function -> why it is not called again
         self.note = None
         if gpu.mig_uuids:
-            self.note = "cut into MIG devices; power and energy are the whole card's"
+            self.note = "partitioned into MIG devices; power and energy are those of the whole card"
         self.power_window_s = self._probe_average()
         self._newest_sample_us = 0
 
@@ -88,7 +88,7 @@ class GpuMeter:
         """Returns joules since some time in the past.
 
         Raises:
-          MeterError: no figure this time.
+          MeterError: there is no valid reading this time.
         """
         millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         if millijoules == 0:
@@ -96,12 +96,12 @@ class GpuMeter:
         return millijoules / 1000
 
     def read_watts(self):
-        """Returns (watts of the board as described above, the highest power that shows, watts).
+        """Returns (power of the board as described above, highest power it shows), watts.
 
-        The two differ where the driver tells the instantaneous power beside the average.
+        They differ if the driver reports instantaneous power in addition to the average.
 
         Raises:
-          MeterError: no figure this time, or one that cannot be.
+          MeterError: there is no reading this time, or an impossible one.
         """
         if self.power_window_s is None:
             watts = _plausible(self._ask("nvmlDeviceGetPowerUsage"))
@@ -117,10 +117,10 @@ class GpuMeter:
             return watts, watts
 
     def read_samples(self):
-        """Returns what the driver's own buffer holds since the last call, oldest first.
+        """Returns the samples in the driver's buffer since the last call, oldest first.
 
         Returns:
-          A list of (seconds since the epoch, watts): empty where the driver keeps no buffer.
+          A list of (unix time in seconds, watts), empty if the driver has no buffer.
         """
         try:
             _, samples = self._ask(
@@ -138,15 +138,15 @@ class GpuMeter:
         ]
 
     def read_state(self, slow=None):
-        """Returns a Reading of what explains power; a field that cannot be read is None.
+        """Returns a Reading of the values that explain power; an unreadable field is None.
 
         Args:
-          slow: a Reading that is not old, for what moves slowly: utilization (the driver's own
-            mean over up to a second), memory and temperature. None reads these too.
+          slow: a recent Reading, for the values that change slowly: utilization (the driver's mean
+            over up to a second), memory and temperature. None to read these too.
         """
         nvml = self._nvml
         reasons = self._maybe("nvmlDeviceGetCurrentClocksEventReasons")
-        if reasons is None:  # the name before driver 535
+        if reasons is None:  # the name before driver version 535
             reasons = self._maybe("nvmlDeviceGetCurrentClocksThrottleReasons")
         quick = {
             "sm_mhz": self._maybe("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
@@ -186,7 +186,7 @@ class GpuMeter:
             return None
 
     def _ask(self, name, *arguments, remember=True):
-        """Calls an NVML function on this GPU; what can never work is asked once only."""
+        """Calls an NVML function on this GPU; an unsupported one is called only once."""
         if name in self._unsupported:
             raise MeterError(self._unsupported[name])
         nvml = self._nvml
@@ -213,7 +213,7 @@ def read_power_limit(uuid):
     """Returns {"limit_w", "enforced_w", "lowest_w", "highest_w"} of a GPU, watts.
 
     Raises:
-      MeterError: the driver does not tell.
+      MeterError: the driver does not report it.
     """
     nvml = _open()
     try:
@@ -254,7 +254,7 @@ def _open():
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise NvmlUnavailable(f"no NVIDIA driver answers ({error})") from None
+        raise NvmlUnavailable(f"no NVIDIA driver responds ({error})") from None
     return pynvml
 
 
@@ -293,7 +293,7 @@ def _call(function, *arguments, default=None):
 def _plausible(milliwatts):
     watts = milliwatts / 1000
     if not 0 < watts < _HIGHEST_WATTS:
-        raise MeterError(f"power reading of {watts:g} W cannot be")
+        raise MeterError(f"power reading of {watts:g} W is impossible")
     return watts
 
 

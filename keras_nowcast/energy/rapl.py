@@ -1,7 +1,7 @@
-"""The energy counters of CPU packages and their memory, as Linux's powercap tree shows them.
+"""The energy counters of CPU packages and their memory, from the powercap tree of Linux.
 
-Source: the kernel's powercap documentation: `energy_uj` counts microjoules and starts again from 0
-after `max_energy_range_uj`. Readable by root only since Linux 5.10 (CVE-2020-8694).
+Source: the powercap documentation of the kernel. `energy_uj` counts microjoules and restarts from 0
+after `max_energy_range_uj`. Since Linux 5.10 only root can read it (CVE-2020-8694).
 """
 
 from pathlib import Path
@@ -17,13 +17,13 @@ class RaplUnavailable(Exception):
 
 
 def list_zones(root=ROOT):
-    """Returns {name: folder} of the zones to add up: each package, and its DRAM where it has any.
+    """Returns {name: folder} of the zones to add up: each package, and its DRAM if it has any.
 
-    Zones inside a package (core, uncore) are parts of it and are left out. A package that is
-    shown by two drivers (intel-rapl and intel-rapl-mmio) is counted once.
+    Zones inside a package (core, uncore) are parts of it and are left out. A package that two
+    drivers show (intel-rapl and intel-rapl-mmio) is counted once.
 
     Raises:
-      RaplUnavailable: no zone, or none that may be read.
+      RaplUnavailable: there is no zone, or one is not readable.
     """
     zones = {}
     for folder in sorted(Path(root).glob("intel-rapl*:*")):
@@ -37,8 +37,7 @@ def list_zones(root=ROOT):
             _read_number(folder / "energy_uj")
         except PermissionError:
             raise RaplUnavailable(
-                f"{folder / 'energy_uj'} may be read by root only; give this user the right to "
-                f"(chmod a+r)"
+                f"only root can read {folder / 'energy_uj'}; give this user the right (chmod a+r)"
             ) from None
         except (OSError, ValueError) as error:
             raise RaplUnavailable(f"{folder / 'energy_uj'} cannot be read ({error})") from None
@@ -46,10 +45,10 @@ def list_zones(root=ROOT):
 
 
 class RaplMeter:
-    """Reads one zone: the energy of a CPU package or of its memory, of all processes on it.
+    """Reads one zone: the energy of a CPU package or of its memory, for all processes on it.
 
-    The counter moves about every millisecond. Two readings must lie less than one wrap-around
-    apart, which is minutes even at the highest power.
+    The counter updates about every millisecond. Two readings must be less than one wrap-around
+    apart, which takes minutes even at the highest power.
     """
 
     kind = "rapl"
@@ -66,10 +65,10 @@ class RaplMeter:
         self._wrapped_uj = 0
 
     def read_counter(self):
-        """Returns joules since some time in the past; wrap-arounds are taken out.
+        """Returns joules since some time in the past, corrected for wrap-arounds.
 
         Raises:
-          MeterError: no figure this time.
+          MeterError: there is no valid reading this time.
         """
         try:
             now_uj = _read_number(self._file)
@@ -81,18 +80,18 @@ class RaplMeter:
         return (self._wrapped_uj + now_uj) / 1e6
 
     def read_state(self, slow=None):
-        """Returns an empty Reading: RAPL tells energy only."""
+        """Returns an empty Reading, since RAPL measures only energy."""
         return Reading()
 
 
 def _zone_name(folder):
-    """`package-0`, or `package-0 dram` for the memory below it; None for what is part of one."""
+    """Returns "package-0", or "package-0 dram" for its memory; None for a part of a package."""
     try:
         name = (folder / "name").read_text().strip()
         if name.startswith("package"):
             return name
         if name == "dram":
-            # `:0:1` lies below `:0`; in sysfs the two are links in one folder.
+            # `:0:1` is a child of `:0`; in sysfs both are links in one folder.
             above = folder.parent / folder.name.rsplit(":", 1)[0]
             return f"{(above / 'name').read_text().strip()} {name}"
     except OSError:

@@ -1,14 +1,14 @@
-"""What a meter hands on."""
+"""What a meter returns."""
 
 from typing import NamedTuple
 
 
 class MeterError(Exception):
-    """A meter has no figure this time; the message is the reason."""
+    """A meter has no valid reading this time; the message is the reason."""
 
 
 class Reading(NamedTuple):
-    """The state of a device beside its power; None where it is not measured."""
+    """The state of a device in addition to its power; None for what is not measured."""
 
     utilization_percent: float | None = None
     memory_mib: float | None = None

@@ -1,7 +1,7 @@
-"""Looks at meters at the right moments and keeps what they say; no thread, no training.
+"""Polls meters at the right moments and keeps their readings; without threads or training.
 
-`Sampler.poll` is called again and again and tells how long to wait before the next call. The
-monitor calls it from a thread; a test may call it by a clock of its own.
+`Sampler.poll` is called repeatedly and returns how long to wait before the next call. The monitor
+calls it from a thread; a test can call it with a simulated clock.
 """
 
 import threading
@@ -15,37 +15,37 @@ from keras_nowcast.energy.integral import (
 )
 from keras_nowcast.energy.reading import MeterError, Reading
 
-_CLOSE_LOOK_S = 0.004  # between two looks while waiting for a counter's step
-_CLOSE_LOOK_FOR_S = 0.15  # at most: counters step every 20 to 100 ms
-_LEARN_FOR_S = 1.0  # close looks at the beginning, which show how often the sensors move
-_CLOSEST_POWER_LOOK_S = 0.01
-_GIVEN_UP_S = 0.5  # a sensor silent for so long is not waited for
-_SLOW_S = 0.25  # a call that takes longer tells a value of nobody knows when
-_FAILING_LOOK_S = 1.0  # between two looks at a device that keeps failing
-_SLOW_STATE_S = 1.0  # between two looks at what moves slowly
+_FAST_POLL_S = 0.004  # between polls while waiting for a step of a counter
+_FAST_POLL_FOR_S = 0.15  # at most, since counters step every 20 to 100 ms
+_LEARN_FOR_S = 1.0  # of fast polling at the start, to learn the update periods
+_FASTEST_POWER_POLL_S = 0.01
+_GIVE_UP_S = 0.5  # without a reading, after which a sensor is not waited for
+_SLOW_S = 0.25  # a call that takes longer returns a value of unknown time
+_FAILING_POLL_S = 1.0  # between polls of a device that keeps failing
+_SLOW_STATE_S = 1.0  # between polls of values that change slowly
 _KEPT_PROBLEMS = 50
 
 
 def longest_gap_s(interval_s):
-    """Returns the seconds between two readings of power beyond which it is not known between them.
+    """Returns the longest time in seconds between two power readings with known power between.
 
     Args:
-      interval_s: seconds from one reading to the next, as asked for.
+      interval_s: the requested sampling interval, seconds.
     """
     return max(1.0, 5 * interval_s)
 
 
 class Mark:
-    """A moment, and what each device's curves amounted to then, as soon as they reach it."""
+    """A moment, and the values of each device's curves at it, once the curves reach it."""
 
     def __init__(self, time_s):
         self.time_s = time_s
         self.counter = {}  # device key -> Amount
-        self.power = {}  # device key -> excerpt of its curve, to be read off at the end
+        self.power = {}  # device key -> excerpt of its curve, to be evaluated at the end
 
 
 class Window:
-    """A named stretch of time between two marks.
+    """A named interval between two marks.
 
     Attributes:
       name, index: as given ("epoch", 3).
@@ -59,14 +59,15 @@ class Window:
 
 
 class Track:
-    """One meter's curves and troubles.
+    """The curves and problems of one meter.
 
     Attributes:
-      meter: what is read.
+      meter: the meter that is read.
       counter, power: its CounterCurve and PowerCurve, or None.
       problems: {what: {"count", "first_s", "last_s"}}.
       state: the newest Reading.
-      watts, highest_w: power by the newest look, and the highest that it showed; None if unknown.
+      watts, highest_w: power by the last poll, and the highest power that it showed; None if
+        unknown.
     """
 
     def __init__(self, meter, interval_s, lock):
@@ -86,11 +87,11 @@ class Track:
 
     @property
     def failing(self):
-        """True when nothing has answered for a while."""
+        """Whether the last ten polls or more had no answer."""
         return self._failures >= 10
 
-    def look_at_counter(self, clock):
-        """Reads the counter; returns True when it answered."""
+    def poll_counter(self, clock):
+        """Reads the counter; returns True if it answered."""
         if self.counter is None:
             return False
         try:
@@ -104,13 +105,13 @@ class Track:
             self._take_problems(self.counter)
         return True
 
-    def look_at_power(self, clock, wall_offset_s=None):
-        """Reads power; returns True when it answered.
+    def poll_power(self, clock, wall_offset_s=None):
+        """Reads power; returns True if it answered.
 
         Args:
           clock: the monotonic clock.
-          wall_offset_s: what to add to it for the time of the driver's sample buffer; None leaves
-            the buffer alone.
+          wall_offset_s: offset from that clock to the time of the driver's sample buffer; None
+            to leave the buffer unread.
         """
         if self.power is None:
             return False
@@ -129,10 +130,10 @@ class Track:
             self._take_problems(self.power)
         return True
 
-    def look_at_state(self, now_s):
-        """Reads clocks and throttle reasons, and once a second what moves slowly.
+    def poll_state(self, now_s):
+        """Reads clocks and throttle reasons, and once per second the values that change slowly.
 
-        Of a device that does not answer nothing is kept.
+        Old values of a device that does not answer are dropped.
         """
         if self._failures or now_s - self._slow_state_s >= _SLOW_STATE_S:
             self.state = self.meter.read_state()
@@ -141,13 +142,13 @@ class Track:
             self.state = self.meter.read_state(self.state)
 
     def answered(self, any_answer):
-        """Counts the looks in a row that nothing answered."""
+        """Counts the consecutive polls without an answer."""
         self._failures = 0 if any_answer else self._failures + 1
 
     def row_watts(self):
         """Returns the watts for the trace: the reading, or the counter's rate since the last row.
 
-        None where neither is known.
+        Returns None if neither is known.
         """
         if self.power is not None:
             return self.watts
@@ -163,11 +164,11 @@ class Track:
         return self.watts
 
     def _buffered(self, now_s, wall_offset_s):
-        """Returns the driver's own new samples, [] to go by the reading just taken.
+        """Returns the new samples of the driver's buffer, or [] to use the reading just taken.
 
-        They are worth having where power is all there is and its window is not known to be long:
-        the buffer then holds updates between two looks. Readings and samples are not mixed, for
-        the samples come late; a buffer that fell silent is given up.
+        Samples are used if there is no counter and the averaging window is not known to be long:
+        the buffer then holds updates between two polls. Readings and samples are not mixed, since
+        the samples come late. A buffer that stops delivering is no longer used.
         """
         if wall_offset_s is None or self.meter.power_window_s is not None:
             return []
@@ -185,7 +186,7 @@ class Track:
         curve.problems.clear()
 
     def note(self, time_s, what):
-        """Keeps a trouble, with how often and from when to when."""
+        """Keeps a problem, with its count and its first and last time."""
         if what not in self.problems and len(self.problems) >= _KEPT_PROBLEMS:
             what = "further problems"
         known = self.problems.setdefault(what, {"count": 0, "first_s": time_s, "last_s": time_s})
@@ -194,17 +195,18 @@ class Track:
 
 
 class Sampler:
-    """Reads meters, and tells the energy of windows.
+    """Reads meters and measures the energy of windows.
 
-    Its methods may be called from two threads: `poll` from one, the rest from the other. No lock
-    is held while a meter is read, so a driver that hangs holds up `poll` only.
+    Its methods may be called from two threads: `poll` from one, the others from the other. No lock
+    is held while a meter is read, so a driver that hangs blocks only `poll`.
 
     Args:
-      meters: what to read.
-      interval_s: between two rows of the trace and two ordinary looks.
+      meters: the meters to read.
+      interval_s: sampling interval in seconds: between rows of the trace, and between regular
+        polls.
       clock: the monotonic clock.
       wall_offset_s: unix time minus that clock.
-      on_row: called with (time_s, track) for each device at each ordinary look, or None.
+      on_row: called with (time_s, track) for each device at each regular poll, or None.
     """
 
     def __init__(self, meters, interval_s, clock, wall_offset_s, on_row=None):
@@ -212,7 +214,7 @@ class Sampler:
         self.tracks = {meter.key: Track(meter, interval_s, self._lock) for meter in meters}
         self.interval_s = interval_s
         self._clock, self._wall_offset_s, self._on_row = clock, wall_offset_s, on_row
-        self._marks = deque()  # not yet looked at closely
+        self._marks = deque()  # not yet polled for
         self._waiting = {key: (deque(), deque()) for key in self.tracks}  # counter, power
         self._open = []
         self._began_s = None
@@ -220,7 +222,7 @@ class Sampler:
         self.polled_s = None
 
     def mark(self):
-        """Marks this moment; the devices are looked at closely right after it."""
+        """Marks this moment; the devices are polled fast right after it."""
         mark = Mark(self._clock())
         with self._lock:
             self._marks.append(mark)
@@ -244,34 +246,34 @@ class Sampler:
         window.end = self.mark()
 
     def poll(self):
-        """Looks at what is due; returns the seconds to wait before the next call."""
+        """Polls what is due; returns the seconds to wait before the next call."""
         now_s = self._clock()
         if self._began_s is None:
             self._began_s = now_s
         learning = now_s - self._began_s < _LEARN_FOR_S
         row_due, power_due = now_s >= self._next_row_s, now_s >= self._next_power_s
-        closely = self._look_closely(now_s) or learning
-        if closely or row_due or power_due:
+        fast = self._must_poll_fast(now_s) or learning
+        if fast or row_due or power_due:
             for track in self.tracks.values():
-                self._look(track, row_due, power_due or learning or closely)
+                self._poll_track(track, row_due, power_due or learning or fast)
         if row_due:
             self._next_row_s = _next(self._next_row_s, now_s, self.interval_s)
         if power_due:
             interval_s = self._power_interval_s()
             self._next_power_s = _next(self._next_power_s, now_s, interval_s)
-            if interval_s >= self.interval_s:  # together with the next row: one look for both
+            if interval_s >= self.interval_s:  # together with the next row: one poll for both
                 self._next_power_s = self._next_row_s
         self._settle()
         self.polled_s = self._clock()
-        if closely:
-            return _CLOSE_LOOK_S
+        if fast:
+            return _FAST_POLL_S
         if all(track.failing for track in self.tracks.values()):
-            return _FAILING_LOOK_S
+            return _FAILING_POLL_S
         return max(min(self._next_row_s, self._next_power_s) - self.polled_s, 0.001)
 
     def settled(self, mark):
-        """True when every device's figure for a mark is known, or will not come soon."""
-        if mark.time_s + _CLOSE_LOOK_FOR_S < (self.polled_s or -float("inf")):
+        """Whether the value of every device at a mark is known, or will not be known soon."""
+        if mark.time_s + _FAST_POLL_FOR_S < (self.polled_s or -float("inf")):
             return True
         return all(
             key in mark.counter or not track.counter or not track.counter.ever_moved
@@ -279,8 +281,8 @@ class Sampler:
         )
 
     def reached(self, mark):
-        """True when the curves have passed a mark, save those that nothing is added to any more."""
-        alive_s = self._clock() - _GIVEN_UP_S
+        """Whether the curves have passed a mark, except those without new readings."""
+        alive_s = self._clock() - _GIVE_UP_S
         return all(
             key in passed or curve is None or (curve.newest_s or 0.0) < alive_s
             for key, track in self.tracks.items()
@@ -288,7 +290,7 @@ class Sampler:
         )
 
     def amounts(self, key, mark):
-        """Returns (counter Amount, power Amount) of a device at a mark; None where it has none."""
+        """Returns the counter and power Amounts of a device at a mark, or None without a meter."""
         track = self.tracks[key]
         counter = power = None
         with self._lock:
@@ -299,11 +301,11 @@ class Sampler:
         return counter, power
 
     def measure(self, key, window):
-        """Returns what one device used in a window that has ended.
+        """Returns the energy that one device used in a window that has ended.
 
         Returns:
-          {"counter": part, "power": part}, each None where the device has no such meter, else
-          {"joules", "seconds", "variance_j2"}: joules of the `seconds` that were measured.
+          {"counter": part, "power": part}; a part is None if the device has no such meter,
+          otherwise {"joules", "seconds", "variance_j2"}, the joules of the measured seconds.
         """
         start_counter, start_power = self.amounts(key, window.start)
         end_counter, end_power = self.amounts(key, window.end)
@@ -316,17 +318,17 @@ class Sampler:
             counter = _part(start_counter, end_counter, variance)
         return {"counter": counter, "power": power}
 
-    def _look(self, track, row_due, power_due):
+    def _poll_track(self, track, row_due, power_due):
         if track.failing and not row_due:
             return
-        answered = track.look_at_counter(self._clock)
+        answered = track.poll_counter(self._clock)
         if power_due or row_due:
             offset = self._wall_offset_s if not answered else None
-            answered = track.look_at_power(self._clock, offset) or answered
+            answered = track.poll_power(self._clock, offset) or answered
         track.answered(answered)
         if row_due:
             now_s = self._clock()
-            track.look_at_state(now_s)
+            track.poll_state(now_s)
             if self._on_row is not None:
                 self._on_row(now_s, track)
         if track.highest_w is not None:
@@ -335,8 +337,8 @@ class Sampler:
                     peaks = window.peak_w
                     peaks[track.meter.key] = max(peaks.get(track.meter.key, 0.0), track.highest_w)
 
-    def _look_closely(self, now_s):
-        """True while a counter's step after a mark is awaited."""
+    def _must_poll_fast(self, now_s):
+        """Whether a step of a counter after a mark is still expected."""
         if not self._marks:
             return False
         with self._lock:
@@ -346,22 +348,22 @@ class Sampler:
                     track.counter is not None and not track.counter.moved_by(mark.time_s)
                     for track in self.tracks.values()
                 )
-                if awaited and now_s - mark.time_s < _CLOSE_LOOK_FOR_S:
+                if awaited and now_s - mark.time_s < _FAST_POLL_FOR_S:
                     return True
                 self._marks.popleft()
         return False
 
     def _power_interval_s(self):
-        """Twice an update where power is all there is; a counter needs no more than the trace."""
+        """Returns half an update period without a counter; with one, the sampling interval."""
         periods = [
             track.power.period_s / 2
             for track in self.tracks.values()
             if track.power is not None and not (track.counter and track.counter.ever_moved)
         ]
-        return min([self.interval_s, *(max(each, _CLOSEST_POWER_LOOK_S) for each in periods)])
+        return min([self.interval_s, *(max(each, _FASTEST_POWER_POLL_S) for each in periods)])
 
     def _settle(self):
-        """Reads off the curves at the marks they have passed."""
+        """Evaluates the curves at the marks that they have passed."""
         if not any(any(waiting) for waiting in self._waiting.values()):
             return
         with self._lock:
@@ -376,7 +378,11 @@ class Sampler:
 
 
 def _timed(read, clock):
-    """Returns (the middle of the call, what it read); a call that hung is no reading."""
+    """Returns (time of the middle of the call, value).
+
+    Raises:
+      MeterError: the call took too long for its value to have a time.
+    """
     before_s = clock()
     value = read()
     took_s = clock() - before_s
@@ -386,7 +392,7 @@ def _timed(read, clock):
 
 
 def _passed(curve, waiting):
-    """Takes the marks that a curve has passed off the queue."""
+    """Yields the marks that a curve has passed, and removes them from the queue."""
     reached_s = curve.reaches_s
     while waiting and reached_s is not None and reached_s >= waiting[0].time_s:
         yield waiting.popleft()
@@ -401,7 +407,7 @@ def _part(start: Amount, end: Amount, variance_j2):
 
 
 def _next(due_s, now_s, interval_s):
-    """The next multiple after now, so that looks do not drift; skipped where one was late."""
+    """Returns the next multiple after now, so that polls do not drift; late ones are skipped."""
     if due_s == -float("inf"):
         return now_s + interval_s
     missed = max(0, int((now_s - due_s) / interval_s))

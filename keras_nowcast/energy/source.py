@@ -1,4 +1,4 @@
-"""Which meters a process reads, and why."""
+"""Which meters a process reads, and the reason."""
 
 import os
 import socket
@@ -19,8 +19,8 @@ class Source:
 
     Attributes:
       kind: "nvml", "rapl", "estimate" or "none".
-      reason: why this one; for "none" why there is no measurement.
-      meters: what is read, one a device.
+      reason: why this one was chosen; for "none", why there is no measurement.
+      meters: the meters, one per device.
       host: name of this host.
     """
 
@@ -31,11 +31,11 @@ class Source:
 
     @property
     def devices(self):
-        """(host, device) of each meter: what tells a job's devices apart."""
+        """(host, device) of each meter, which identifies a device in a job."""
         return [(self.host, meter.key) for meter in self.meters]
 
     def only(self, devices):
-        """Returns this source with the meters of `devices` alone."""
+        """Returns this source with only the meters of `devices`."""
         kept = {tuple(device) for device in devices}
         return replace(self, meters=tuple(m for m in self.meters if (self.host, m.key) in kept))
 
@@ -50,31 +50,31 @@ def choose_source(
     host=None,
     rapl_root=rapl.ROOT,
 ):
-    """Chooses what to measure and opens its meters.
+    """Chooses what to measure and opens the meters.
 
-    auto is NVML when TensorFlow really uses a GPU, else RAPL where it may be read, else none. GPUs
-    that NVML shows and TensorFlow does not use are named in the reason, and their idle power is not
-    booked. `nvml` reads the GPUs visible to this process whether TensorFlow uses them or not.
+    "auto" is NVML if TensorFlow uses a GPU, otherwise RAPL if it is readable, otherwise none. If
+    NVML shows GPUs that TensorFlow does not use, the reason says so and their idle power is not
+    counted. "nvml" reads the GPUs visible to this process whether or not TensorFlow uses them.
 
     Args:
       asked: "auto", "nvml", "rapl", "estimate" or "none".
-      tensorflow_uses_gpu: whether TensorFlow runs on a GPU; None asks TensorFlow where it is
-        loaded, and takes any visible GPU for used where it is not.
+      tensorflow_uses_gpu: whether TensorFlow runs on a GPU; None to ask TensorFlow if it is
+        loaded, and otherwise to treat every visible GPU as used.
       local_rank: of this process among those of a training job on this host, which use one GPU
-        each; None for a process by itself, which is given every GPU that CUDA shows it.
-      watts_per_core: stated power for `estimate`; None looks the processor up in a table.
+        each; None for a single process, which uses every GPU that CUDA shows it.
+      watts_per_core: assumed power for "estimate"; None to look up the processor in a table.
       environ: where CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
-      host: name of this host; None asks the system.
+      host: name of this host; None to ask the system.
       rapl_root: the powercap tree.
 
     Raises:
-      InputError: a source that was asked for by name cannot be used.
+      InputError: a source that is requested by name cannot be used.
     """
     if asked not in SOURCES:
         raise InputError(f"`source` must be one of {', '.join(SOURCES)}. Received: {asked}.")
     host = host or socket.gethostname()
     if asked == "none":
-        return Source("none", "no measurement was asked for", host=host)
+        return Source("none", "no measurement was requested", host=host)
     if asked == "estimate":
         return _estimate(watts_per_core, local_rank, host)
     if asked == "rapl":
@@ -87,13 +87,13 @@ def choose_source(
 
 
 def first_users(devices_by_rank):
-    """Decides which rank reads which device, so that each is read once.
+    """Decides which rank reads which device, so that each device is read once.
 
     Args:
       devices_by_rank: `Source.devices` of every rank, in the order of the ranks.
 
     Returns:
-      For each rank the list of devices it is the first to name.
+      For each rank, the list of devices that it is the first to name.
     """
     taken, shares = set(), []
     for devices in devices_by_rank:
@@ -117,7 +117,7 @@ def _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root):
         reasons.append(f"NVML: {unavailable}")
     try:
         meters = _rapl_meters(rapl_root)
-        return Source("rapl", "; ".join([*reasons, "RAPL may be read"]), meters, host)
+        return Source("rapl", "; ".join([*reasons, "RAPL is readable"]), meters, host)
     except rapl.RaplUnavailable as unavailable:
         reasons.append(f"RAPL: {unavailable}")
     return Source("none", "; ".join(reasons), host=host)
@@ -128,19 +128,19 @@ def _nvml_or_refuse(local_rank, environ, host):
         meters, reason = _gpu_meters(local_rank, environ)
     except nvml.NvmlUnavailable as unavailable:
         raise InputError(
-            f"`--power-source` nvml cannot be used: {unavailable}. Received: nvml. Use auto, "
-            f"which takes what there is."
+            f"`--power-source` nvml cannot be used: {unavailable}. Received: nvml; use auto, which "
+            "chooses an available source."
         ) from None
     return Source("nvml", reason, meters, host)
 
 
 def _rapl_or_refuse(root, host):
     try:
-        return Source("rapl", "RAPL was asked for", _rapl_meters(root), host)
+        return Source("rapl", "RAPL was requested", _rapl_meters(root), host)
     except rapl.RaplUnavailable as unavailable:
         raise InputError(
-            f"`--power-source` rapl cannot be used: {unavailable}. Received: rapl. Use auto, "
-            f"which takes what there is."
+            f"`--power-source` rapl cannot be used: {unavailable}. Received: rapl; use auto, which "
+            "chooses an available source."
         ) from None
 
 
@@ -154,7 +154,7 @@ def _estimate(watts_per_core, local_rank, host):
         raise InputError(
             f"`--watts-per-core` must be above 0 and below 1000. Received: {watts_per_core}."
         )
-    reason = f"an estimate was asked for: {watts_per_core:g} W a core ({origin}) times CPU time"
+    reason = f"an estimate was requested: {watts_per_core:g} W per core ({origin}) times CPU time"
     meter = estimate.CpuTimeMeter(watts_per_core, local_rank)
     return Source("estimate", reason, (meter,), host)
 
@@ -170,7 +170,7 @@ def _gpu_meters(local_rank, environ):
     reason = f"NVML shows {len(gpus)} GPU(s), of which this process uses {len(used)}"
     if not order_is_certain(gpus, environ):
         reason += (
-            "; they are of several kinds and CUDA numbers them by a rule it does not publish: set "
+            "; there are several kinds, and CUDA numbers them by an unpublished rule: set "
             "CUDA_DEVICE_ORDER=PCI_BUS_ID to be sure that these are the right ones"
         )
     meters = tuple(nvml.GpuMeter(gpu) for gpu in used)
@@ -183,7 +183,7 @@ def _rapl_meters(root):
 
 
 def _loaded_tensorflow_uses_gpu():
-    """True or False where TensorFlow is loaded, None where it is not."""
+    """Returns whether TensorFlow uses a GPU, or None if TensorFlow is not loaded."""
     if "tensorflow" not in sys.modules:
         return None
     import tensorflow

@@ -1,4 +1,4 @@
-"""power.csv: what every device drew, a row a reading, written while it happens."""
+"""power.csv: the power of every device, one row per reading, written during the run."""
 
 import csv
 import os
@@ -15,19 +15,19 @@ _FLUSH_EVERY_S = 0.5
 class PowerTrace:
     """Appends rows to a trace that other processes of this host may append to as well.
 
-    Rows are written at least once a second, whole and in one call on a file opened for appending,
-    so processes of one host do not cut into each other's and a crash loses the last second only.
-    Processes of another host need a file of their own (`trace_path`): appending over a network
-    file system is not safe between hosts.
+    Complete rows are written at least once per second, in one call, to a file opened for appending.
+    Processes of one host therefore do not interleave their rows, and a crash loses only the last
+    second. Processes of another host need a separate file (`trace_path`), since appending over a
+    network file system is not safe between hosts.
 
     Attributes:
       problem: why writing stopped (a full disk), or None. It never raises.
     """
 
     def __init__(self, path, zero_unix_s):
-        """Opens the trace; `zero_unix_s` is the moment that `time_s` counts from."""
+        """Opens the trace; `zero_unix_s` is the unix time that is time 0 of `time_s`."""
         self.problem = None
-        # One clock for all rows, which no adjustment of the system's time can turn back.
+        # One clock for all rows, unaffected by adjustments of the system time.
         self._offset_s = time.time() - time.monotonic() - zero_unix_s
         self._rows = []
         self._flushed_s = time.monotonic()
@@ -35,13 +35,13 @@ class PowerTrace:
         try:
             _create_with_header(Path(path))
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
-            if _last_byte(path) != b"\n":  # a crash or a full disk cut the last row short
+            if _last_byte(path) != b"\n":  # a crash or a full disk truncated the last row
                 os.write(self._file, b"\n")
         except OSError as error:
             self.problem = f"power trace: {error}"
 
     def time_s(self, monotonic_s):
-        """Returns a moment of the monotonic clock in the trace's time."""
+        """Converts a time of the monotonic clock to the time of the trace."""
         return monotonic_s + self._offset_s
 
     def add(self, monotonic_s, host, device, watts, state):
@@ -50,11 +50,11 @@ class PowerTrace:
             f"{self.time_s(monotonic_s):.3f}",
             host,
             device,
-            _figure(watts, 3),
-            _figure(state.utilization_percent, 0),
-            _figure(state.memory_mib, 1),
-            _figure(state.sm_mhz, 0),
-            _figure(state.temperature_c, 0),
+            _formatted(watts, 3),
+            _formatted(state.utilization_percent, 0),
+            _formatted(state.memory_mib, 1),
+            _formatted(state.sm_mhz, 0),
+            _formatted(state.temperature_c, 0),
             state.throttle_reasons or "",
         )
         self._rows.append(",".join(fields))
@@ -62,7 +62,7 @@ class PowerTrace:
             self.flush()
 
     def flush(self):
-        """Writes what has been added."""
+        """Writes the rows that were added."""
         self._flushed_s = time.monotonic()
         rows, self._rows = self._rows, []
         if not rows or self._file is None:
@@ -74,7 +74,7 @@ class PowerTrace:
             self._close_file()
 
     def close(self):
-        """Writes the rest and closes the file."""
+        """Writes the remaining rows and closes the file."""
         self.flush()
         self._close_file()
 
@@ -85,14 +85,15 @@ class PowerTrace:
 
 
 def trace_path(run_dir, host, first_host):
-    """Returns the file that processes of `host` write: power.csv on the host of rank 0."""
+    """Returns the file that processes of `host` write, power.csv on the host of rank 0."""
     return Path(run_dir) / ("power.csv" if host == first_host else f"power.{host}.csv")
 
 
 def join_traces(run_dir):
-    """Brings the files of the other hosts into power.csv, by time, and removes them.
+    """Merges the files of the other hosts into power.csv, by time, and removes them.
 
-    For rank 0 after all processes have closed theirs, and for a run that goes on after a crash.
+    Rank 0 calls it after all processes have closed their files, and when it resumes a run after a
+    crash.
     """
     run_dir = Path(run_dir)
     others = sorted(run_dir.glob("power.*.csv"))
@@ -111,7 +112,7 @@ def join_traces(run_dir):
 
 def _rows(path):
     with open(path, newline="") as file:
-        # A crash may have cut the last row short.
+        # A crash may have truncated the last row.
         return [
             row
             for row in csv.DictReader(file)
@@ -120,14 +121,14 @@ def _rows(path):
 
 
 def _last_byte(path):
-    """Returns the last byte of a file that is not empty; the file may be days long."""
+    """Returns the last byte of a nonempty file, which may hold days of readings."""
     with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1)
 
 
 def _create_with_header(path):
-    """Creates the file with its header in one step, so that no other process sees it without."""
+    """Creates the file with its header atomically, so that no process sees it without one."""
     if path.exists():
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -142,5 +143,5 @@ def _create_with_header(path):
         beside.unlink(missing_ok=True)
 
 
-def _figure(value, digits):
+def _formatted(value, digits):
     return "" if value is None else f"{value:.{digits}f}"

@@ -243,7 +243,7 @@ def test_without_a_source_nothing_is_measured():
     with Monitor("none") as monitor:
         pass
     assert monitor.joules is None
-    assert monitor.record["joules_reason"] == "no measurement was asked for"
+    assert monitor.record["joules_reason"] == "no measurement was requested"
 
 
 def test_estimate_measures_this_process():

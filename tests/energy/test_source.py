@@ -55,7 +55,7 @@ def test_auto_does_not_book_idle_gpus(two_gpus, rapl_tree):
 def test_auto_without_any_sensor(no_driver):
     source = choose(uses=False)
     assert source.kind == "none"
-    assert "no NVIDIA driver answers" in source.reason
+    assert "no NVIDIA driver responds" in source.reason
     assert "no RAPL zones" in source.reason
 
 
@@ -93,7 +93,7 @@ def test_mig_says_whole_card(stub_driver):
     with stub_driver([card]).loaded_here():
         source = choose(environ={"CUDA_VISIBLE_DEVICES": "MIG-2222"})
         assert source.devices == [("n1", "GPU-aa")]
-        assert "whole card's" in source.meters[0].note and "whole card's" in source.reason
+        assert "the whole card" in source.meters[0].note and "the whole card" in source.reason
 
 
 def test_asked_for_and_not_there(no_driver):
@@ -111,7 +111,7 @@ def test_nonsense_watts(watts):
 
 def test_estimate_is_marked():
     source = choose("estimate", watts_per_core=6.0, local_rank=1)
-    assert "estimate" in source.reason and "6 W a core" in source.meters[0].note
+    assert "estimate" in source.reason and "6 W per core" in source.meters[0].note
     assert source.devices == [("n1", "estimate: CPU time of process 1")]
 
 

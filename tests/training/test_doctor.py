@@ -54,8 +54,8 @@ def test_with_rapl_denied(monkeypatch, powercap):
     monkeypatch.setattr(rapl, "_read_number", deny)
     found = examine(monkeypatch, powercap)
     energy = found["ranks"][0]["energy"]
-    assert energy["source"] == "none" and "may be read by root only" in energy["reason"]
-    assert "may be read by root only" in "\n".join(doctor.report(found))
+    assert energy["source"] == "none" and "only root can read" in energy["reason"]
+    assert "only root can read" in "\n".join(doctor.report(found))
 
 
 def test_with_a_stub_driver(stub_driver):
