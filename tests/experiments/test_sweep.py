@@ -98,6 +98,7 @@ def wait_for_checkpoint(process, folder, pattern, more_than=0):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, tmp_path):
     """Ctrl-C in the first cell, SIGKILL in the second, then two sweeps together."""
     several = importlib.util.find_spec("horovod") is not None

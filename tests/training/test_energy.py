@@ -1,5 +1,6 @@
-"""Energy of complete runs from the shell, compared with the known power of the stub driver."""
+"""Energy of complete runs, compared with the known power of the stub driver."""
 
+import contextlib
 import csv
 import json
 import os
@@ -32,6 +33,22 @@ def two_gpus():
 
 def environment(stub, **more):
     return {**stub.environment, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", **more}
+
+
+@pytest.fixture
+def train_here(small_sevir, script_here, monkeypatch, float32_after):
+    """Trains in this process, under a stub driver if one is given; returns what was printed."""
+
+    def train(run_dir, *flags, stub=None):
+        if stub is not None:
+            monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        with contextlib.nullcontext() if stub is None else stub.loaded_here():
+            done = script_here("train.py", "--data", small_sevir, "--run-dir", run_dir, *flags)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return train
 
 
 def trace(run_dir):
@@ -103,28 +120,14 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
     assert sorted(settings[2:]) == sorted([[FIRST, "300000"], [SECOND, "300000"]])
 
 
-def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
+def test_the_trace_integrates_to_the_record(train_here, tmp_path, stub_driver):
     """The counter is reset once, at its 400th call, which may be in any epoch."""
     reset = ("GetTotalEnergyConsumption", "reset", 400, 401, 0)
     wave = stub_nvml.ramp(60, 260, 60)
     stub = stub_driver([stub_nvml.Device(wave=wave, faults_at_call=(reset,))])
     run_dir = tmp_path / "run"
-    command = [
-        *TRAIN,
-        "--data",
-        small_sevir,
-        "--run-dir",
-        run_dir,
-        *SMALL,
-        "--epochs",
-        "2",
-        "--batch-per-replica",
-        "1",
-        "--power-interval-s",
-        "0.01",
-    ]
-    done = run(command, env=environment(stub, CUDA_VISIBLE_DEVICES="0"))
-    assert done.returncode == 0, done.stdout + done.stderr
+    flags = ("--epochs", 2, "--batch-per-replica", 1, "--power-interval-s", 0.01)
+    train_here(run_dir, *SMALL, *flags, stub=stub)
     energy = json.loads((run_dir / "record.json").read_text())["energy"]
     points = [(float(row["time_s"]), float(row["watts"])) for row in trace(run_dir) if row["watts"]]
     windows = [each for each in energy["windows"] if each["name"] == "epoch"]
@@ -139,6 +142,7 @@ def test_the_trace_integrates_to_the_record(small_sevir, tmp_path, stub_driver):
     assert "went back" in energy["problems_reason"]
 
 
+@pytest.mark.slow
 def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
     stub = stub_driver([stub_nvml.Device()])
     run_dir = tmp_path / "run"
@@ -165,54 +169,26 @@ def test_killed_half_way_the_trace_is_kept(small_sevir, tmp_path, stub_driver):
     assert len(times) > 10 and max(b - a for a, b in zip(times, times[1:], strict=False)) < 1.5
 
 
-def test_a_limit_that_may_not_be_set_is_refused_before_training(small_sevir, tmp_path):
-    command = [
-        *TRAIN,
-        "--data",
-        small_sevir,
-        "--run-dir",
-        tmp_path / "run",
-        "--power-limit-w",
-        "200",
-    ]
-    done = run(command)
+def test_a_limit_that_may_not_be_set_is_refused_before_training(small_sevir, script_here, tmp_path):
+    words = ("--data", small_sevir, "--run-dir", tmp_path / "run", "--power-limit-w", 200)
+    done = script_here("train.py", *words)
     assert done.returncode == 2
     assert "`--power-limit-w` needs GPUs read through NVML" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_energy_claims_are_computed_under_the_driver(small_sevir, tmp_path, stub_driver):
+@pytest.mark.slow
+def test_energy_claims_are_computed_under_the_driver(
+    train_here, script_here, tmp_path, stub_driver
+):
     stub = stub_driver([stub_nvml.Device(wave=stub_nvml.constant(200.0))])
     cells = (("1", "float32"), ("1", "mixed_bfloat16"), ("2", "float32"))
+    shared = ("--depth", 4, "--epochs", 2, "--batch-per-replica", 1)
+    shared += ("--power-source", "nvml", "--power-interval-s", 0.02)
     for filters, precision in cells:
         run_dir = tmp_path / "runs" / f"{filters}{precision}"
-        done = run(
-            [
-                *TRAIN,
-                "--data",
-                small_sevir,
-                "--run-dir",
-                run_dir,
-                "--depth",
-                "4",
-                "--filters",
-                filters,
-                "--precision",
-                precision,
-                "--epochs",
-                "2",
-                "--batch-per-replica",
-                "1",
-                "--power-source",
-                "nvml",
-                "--power-interval-s",
-                "0.02",
-            ],
-            env=environment(stub, CUDA_VISIBLE_DEVICES="0"),
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    plot = [sys.executable, ROOT / "experiments" / "plot_figures.py"]
-    drawn = run([*plot, tmp_path / "runs", "--out", tmp_path / "out"])
+        train_here(run_dir, *shared, "--filters", filters, "--precision", precision, stub=stub)
+    drawn = script_here("plot_figures.py", tmp_path / "runs", "--out", tmp_path / "out")
     assert drawn.returncode == 0, drawn.stderr
     with open(tmp_path / "out" / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -233,35 +209,18 @@ def test_energy_claims_are_computed_under_the_driver(small_sevir, tmp_path, stub
     assert f"{more:+.1f} % energy" in report
 
 
-def test_an_estimate_is_marked_as_one_wherever_it_shows(small_sevir, tmp_path):
-    command = [
-        *TRAIN,
-        "--data",
-        small_sevir,
-        "--run-dir",
-        tmp_path / "run",
-        "--depth",
-        "2",
-        "--filters",
-        "4",
-        "--epochs",
-        "2",
-        "--power-source",
-        "estimate",
-        "--watts-per-core",
-        "5",
-    ]
-    done = run(command)
-    assert done.returncode == 0, done.stderr
-    assert "(estimate)" in done.stdout
+@pytest.mark.slow
+def test_an_estimate_is_marked_as_one_wherever_it_shows(train_here, script_here, tmp_path):
+    sizes = ("--depth", 2, "--filters", 4, "--epochs", 2)
+    estimate = ("--power-source", "estimate", "--watts-per-core", 5)
+    assert "(estimate)" in train_here(tmp_path / "run", *sizes, *estimate)
     with open(tmp_path / "run" / "epochs.csv", newline="") as file:
         assert {row["joules_estimated"] for row in csv.DictReader(file)} == {"1"}
     assert all(row["device"].startswith("estimate: ") for row in trace(tmp_path / "run"))
     energy = json.loads((tmp_path / "run" / "record.json").read_text())["energy"]
     assert energy["source"] == "estimate" and energy["joules"] > 0
     assert energy["uncertainty_percent"] is None and energy["uncertainty_percent_reason"]
-    plot = [sys.executable, ROOT / "experiments" / "plot_figures.py"]
-    drawn = run([*plot, tmp_path / "run", "--out", tmp_path])
+    drawn = script_here("plot_figures.py", tmp_path / "run", "--out", tmp_path)
     assert drawn.returncode == 0, drawn.stderr
     with open(tmp_path / "table.csv", newline="") as file:
         assert [row["energy_source"] for row in csv.DictReader(file)] == ["estimate"]

@@ -157,6 +157,7 @@ def kill(kind, job, run_dir, rng, ranks):
     return victims
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_path, number, capsys):
     rng = random.Random(f"{SEED} {number}")

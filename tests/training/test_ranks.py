@@ -43,29 +43,24 @@ def training(root, run_dir, *flags):
     ]
 
 
-def test_two_ranks_under_horovodrun(small_sevir, tmp_path):
-    done = run([*GLOO, *training(small_sevir, tmp_path, "--epochs", "2")])
+def test_two_ranks_under_horovodrun_of_which_one_times_the_layers(small_sevir, tmp_path):
+    flags = ("--epochs", "2", "--depth", "1", "--layer-times")
+    done = run([*GLOO, *training(small_sevir, tmp_path, *flags)])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[1]<stdout>" not in done.stdout  # only rank 0 prints
+    assert done.stdout.count("timed the layers") == 1
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["status"] == "completed"
     assert record["environment"]["world_size"] == 2
     assert record["training"]["steps"] == 12  # 24 windows in batches of 2 on 2 ranks, twice
     assert (tmp_path / "model.keras").exists()
-
-
-def test_one_rank_times_the_layers_and_the_other_waits(small_sevir, tmp_path):
-    flags = ("--epochs", "1", "--depth", "1", "--layer-times")
-    done = run([*GLOO, *training(small_sevir, tmp_path, *flags)])
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("timed the layers") == 1
-    record = json.loads((tmp_path / "record.json").read_text())
     assert record["training"]["setup_seconds"] > 0
     assert record["roofs"]["compute_flops_per_second"]["float32"] > 0
     lines = (tmp_path / "layers.csv").read_text().splitlines()
     assert len(lines) == 1 + 20  # a head, 19 layers of depth 1, the optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
 def test_two_ranks_under_mpirun(small_sevir, tmp_path):
     done = run([*MPI, *training(small_sevir, tmp_path, "--epochs", "1")])
@@ -73,6 +68,7 @@ def test_two_ranks_under_mpirun(small_sevir, tmp_path):
     assert json.loads((tmp_path / "record.json").read_text())["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(small_sevir, tmp_path):
     command = [*GLOO, *training(small_sevir, tmp_path, "--epochs", "60")]
     job = subprocess.Popen(
@@ -120,6 +116,7 @@ def _rank_process(run_dir, rank):
     raise AssertionError("no such process")
 
 
+@pytest.mark.slow
 def test_bad_input_ends_all_ranks_with_one_line(tmp_path):
     done = run([*GLOO, *training(tmp_path / "absent", tmp_path / "run")])
     assert done.returncode != 0

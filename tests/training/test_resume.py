@@ -87,7 +87,7 @@ def resumed(run_dir, ranks, capsys):
     return printed, record, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
-@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("ranks", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_from_two_processes(on_two, tmp_path, ranks, capsys):
     """Two ranks had seen 4 of epoch 2's 24 windows per step: the remaining ones are seen once."""
     run_dir = Path(shutil.copytree(on_two, tmp_path / "run"))
@@ -114,6 +114,7 @@ def test_from_two_processes(on_two, tmp_path, ranks, capsys):
     assert arrays["statistics/0"].shape[0] == ranks
 
 
+@pytest.mark.slow
 def test_from_one_process_to_two(small_sevir, tmp_path, monkeypatch, capsys):
     run_dir = tmp_path / "run"
     original = callbacks.EpochRecorder.on_train_batch_end
