@@ -48,7 +48,8 @@ def power_traces(runs):
                     *_thinned(seconds, watts), linewidth=0.8, color=COLORS[number % len(COLORS)]
                 )
             axes.set_title(label(run.row) + estimate_mark(run.row), fontsize=7)
-            axes.set_ylim(bottom=0)
+        # All panels share this axis. Earlier, it would fix the top at the traces drawn so far.
+        panels[0, 0].set_ylim(bottom=0)
         for axes in panels.flat[len(drawn) :]:
             axes.axis("off")
         for axes in panels[-1]:

@@ -23,3 +23,16 @@ def test_of_many_traces_a_dozen_is_drawn(tmp_path):
     assert sum(bool(axes.lines) for axes in figure.axes) == 12
     assert any("12 of 20 runs with a power trace" in text for text in texts(figure))
     figures.plt.close(figure)
+
+
+def test_every_trace_lies_within_its_panel(tmp_path):
+    """The panels share one axis of power, and the first run needs the least."""
+    study_runs.write_run(tmp_path / "a", joules=20.0)
+    study_runs.write_run(tmp_path / "b", joules=600.0, seed=1)
+    figure = power.power_traces(read(tmp_path))
+    for axes, watts in zip(figure.axes, (10.0, 300.0), strict=True):
+        (line,) = axes.lines
+        assert set(line.get_ydata()) == {watts}
+        low, high = axes.get_ylim()
+        assert low == 0 and high > 300.0
+    figures.plt.close(figure)
