@@ -1,12 +1,12 @@
-"""Scores a finished run's forecasts on a SEVIR test set, beside persistence and extrapolation.
+"""Scores the forecasts of a finished run on a SEVIR test set, with persistence and extrapolation.
 
     python experiments/evaluate.py runs/<run>
     horovodrun -np 2 python experiments/evaluate.py runs/<run> --data /data/sevir
 
-Writes to the run folder (or --out): scores.csv, differences.csv (model minus each baseline, with
-95 % intervals over events), statistics.npz, and pictures: panel, scores_by_lead,
-performance_diagram (.png and .pdf) and animation.gif. The result does not depend on the number of
-processes.
+Writes to the run folder, or to --out: scores.csv; differences.csv (model minus each baseline, with
+95% confidence intervals over events); statistics.npz; the pictures panel, scores_by_lead and
+performance_diagram, each as .png and .pdf; and animation.gif. The scores do not depend on the
+number of processes.
 """
 
 import concurrent.futures
@@ -36,7 +36,7 @@ from keras_nowcast.vil import (
 
 PANEL_MINUTES = (5, 15, 30, 45, 60)
 POOLS = (1, 4, 16)
-SCALES = (1, 5, 17)  # pixels, odd: windows have a centre
+SCALES = (1, 5, 17)  # in pixels; odd, so that each neighborhood has a center
 
 
 def main():
@@ -45,20 +45,27 @@ def main():
         value = getattr(arguments, name)
         if value is not None and value < 1:
             flag = name.replace("_", "-")
-            raise InputError(f"`--{flag}` must be at least 1. Received: {value}.")
+            raise InputError(
+                f"`--{flag}` must be at least 1. Received: {value}; leave it out for the default."
+            )
     run = RunFolder(arguments.run)
     stored = run.stored_config()
     if stored is None:
-        raise InputError(f"`run` must be a run folder. Received: {run.path}, without config.json.")
+        raise InputError(
+            f"`run` must be a run folder. Received: {run.path}, which has no config.json; give a "
+            "folder that train.py wrote."
+        )
     from keras_nowcast.training import distributed
 
     world = distributed.start()
     say = print if world.is_first else (lambda line: None)
     events = world.on_all(lambda: test_events(stored, arguments, say))
     distributed.load_tensorflow(world)
-    network = world.on_all(lambda: load_network(run, arguments.weights))
-    world.on_first(lambda: make_folder(arguments.out or run.path))  # before the work
-    evaluation, example = score(world, network, events, stored, arguments)
+    model = world.on_all(lambda: load_model(run, arguments.weights))
+    world.on_first(
+        lambda: make_folder(arguments.out or run.path)
+    )  # before the scoring, which takes long
+    evaluation, example = score(world, model, events, stored, arguments)
     if world.is_first:
         write_results(evaluation, example, arguments.out or run.path, arguments)
 
@@ -66,41 +73,57 @@ def main():
 def build_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("run", help="a run folder with a trained model")
-    parser.add_argument("--data", help="root of a SEVIR data set (default: the run's own)")
+    parser.add_argument(
+        "--data", help="root of a SEVIR data set (default: the data set of the run)"
+    )
     parser.add_argument(
         "--weights",
         choices=("last", "best"),
         default="last",
-        help="the network after the last epoch, or after that of the lowest validation loss, which "
-        "was chosen on the test set (default: %(default)s)",
+        help="the model after the last epoch, or after the epoch with the lowest validation loss, "
+        "which is chosen on the test set (default: %(default)s)",
     )
-    parser.add_argument("--test-from", help="score events after this time (default: the run's)")
-    parser.add_argument("--window-stride", type=int, help="frames (default: the run's)")
-    parser.add_argument("--max-events", type=int, help="score so many events at most")
     parser.add_argument(
-        "--thresholds", type=int, nargs="+", default=list(VIL_THRESHOLDS), help="VIL codes"
+        "--test-from", help="score the events after this time (default: as in the run)"
+    )
+    parser.add_argument(
+        "--window-stride",
+        type=int,
+        help="frames between the starts of two windows (default: as in the run)",
+    )
+    parser.add_argument(
+        "--max-events", type=int, help="score the first N events only (default: all)"
+    )
+    parser.add_argument(
+        "--thresholds",
+        type=int,
+        nargs="+",
+        default=list(VIL_THRESHOLDS),
+        help="VIL codes at which events are counted (default: %(default)s)",
     )
     parser.add_argument(
         "--levels",
         type=int,
         nargs=11,
         default=list(VIL_LEVELS),
-        help="VIL codes between which the pictures change colour",
+        help="VIL codes at the edges of the colors of the pictures (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, help="folder for the results (default: the run's)")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: the run folder)")
     parser.add_argument(
-        "--save-forecasts", type=Path, help="new folder for the forecasts, laid out as SEVIR"
+        "--save-forecasts",
+        type=Path,
+        help="new folder for the forecasts, in the layout of SEVIR (default: not saved)",
     )
     return parser
 
 
-def load_network(run, weights):
-    """Returns the trained network as a function of (b, y, x, 13) codes, and its grid."""
+def load_model(run, weights):
+    """Returns the trained model as a function of (b, y, x, 13) VIL codes, and its grid."""
     file = run.model_file if weights == "last" else run.best_model_file
     if not file.exists():
         raise InputError(
-            f"`run` must hold a trained model, {file.name}. Received: {run.path} without one; let "
-            "its training finish (train.py --resume)."
+            f"`run` must hold a trained model, {file.name}. Received: {run.path}, which has none; "
+            "finish its training with train.py --resume."
         )
     from keras_nowcast.model.unet import read_unet
 
@@ -109,7 +132,7 @@ def load_network(run, weights):
     if frames != (FRAMES_IN, FRAMES_OUT):
         raise InputError(
             f"`run` must hold a model of {FRAMES_IN} frames in and {FRAMES_OUT} out. "
-            f"Received: {frames[0]} in and {frames[1]} out, in {file}."
+            f"Received: {frames[0]} in and {frames[1]} out, in {file}; give a run of train.py."
         )
 
     def forecast(vil):
@@ -120,17 +143,18 @@ def load_network(run, weights):
 
 
 def make_folder(out):
-    """Makes the folder for the results."""
+    """Creates the folder for the results."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"`--out` must be a folder that can be made. Received: {out} ({error.strerror})."
+            f"`--out` must be a folder that can be created. Received: {out} ({error.strerror}); "
+            "give another path."
         ) from None
 
 
 def test_events(stored, arguments, say):
-    """Returns the events held out by the run's rule, of its own data set or of another."""
+    """Returns the test events by the rule of the run, from its data set or from `--data`."""
     dates = RunConfig(
         train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
     )
@@ -145,17 +169,18 @@ def test_events(stored, arguments, say):
     return split.test[: arguments.max_events]
 
 
-def score(world, network, events, stored, arguments):
-    """Scores this rank's events and merges the ranks'.
+def score(world, model, events, stored, arguments):
+    """Scores the events of this rank and merges them with those of the other ranks.
 
     Returns:
-      (Evaluation, example): the example is (event, x, y, forecasts) of the window with most rain.
+      (Evaluation, example). The example is (name of the event, x, y, {method: forecast}) of the
+      window with the highest mean VIL, or None if no window has any.
     """
     from keras_nowcast.report.panels import vil_colors
     from keras_nowcast.verification import evaluate
 
-    vil_colors(arguments.levels)  # refuses before the work, not after it
-    forecast, grid = network
+    vil_colors(arguments.levels)  # checks them before the scoring, which takes long
+    forecast, grid = model
     methods = build_methods(forecast, world.is_first)
     stride = arguments.window_stride or stored["window_stride"]
     example = (0.0, None)
@@ -165,7 +190,7 @@ def score(world, network, events, stored, arguments):
 
             def on_forecast(event, x, y, forecasts):
                 nonlocal example
-                save(event, forecasts["model"])  # in the order of the windows
+                save(event, forecasts["model"])  # windows arrive in order
                 rain = np.where(y == MISSING, 0, y).mean(axis=(1, 2, 3))
                 window = int(rain.argmax())
                 if rain[window] > example[0]:
@@ -183,7 +208,7 @@ def score(world, network, events, stored, arguments):
 
 
 def build_methods(forecast, is_first):
-    """Returns the methods to score, name -> function of (b, y, x, 13) codes."""
+    """Returns the methods to score: {name: function of (b, y, x, 13) VIL codes}."""
     from keras_nowcast.verification import baselines
 
     def baseline(function):
@@ -193,12 +218,12 @@ def build_methods(forecast, is_first):
     if importlib.util.find_spec("pysteps") is not None:
         methods["extrapolation"] = baseline(baselines.extrapolation)
     elif is_first:
-        print("extrapolation is left out: it needs pysteps (pip install -e .[baselines])")
+        print("extrapolation is not scored: it needs pysteps (pip install -e .[baselines])")
     return methods
 
 
 def read_windows(events, grid, stride):
-    """Yields (event's name, x, y) of every window, reading one event ahead."""
+    """Yields (name of the event, x, y) of every window, and reads one event ahead."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         ahead = None
         for event, following in itertools.pairwise([*events, None]):
@@ -211,7 +236,7 @@ def read_windows(events, grid, stride):
 
 @contextlib.contextmanager
 def saving(folder, world, events, grid, stride):
-    """Gives a function of (event's name, forecasts) that saves them, or does nothing for None."""
+    """Yields a function of (name of an event, forecasts) that saves them, unless folder is None."""
     from keras_nowcast.verification.forecasts import saved_forecasts
 
     if folder is None:
@@ -219,7 +244,8 @@ def saving(folder, world, events, grid, stride):
         return
     if world.size > 1:
         raise InputError(
-            f"`--save-forecasts` needs one process, which writes one file. Received: {world.size}."
+            f"`--save-forecasts` must run in one process, which writes one file. Received: "
+            f"{world.size} processes; start evaluate.py without horovodrun."
         )
     by_name = {event.name: event for event in events}
     columns = catalog.CATALOG_COLUMNS
@@ -237,7 +263,7 @@ def saving(folder, world, events, grid, stride):
 
 
 def write_results(evaluation, example, out, arguments):
-    """Writes tables and pictures into a Path and prints the table of all leads."""
+    """Writes tables and pictures to a folder and prints the scores over all lead times."""
     from keras_nowcast.report import panels
     from keras_nowcast.report.style import write_figure
     from keras_nowcast.verification import evaluate
@@ -247,7 +273,8 @@ def write_results(evaluation, example, out, arguments):
     evaluate.write_rows(out / "scores.csv", rows, evaluate.COLUMNS)
     differences = evaluate.difference_rows(evaluation, "model")
     evaluate.write_rows(out / "differences.csv", differences, evaluate.DIFFERENCE_COLUMNS)
-    print(f"{len(evaluation.events)} events, all lead times pooled, codes (MSE in codes squared):")
+    count = len(evaluation.events)
+    print(f"{count} events, all lead times pooled; MAE in VIL codes, MSE in VIL codes squared:")
     print(evaluate.console_table(rows))
 
     shown = [threshold for threshold in arguments.thresholds if threshold in (16, 74, 133)]
@@ -264,7 +291,7 @@ def draw_example(example, out, levels):
     from keras_nowcast.report.style import write_figure
 
     if example is None:
-        print("no rain in any window: no panel and no animation")
+        print("no window has rain: no panel and no animation are written")
         return
     name, x, y, forecasts = example
     leads = [minutes // FRAME_MINUTES - 1 for minutes in PANEL_MINUTES]
@@ -275,7 +302,7 @@ def draw_example(example, out, levels):
     }
     chosen = {method: field[..., leads] for method, field in forecasts.items()}
     panel = panels.forecast_panel(
-        x[..., -1], y[..., leads], chosen, PANEL_MINUTES, levels, MISSING, title, scores
+        x[..., -1], y[..., leads], chosen, PANEL_MINUTES, levels, title, scores
     )
     write_figure(panel, out, "panel")
     minutes = FRAME_MINUTES * np.arange(1 - FRAMES_IN, FRAMES_OUT + 1)
@@ -286,7 +313,6 @@ def draw_example(example, out, levels):
         together,
         minutes,
         levels,
-        MISSING,
         title,
     )
 

@@ -1,11 +1,16 @@
-"""Makes the table, the figures and the report of finished runs, from run folders alone.
+"""Writes the table, the figures and the report of finished runs, from their run folders only.
 
     python experiments/plot_figures.py runs/
 
-writes to figures/: table.csv, one row a run; report.html, the whole study in one file; a figure for
-each question (training_curves, cost_by_size, mixed_speedup, skill_by_cost, scaling, roofline,
-memory_by_size, power_traces), and of up to a dozen runs that measured power a power_<run> each; all
-as .pdf and .png. Prints what the runs say of the paper's claims.
+Writes to figures/, or to --out:
+
+    table.csv      one row per run
+    report.html    the whole study in one file
+    *.pdf, *.png   training_curves, cost_by_size, mixed_speedup, skill_by_cost, scaling, roofline,
+                   memory_by_size and power_traces, each if the runs have its data; and one
+                   power_<run> per run that measured power, unless more than 12 did
+
+Prints how the runs answer the paper's claims.
 """
 
 import shlex
@@ -20,8 +25,13 @@ from keras_nowcast.process import run_script
 
 def main():
     parser = Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", help="run folders, or folders of them")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="default: %(default)s")
+    parser.add_argument("runs", nargs="+", help="run folders, or folders that contain them")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("figures"),
+        help="folder for the results (default: %(default)s)",
+    )
     arguments = parser.parse_args(sys.argv[1:])
 
     from keras_nowcast import records
@@ -33,20 +43,14 @@ def main():
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"`--out` must be a folder that can be written. Received: {arguments.out} ({error})."
+            f"`--out` must be a folder that can be written. Received: {arguments.out} ({error}); "
+            "give another path."
         ) from None
     table.write_table(runs, arguments.out / "table.csv")
     answers = claims.claims(runs)
     drawn, not_drawn = draw_all(runs, found, arguments.out)
     write_report(runs, answers, drawn, not_drawn, planner.Planner(runs), arguments)
-    for claim in answers:
-        print(textwrap.fill(claim.title, 100))
-        indent = {"initial_indent": "    ", "subsequent_indent": "    "}
-        for line in claim.answer.splitlines():
-            print(textwrap.fill(line, 100, **indent))
-        print()
-    for line in dict.fromkeys(line for claim in answers for line in claim.missing):
-        print(line)
+    print_answers(answers)
     for name, why in not_drawn.items():
         print(f"{name} is not drawn: {why}")
     print(
@@ -55,8 +59,20 @@ def main():
     )
 
 
+def print_answers(answers):
+    """Prints each claim with its answer, then what the answers lack."""
+    for claim in answers:
+        print(textwrap.fill(claim.title, 100))
+        indent = {"initial_indent": "    ", "subsequent_indent": "    "}
+        for line in claim.answer.splitlines():
+            print(textwrap.fill(line, 100, **indent))
+        print()
+    for line in dict.fromkeys(line for claim in answers for line in claim.missing):
+        print(line)
+
+
 def draw_all(runs, found, folder):
-    """Writes all figures there are data for.
+    """Writes every figure that the runs have data for.
 
     Returns:
       ({name: SVG}, {name: why it was not drawn}).
@@ -72,20 +88,20 @@ def draw_all(runs, found, folder):
     traced = [i for i, run in enumerate(runs) if run.devices]
     if len(traced) > style.MANY_RUNS:
         not_drawn["power_<run>"] = (
-            f"{len(traced)} runs have a trace of power, and {style.MANY_RUNS} are drawn each by "
-            "itself; give fewer run folders"
+            f"{len(traced)} runs have a power trace, and at most {style.MANY_RUNS} get a "
+            "separate figure; give fewer run folders"
         )
         return drawn, not_drawn
     names = [runs[i].name for i in traced]
     for number, i in enumerate(traced):
-        again = names[:number].count(names[number])  # runs of one name in several folders
+        again = names[:number].count(names[number])  # runs in several folders can have one name
         name = f"power_{names[number]}" + (f"-{again + 1}" if again else "")
         style.write_figure(power.power_trace(runs[i], found[i][1]), folder, name)
     return drawn, not_drawn
 
 
 def write_report(runs, answers, drawn, not_drawn, planned, arguments):
-    """Writes report.html, whole."""
+    """Writes report.html atomically."""
     from keras_nowcast import records
     from keras_nowcast.files import written_whole
     from keras_nowcast.report import html

@@ -339,9 +339,9 @@ OF_ALL_RUNS = {
     "training_curves": Drawing(
         training_curves,
         "Loss over the epochs",
-        "On the training windows and on the validation windows. Validation uses the running "
-        "averages of batch normalization. They lag while the weights change fast, which can cause "
-        "early peaks.",
+        "On the training windows and on the validation windows, which are held out. Validation "
+        "uses the running averages of batch normalization. They lag while the weights change fast, "
+        "which can cause early peaks.",
     ),
     "cost_by_size": Drawing(
         cost_by_size,

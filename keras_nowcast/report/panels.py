@@ -1,8 +1,7 @@
-"""Pictures of forecasts and of their scores, from arrays and from rows of scores.csv."""
+"""Pictures of forecasts, from arrays, and of their scores, from the rows of scores.csv.
 
-import matplotlib
-
-matplotlib.use("Agg")
+Fields are VIL codes with the axes (y, x, frame); MISSING, or NaN in a forecast, is drawn gray.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,9 +14,10 @@ from matplotlib.patches import Patch
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.report.style import COLORS, MARKERS
+from keras_nowcast.vil import MISSING, vil_kg_m2
 
-# Source: the SEVIR authors' display code, a colour from each level up to the next. Theirs has one
-# more, for codes above the last level, of which there are none.
+# Source: the SEVIR authors' display code, one color from each level up to the next. Theirs has one
+# more color, for codes above the last level, but no such codes exist.
 VIL_COLORS = (
     "#000000",
     "#4d4d4d",
@@ -32,7 +32,7 @@ VIL_COLORS = (
 )
 MISSING_COLOR = "#c8c8d2"
 
-# A method keeps its colour in every picture.
+# A method has the same color in every picture.
 METHOD_COLORS = dict(zip(("model", "persistence", "extrapolation"), COLORS, strict=False))
 _OTHER_COLORS = COLORS[3:]
 _STYLE = {
@@ -45,36 +45,37 @@ _STYLE = {
 
 
 def vil_colors(levels):
-    """Returns (colour map, norm) of the SEVIR colours between `levels`; masked is missing.
+    """Returns (colormap, norm) of the SEVIR colors between `levels`; a masked pixel is missing.
 
     Raises:
-        InputError: Not eleven levels, or not ascending.
+      InputError: there are not eleven levels, or they are not ascending.
     """
     levels = list(levels)
     if len(levels) != len(VIL_COLORS) + 1 or any(np.diff(levels) <= 0):
         raise InputError(
-            f"`levels` must be {len(VIL_COLORS) + 1} ascending VIL codes. Received: {levels}"
+            f"`levels` must be {len(VIL_COLORS) + 1} ascending VIL codes. Received: {levels}; give "
+            f"the lowest and the highest code and the {len(VIL_COLORS) - 1} edges between colors."
         )
     colors = ListedColormap(VIL_COLORS).with_extremes(bad=MISSING_COLOR)
     return colors, BoundaryNorm(levels, colors.N)
 
 
-def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, missing, title, scores=None):
-    """Draws a row for the truth and one for each method, a column for each lead.
+def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, title, scores=None):
+    """Draws one row for the observation and one per method, with one column per lead time.
 
     The first row begins with the last input frame, at 0 minutes.
 
     Args:
-        inputs: (y, x) uint8 codes, the last input frame.
-        truth: (y, x, column) uint8 codes.
-        forecasts: Dictionary of method -> (y, x, column) codes; NaN is missing.
-        lead_minutes: Of each column.
-        levels: Eleven VIL codes, edges of the ten colours.
-        missing: The code of a missing pixel.
-        title: Of the figure.
-        scores: Dictionary of method -> one line of text a column, shown beneath; or None.
+      inputs: uint8 array (y, x), the last input frame.
+      truth: uint8 array (y, x, column), the observed frames.
+      forecasts: {method: array (y, x, column) of codes}; NaN is missing.
+      lead_minutes: lead time of each column, in minutes.
+      levels: eleven VIL codes, the edges of the ten colors.
+      title: of the figure.
+      scores: {method: one line of text per column}, shown below the fields; or None.
 
-    Returns a Figure.
+    Returns:
+      A Figure.
     """
     colors, norm = vil_colors(levels)
     rows = {"observed": truth} | forecasts
@@ -91,13 +92,13 @@ def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, missing, titl
         for row, (name, fields) in enumerate(rows.items()):
             for column, minutes in enumerate(lead_minutes):
                 cell = axes[row, column + 1]
-                _draw(cell, fields[..., column], colors, norm, missing)
+                _draw(cell, fields[..., column], colors, norm)
                 if row == 0:
                     cell.set_title(f"+{minutes:g} min")
                 elif scores is not None and name in scores:
                     cell.set_xlabel(scores[name][column], fontsize=7.5, labelpad=2)
             axes[row, 1].set_ylabel(name, fontsize=10)
-        _draw(axes[0, 0], inputs, colors, norm, missing)
+        _draw(axes[0, 0], inputs, colors, norm)
         axes[0, 0].set_title("last input, 0 min")
         for cell in axes[1:, 0]:
             cell.axis("off")
@@ -106,13 +107,10 @@ def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, missing, titl
     return figure
 
 
-def _draw(axes, field, colors, norm, missing):
-    """Draws one field of codes, row 0 at the bottom as in SEVIR (y grows to the north)."""
-    field = np.ma.masked_invalid(np.asarray(field, dtype=np.float32))
-    field = np.ma.masked_equal(field, missing)
-    # A forecast may leave the range of codes a little.
+def _draw(axes, field, colors, norm):
+    """Draws one field of codes, with row 0 at the bottom as in SEVIR (y increases to the north)."""
     image = axes.imshow(
-        field.clip(norm.boundaries[0], norm.boundaries[-1] - 1),
+        _masked(field, norm),
         cmap=colors,
         norm=norm,
         origin="lower",
@@ -122,25 +120,32 @@ def _draw(axes, field, colors, norm, missing):
     return image
 
 
-def _color_bar(figure, axes, colors, norm):
-    from keras_nowcast.vil import vil_kg_m2
+def _masked(field, norm):
+    """Returns a field with its missing pixels masked and its codes within the colors."""
+    field = np.ma.masked_invalid(np.asarray(field, dtype=np.float32))
+    field = np.ma.masked_equal(field, MISSING)
+    # A forecast can be slightly outside the range of the codes.
+    return field.clip(norm.boundaries[0], norm.boundaries[-1] - 1)
 
+
+def _color_bar(figure, axes, colors, norm):
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, spacing="uniform", aspect=30)
     levels = np.asarray(norm.boundaries)
     kg_m2 = vil_kg_m2(np.minimum(levels, 254))
     labels = [f"{level:g}  ({mass:.2g})" for level, mass in zip(levels, kg_m2, strict=True)]
     bar.set_ticks(levels, labels=labels)
-    bar.set_label("VIL code (kg/m²); light grey is missing")
+    bar.set_label("VIL code (kg/m²); light gray is missing")
 
 
 def scores_by_lead(rows, thresholds):
-    """Draws CSI at each threshold, and MSE and MAE, against lead time, with confidence bands.
+    """Draws the CSI at each threshold, the MSE and the MAE against lead time, with bands.
 
     Args:
-        rows: Of scores.csv, as `evaluate.score_rows` returns them; NaN if a score is undefined.
-        thresholds: Codes to draw the CSI of, a panel each.
+      rows: of scores.csv, as `evaluate.score_rows` returns them; NaN if a score is undefined.
+      thresholds: VIL codes; the CSI at each has its own panel.
 
-    Returns a Figure.
+    Returns:
+      A Figure; the bands are 95% confidence intervals over events.
     """
     rows = [row for row in rows if row["lead_minutes"] != "all"]
     panels = [("csi", t, f"CSI at VIL ≥ {t:g}", "CSI (1 is perfect)") for t in thresholds]
@@ -166,7 +171,7 @@ def scores_by_lead(rows, thresholds):
                 cell.text(
                     0.5,
                     0.5,
-                    "not one event,\nforecast or observed",
+                    "no event,\nforecast or observed",
                     ha="center",
                     va="center",
                     transform=cell.transAxes,
@@ -177,7 +182,7 @@ def scores_by_lead(rows, thresholds):
         for cell in axes.flat[len(panels) :]:
             cell.axis("off")
         handles = [Line2D([], [], **look, label=name) for name, look in _looks(rows).items()]
-        handles.append(Patch(color="0.5", alpha=0.25, label="95 % over events"))
+        handles.append(Patch(color="0.5", alpha=0.25, label="95% interval over events"))
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
@@ -191,13 +196,16 @@ def _curve(axes, rows, score, look):
 
 
 def performance_diagram(rows, thresholds):
-    """Draws POD against success ratio of all leads pooled, with lines of CSI and of bias.
+    """Draws POD against success ratio, all lead times pooled, with lines of equal CSI and bias.
 
     Args:
-        rows: Of scores.csv, as `evaluate.score_rows` returns them; NaN if a score is undefined.
-        thresholds: Codes, a marker each.
+      rows: of scores.csv, as `evaluate.score_rows` returns them; NaN if a score is undefined.
+      thresholds: VIL codes; each has its own marker.
 
-    Returns a Figure. Source: Roebber (2009).
+    Returns:
+      A Figure.
+
+    Source: Roebber (2009).
     """
     rows = [row for row in rows if row["lead_minutes"] == "all"]
     with plt.rc_context(_STYLE):
@@ -233,22 +241,27 @@ def performance_diagram(rows, thresholds):
             xlabel="success ratio, 1 − FAR",
             ylabel="probability of detection",
         )
-        # Above the numbers of the lines of bias.
+        # Above the numbers at the lines of equal bias.
         axes.set_title("all lead times pooled", pad=18)
-        handles = [
-            Line2D([], [], color=look["color"], linewidth=3, label=method)
-            for method, look in looks.items()
-        ]
-        handles += [
-            Line2D([], [], color="0.3", linestyle="", marker=marker, label=f"VIL ≥ {threshold:g}")
-            for threshold, marker in markers.items()
-        ]
-        handles += [
-            Line2D([], [], color="0.6", linewidth=0.8, label="CSI"),
-            Line2D([], [], color="0.6", linewidth=0.8, linestyle="--", label="bias"),
-        ]
-        figure.legend(handles=handles, loc="outside right center")
+        figure.legend(handles=_performance_handles(looks, markers), loc="outside right center")
     return figure
+
+
+def _performance_handles(looks, markers):
+    """Returns the legend handles of the methods, of the thresholds and of the lines."""
+    methods = [
+        Line2D([], [], color=look["color"], linewidth=3, label=method)
+        for method, look in looks.items()
+    ]
+    thresholds = [
+        Line2D([], [], color="0.3", linestyle="", marker=marker, label=f"VIL ≥ {threshold:g}")
+        for threshold, marker in markers.items()
+    ]
+    lines = [
+        Line2D([], [], color="0.6", linewidth=0.8, label="CSI"),
+        Line2D([], [], color="0.6", linewidth=0.8, linestyle="--", label="bias"),
+    ]
+    return methods + thresholds + lines
 
 
 def _performance_lines(axes):
@@ -280,17 +293,18 @@ def _performance_lines(axes):
         )
 
 
-def write_animation(path, truth, forecasts, minutes, levels, missing, title, frames_per_s=4):
-    """Writes one event as an animated GIF: observed and each method side by side.
+def write_animation(path, truth, forecasts, minutes, levels, title, frames_per_s=4):
+    """Writes one event as an animated GIF: the observation and each method side by side.
 
     Args:
-        path: Ends in .gif.
-        truth: (y, x, frame) uint8 codes.
-        forecasts: Dictionary of method -> (y, x, frame) codes; NaN is missing.
-        minutes: Of each frame since the last input; 0 and below are input, shown in all panels.
-        levels, missing: See `forecast_panel`.
-        title: Of the figure.
-        frames_per_s: Speed.
+      path: Path that ends in .gif.
+      truth: uint8 array (y, x, frame), the observed frames.
+      forecasts: {method: array (y, x, frame) of codes}; NaN is missing.
+      minutes: of each frame since the last input frame; frames at 0 and below are input, which
+        every panel shows.
+      levels: as in `forecast_panel`.
+      title: of the figure.
+      frames_per_s: frames per second.
     """
     colors, norm = vil_colors(levels)
     fields = {"observed": truth} | forecasts
@@ -304,19 +318,17 @@ def write_animation(path, truth, forecasts, minutes, levels, missing, title, fra
         )
         images = []
         for cell, (name, field) in zip(axes.flat, fields.items(), strict=True):
-            images.append(_draw(cell, field[..., 0], colors, norm, missing))
+            images.append(_draw(cell, field[..., 0], colors, norm))
             cell.set_title(name)
         _color_bar(figure, axes, colors, norm)
 
         def show(frame):
             for image, field in zip(images, fields.values(), strict=True):
-                codes = np.ma.masked_invalid(np.asarray(field[..., frame], dtype=np.float32))
-                codes = np.ma.masked_equal(codes, missing)
-                image.set_data(codes.clip(norm.boundaries[0], norm.boundaries[-1] - 1))
+                image.set_data(_masked(field[..., frame], norm))
             kind = "input" if minutes[frame] <= 0 else "forecast"
             figure.suptitle(f"{title}\n{kind}, {minutes[frame]:+g} min", family="monospace")
 
-        # Laid out once: per frame it would take most of the time, and make the panels tremble.
+        # One layout for all frames: a new one per frame is slow and would move the panels.
         show(0)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -327,7 +339,7 @@ def write_animation(path, truth, forecasts, minutes, levels, missing, title, fra
 
 
 def _looks(rows):
-    """Returns a dictionary of method -> colour and marker, in the order of the rows."""
+    """Returns {method: its color and marker}, in the order of the rows."""
     methods = dict.fromkeys(row["method"] for row in rows)
     others = iter(_OTHER_COLORS * len(methods))
     return {
@@ -341,7 +353,7 @@ def _looks(rows):
 
 
 def _of(rows, method, threshold=None):
-    """Returns the rows of a method at `threshold`, or at the first one for None."""
+    """Returns the rows of a method at a threshold, or at its first one if `threshold` is None."""
     mine = [row for row in rows if row["method"] == method]
     if threshold is None and mine and mine[0]["lead_minutes"] != "all":
         threshold = mine[0]["threshold"]

@@ -131,7 +131,7 @@ def evaluate():
 @pytest.mark.parametrize("name", ["file/below", "file", "x" * 300])
 def test_results_that_cannot_be_put_anywhere(tmp_path, evaluate, name):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="`--out` must be a folder that can be made"):
+    with pytest.raises(InputError, match="`--out` must be a folder that can be created"):
         evaluate.make_folder(tmp_path / name)
 
 
@@ -142,10 +142,10 @@ def test_loading_a_model_runs_no_code_from_it(tmp_path, monkeypatch, evaluate, k
     monkeypatch.chdir(tmp_path)
     run = RunFolder(tmp_path)
     write_unet(build_unet(8, 13, 12, depth=1, filters=2), run.model_file)
-    assert evaluate.load_network(run, "last")[1] == 8
+    assert evaluate.load_model(run, "last")[1] == 8
     HOSTILE_MODELS[kind](run.model_file)
     with pytest.raises(InputError, match="`run` must hold a model that can be loaded.*model.keras"):
-        evaluate.load_network(run, "last")
+        evaluate.load_model(run, "last")
     assert not (tmp_path / "pwned").exists()
 
 

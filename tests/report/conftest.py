@@ -1,4 +1,4 @@
-"""The made-up study that the tests of several figures draw."""
+"""The synthetic study that the tests of several figures draw."""
 
 import drawn
 import pytest
@@ -7,7 +7,7 @@ import study_runs
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
-    """Runs that every figure has data for."""
+    """Runs with the data of every figure."""
     folder = tmp_path_factory.mktemp("study")
     for filters in (4, 16):
         for precision in ("float32", "mixed_bfloat16"):

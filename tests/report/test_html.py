@@ -107,7 +107,7 @@ def test_it_parses_and_has_every_part(study):
         assert words in found.text, words
 
 
-def test_it_reaches_for_nothing_outside(study):
+def test_it_needs_nothing_from_outside(study):
     text = page(study)
     for tag, attrs in Page(text).tags:
         assert tag not in ("link", "iframe", "object", "embed", "img", "base"), tag
@@ -212,7 +212,7 @@ def test_a_run_is_repeated_as_it_was_started(tmp_path):
 
 
 def test_an_installed_package_has_every_file(tmp_path):
-    """Whoever installs without -e gets the templates too, and what else is not Python."""
+    """An installation without -e has the templates and all other files that are not Python."""
     built = tmp_path / "built"
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(built)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -78,7 +78,6 @@ def test_the_panel_shows_every_method_and_lead():
         forecasts,
         [5, 60],
         VIL_LEVELS,
-        MISSING,
         "S1",
         {"model": ["CSI 0.1", "CSI 0.2"]},
     )
@@ -92,9 +91,9 @@ def test_the_panel_shows_every_method_and_lead():
     assert images[3].max() <= 254
 
 
-def test_the_colour_bar_has_units():
+def test_the_color_bar_has_units():
     truth, forecasts = fields(1)
-    figure = panels.forecast_panel(truth[..., 0], truth, forecasts, [5], VIL_LEVELS, MISSING, "S1")
+    figure = panels.forecast_panel(truth[..., 0], truth, forecasts, [5], VIL_LEVELS, "S1")
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert any("kg/m²" in label for label in labels)
 
@@ -109,7 +108,7 @@ def test_curves_run_over_the_leads():
         "mean absolute error",
     ]
     assert all(list(line.get_xdata()) == [5, 10] for cell in axes for line in cell.lines)
-    assert all(len(cell.collections) == 2 for cell in axes)  # one band per panel
+    assert all(len(cell.collections) == 2 for cell in axes)  # one band per method
 
 
 def test_the_performance_diagram_places_its_points():
@@ -122,8 +121,6 @@ def test_the_performance_diagram_places_its_points():
 def test_the_animation_has_a_picture_a_frame(tmp_path):
     image = pytest.importorskip("PIL.Image")
     truth, forecasts = fields(3)
-    panels.write_animation(
-        tmp_path / "event.gif", truth, forecasts, [0, 5, 10], VIL_LEVELS, MISSING, "S1"
-    )
+    panels.write_animation(tmp_path / "event.gif", truth, forecasts, [0, 5, 10], VIL_LEVELS, "S1")
     with image.open(tmp_path / "event.gif") as gif:
         assert gif.n_frames == 3 and gif.info["duration"] == 250
