@@ -68,7 +68,6 @@ def train(arguments, precision, seed, folder):
         [sys.executable, ROOT / "experiments" / "train.py", *words],
         check=True,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
     )
     training = RunFolder(run_dir).read_record()["training"]
     print(f"{precision} seed {seed}: {training['val_loss']:.4f}, {training['seconds']:.1f} s")

@@ -96,8 +96,8 @@ def trained(folders):
 
 def skill_rows(folders):
     """Returns one row per score and lead time."""
-    scores = [read(each / "scores.csv") for each in folders]
-    differences = [read(each / "differences.csv") for each in folders]
+    scores = [RunFolder(each).read_scores() for each in folders]
+    differences = [read_differences(each) for each in folders]
     rows = []
     for score in BETTER:
         for lead in LEADS:
@@ -131,7 +131,7 @@ def better(differences, score, lead, baseline):
 
 def precision_rows(first, other):
     """Returns one row per score and lead time: the score of `other` minus that of `first`."""
-    scores = [[read(each / "scores.csv") for each in folders] for folders in (first, other)]
+    scores = [[RunFolder(each).read_scores() for each in folders] for folders in (first, other)]
     rows = []
     for score in BETTER:
         for lead in LEADS:
@@ -153,15 +153,16 @@ def precision_rows(first, other):
     return rows
 
 
-def read(path):
-    with open(path, newline="") as file:
+def read_differences(folder):
+    """Returns the rows of a run's differences.csv as dicts of text."""
+    with open(folder / "differences.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def chosen(rows, lead, **equal):
     """Returns the first row of a lead time, at the threshold, whose columns equal `equal`."""
     for row in rows:
-        at = (row["lead_minutes"], row["threshold"]) == (str(lead), str(THRESHOLD))
+        at = (str(row["lead_minutes"]), str(row["threshold"])) == (str(lead), str(THRESHOLD))
         if at and all(row[name] == wanted for name, wanted in equal.items()):
             return row
     raise SystemExit(f"no row with {equal} at {lead} minutes")

@@ -11,7 +11,7 @@ from pathlib import Path
 from keras_nowcast.files import write_json, written_whole
 from keras_nowcast.text_table import aligned
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 ENVIRONMENT = ("python", "tensorflow", "keras", "cpu", "cores", "git_commit")
 
 

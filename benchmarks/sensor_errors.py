@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "energy"))
 
 from random_cases import SENSORS, random_case  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "energy.md"
 HEADING = "### Errors by type of sensor"
 
