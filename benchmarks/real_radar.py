@@ -41,6 +41,11 @@ def main():
         "--precision", nargs="+", default=["mixed_bfloat16", "float32"], help="policies to compare"
     )
     arguments = parser.parse_args()
+    if arguments.seeds < 2 and len(arguments.precision) > 1:
+        parser.error(
+            f"`--seeds` must be at least 2 to compare precisions. Received: {arguments.seeds}; "
+            "choose more seeds or one --precision."
+        )
     for seed in range(arguments.seeds):
         for precision in arguments.precision:
             make(arguments, precision, seed)
@@ -91,7 +96,7 @@ def trained(folders):
         for prefix in ("start-", "")
     ]
     windows = sum(part["epochs"] * part["windows_per_epoch"] for part in parts)
-    return f"{windows} windows of training a seed"
+    return f"{windows} windows of training per seed"
 
 
 def skill_rows(folders):
