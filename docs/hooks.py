@@ -35,7 +35,7 @@ def on_files(files, config):
         if (ROOT / name).is_file():
             files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     for path in [ROOT / JSON_SCHEMA, *sorted((ROOT / RESULTS).rglob("*"))]:
-        if path.suffix in (".txt", ".json"):
+        if path.suffix in (".txt", ".json", ".md"):
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
@@ -73,5 +73,13 @@ def documented(path):
 
 def api_page(room, modules):
     """Returns the Markdown of a room's page."""
-    title = "Ground floor" if room == "ground" else room
-    return "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)]) + "\n"
+    title = "Ground floor" if room == "ground" else room.capitalize()
+    return "\n\n".join([f"# {title}", *map(entry, modules)]) + "\n"
+
+
+def entry(module):
+    """Returns the lines from which mkdocstrings makes the text of a module."""
+    if (ROOT / module.replace(".", "/")).is_dir():
+        # What a package re-exports is listed in its own module.
+        return f"::: {module}\n    options:\n      members: false"
+    return f"::: {module}"
