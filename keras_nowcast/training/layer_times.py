@@ -126,6 +126,19 @@ def measure_roofs(policy):
     }
 
 
+def summary_line(rows, roofs):
+    """Returns the console line about the rows of layers.csv and the `roofs` of the record."""
+    step_s = sum(row["seconds_median"] for row in rows)
+    compute = ", ".join(
+        f"{dtype} {rate / 1e9:.3g}" for dtype, rate in roofs["compute_flops_per_second"].items()
+    )
+    return (
+        f"timed the layers in {roofs['measuring_seconds']:.0f} s, which no training time includes: "
+        f"{step_s:.3g} s per step as the sum of all layers; roofline limits: {compute} GFLOP/s, "
+        f"{roofs['memory_bytes_per_second'] / 1e9:.3g} GB/s"
+    )
+
+
 def compute_roof(dtype):
     """Returns the FLOP/s of the fastest of several products of square matrices, of growing side.
 

@@ -98,7 +98,7 @@ train() {
   warn "$job"
   check "  a second time" within 240 trains_after "$job" 2
   check "  completes" ends "$job" COMPLETED 0:0
-  check "  resumed, not started from scratch" [ "$(grep -cE '^(going on|resuming) in epoch' "$log")" = 2 ]
+  check "  resumed, not started from scratch" [ "$(grep -c '^resuming in epoch' "$log")" = 2 ]
   check "  each epoch once" [ "$(grep -o '^epoch [0-9]*' "$log" | sort | uniq -d | wc -l)" = 0 ]
   check "  the record joins with sacct" "$python" "$here/slurm_join.py" "$run" "$job" 3
 }

@@ -301,7 +301,7 @@ def test_a_checkpoint_runs_no_code(small_sevir, tmp_path, capsys):
     progress = np.array([Spiteful(hit)], dtype=object)
     np.savez(newest, progress=progress, **{"replicated/0": progress})
     record = train_here(small_sevir, tmp_path / "run", epochs=2, resume=True).read_record()
-    assert "checkpoint state-00001-00000001.npz is damaged; going on from the one before it" in (
+    assert "checkpoint state-00001-00000001.npz is corrupted; resuming from the previous one" in (
         capsys.readouterr().out
     )
     assert not hit.exists()

@@ -10,7 +10,7 @@ from keras_nowcast.config import RunConfig
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.records import LAYER_COLUMNS, RunFolder
 from keras_nowcast.training import layer_times
-from keras_nowcast.training.run import Run
+from keras_nowcast.training import record as record_module
 from keras_nowcast.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("float32_after")
@@ -252,7 +252,7 @@ def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch
 def test_it_is_in_no_peak_of_memory(small_sevir, tmp_path, hurried, monkeypatch):
     """The kernel knows only the highest peak of a process so far: it must be read before."""
     order = []
-    for owner, name in ((Run, "_memory_record"), (layer_times, "layer_row")):
+    for owner, name in ((record_module, "memory_record"), (layer_times, "layer_row")):
         original = getattr(owner, name)
 
         def noted(*arguments, original=original, name=name):
@@ -261,7 +261,7 @@ def test_it_is_in_no_peak_of_memory(small_sevir, tmp_path, hurried, monkeypatch)
 
         monkeypatch.setattr(owner, name, noted)
     run(small_sevir, tmp_path / "run", layer_times=True)
-    assert order[0] == "_memory_record" and order.count("_memory_record") == 1
+    assert order[0] == "memory_record" and order.count("memory_record") == 1
     assert "layer_row" in order
 
 

@@ -96,7 +96,7 @@ def test_from_two_processes(on_two, tmp_path, ranks, capsys):
     assert (before["epoch"], before["layout"]["world_size"]) == (1, 2)
     left = 24 - 4 * stopped_at
     printed, record, rows = resumed(run_dir, ranks, capsys)
-    assert f"goes on with {ranks}: {left} windows of epoch 2 are left" in printed
+    assert f"continues with {ranks}: {left} windows of epoch 2 are left" in printed
     of_rest, of_epoch = -(-left // (2 * ranks)), 24 // (2 * ranks)
     training = record["training"]
     assert record["status"] == "completed" and training["epochs"] == 3
@@ -130,7 +130,7 @@ def test_from_one_process_to_two(small_sevir, tmp_path, monkeypatch, capsys):
     before, arrays, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
     assert (before["epoch"], before["step"]) == (1, 3)
     printed, record, rows = resumed(run_dir, 2, capsys)
-    assert "goes on with 2: 18 windows of epoch 2 are left" in printed
+    assert "continues with 2: 18 windows of epoch 2 are left" in printed
     assert record["training"]["steps"] == 15 + 5 + 6
     assert float(rows[2]["learning_rate"]) == pytest.approx(2e-3, rel=0.1)
     assert 1e-3 < float(rows[1]["learning_rate"]) < 2e-3

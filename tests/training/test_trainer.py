@@ -216,8 +216,8 @@ def test_interrupted_and_resumed_equals_undisturbed(
         )
     record = resumed.read_record()
     assert record["training"]["steps"] == 24
-    assert record["energy"]["lost_coverage_reason"].startswith("no loss was seen")
-    assert finished.read_record()["energy"]["lost_coverage_reason"] == "nothing was lost"
+    assert record["energy"]["lost_coverage_reason"].startswith("no lost work was detected")
+    assert finished.read_record()["energy"]["lost_coverage_reason"] == "no work was lost"
 
 
 def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(small_sevir, tmp_path):
