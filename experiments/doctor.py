@@ -1,9 +1,9 @@
-"""Tells what a run would find on this machine, and what stands in its way.
+"""Prints what a run would use on this machine, and any problem with its remedy.
 
     python experiments/doctor.py
     horovodrun -np 2 python experiments/doctor.py --json
 
-Exit status 1 when a run could not work, with what to do about it.
+Exit status: 0 if a run can work; 1 if it cannot; 2 bad usage.
 """
 
 import json

@@ -3,9 +3,9 @@
     python experiments/train.py
     horovodrun -np 2 python experiments/train.py --data /data/sevir --filters 32
 
-Leaves a run folder with config, environment, epochs.csv, power.csv, the model and record.json.
+Writes a run folder with config, environment, epochs.csv, power.csv, the model and record.json.
 Exit status: 0 done; 2 bad usage or input; 75 interrupted with a checkpoint saved (run again with
---resume); anything else is a fault.
+--resume); any other is a failure.
 """
 
 import time

@@ -1,27 +1,27 @@
-"""Events that cannot be read while a run trains: counted over all ranks, up to a limit."""
+"""Unreadable events of a run: skipped and counted over all ranks, up to a limit."""
 
 from keras_nowcast.errors import InputError
 
 
 class UnreadableEvents(InputError):
-    """More events cannot be read than the run may leave out; all ranks raise it together."""
+    """More events are unreadable than `--skip-bad-events` allows; all ranks raise it together."""
 
 
 class BadEvents:
-    """The events that were left out because they cannot be read; called with each.
+    """The events that were skipped because they are unreadable; called with each of them.
 
-    The windows of such an event are missing in this rank's batches only, which stay as many as on
-    the other ranks. An event counts once, however many ranks and epochs meet it.
+    The windows of such an event are missing from this rank's batches only. The number of batches
+    stays the same on all ranks. An event counts once, no matter how many ranks and epochs read it.
 
     Args:
       world: the World.
-      most: how many may be left out.
-      known: dict {name: reason} that all ranks agree on; it is added to.
-      say: called on rank 0 with a line for each new one.
+      most: how many may be skipped.
+      known: dict {name: reason} that all ranks agree on; new events are added to it.
+      say: called on rank 0 with a line for each new event.
 
     Attributes:
-      found: {name: (reason, whether its file is there)} of those that this rank has met and the
-        others do not know of yet.
+      found: {name: (reason, whether its file exists)} of the events that this rank has found and
+        not yet shared with the others.
     """
 
     def __init__(self, world, most, known, say):
@@ -33,15 +33,15 @@ class BadEvents:
         self._any_gone = False
 
     def __call__(self, event, error):
-        """Notes an Event and why it cannot be read; called by the thread that reads."""
+        """Adds an Event and the error of reading it; called by the thread that reads."""
         if event.name not in self._known:
             self.found[event.name] = str(error), event.file.is_file()
 
     def agree(self):
-        """Tells all ranks what each has found; all call it together.
+        """Shares the new events of each rank with all ranks; all call it together.
 
         Raises:
-          UnreadableEvents: there are more than may be left out.
+          UnreadableEvents: there are more than may be skipped.
         """
         mine = dict(self.found)
         for found in self._world.gather(mine):
@@ -56,17 +56,15 @@ class BadEvents:
     def _refuse_or_say(self, reason):
         count = len(self._known)
         if count > self._most:
-            # Without a file that is gone the data set is another one, which --resume refuses.
-            or_without = (
+            # If a file is missing, the data set is a different one, which --resume refuses.
+            or_skip = (
                 ""
                 if self._any_gone
-                else (
-                    f", or with --resume --skip-bad-events {max(count, 2 * self._most)} leave such "
-                    "events out"
-                )
+                else f", or skip them with --resume --skip-bad-events {max(count, 2 * self._most)}"
             )
             raise UnreadableEvents(
-                f"`--data` has events that cannot be read; {self._most} may be. Received: {count}, "
-                f"the last: {reason} Put the file back and go on with --resume{or_without}."
+                "`--data` must have no more unreadable events than `--skip-bad-events` allows, "
+                f"{self._most}. Received: {count}, most recently: {reason} Restore the file and "
+                f"rerun with --resume{or_skip}."
             )
-        self._say(f"left out, {count} of at most {self._most}: {reason}")
+        self._say(f"skipped unreadable event, {count} of at most {self._most}: {reason}")

@@ -1,4 +1,4 @@
-"""What happens between the steps of `model.fit`: measuring, recording, stopping, showing."""
+"""Callbacks of `model.fit`: they measure, record, stop, save and show."""
 
 import math
 import sys
@@ -14,14 +14,15 @@ from keras_nowcast.training.progress import Sums
 
 
 class EpochRecorder(keras.callbacks.Callback):
-    """Measures each epoch and adds its row to `progress.rows`; comes first among the callbacks.
+    """Measures each epoch and adds its row to `progress.rows`; precedes the other callbacks.
 
-    Time counts from after this process's first step, which compiles; validation and checkpoints
-    are apart. The losses are exact over all ranks: errors and pixels are summed before dividing.
+    Training time counts from the end of this process's first step, which includes compilation. It
+    excludes validation and checkpoints. The losses are exact over all ranks: errors and pixels are
+    summed before the division.
 
     Args:
       world: the World.
-      progress: the Progress to keep.
+      progress: the Progress of the run, which is updated.
       compiled: the Compiled that is trained.
       pipeline: the WindowPipeline that is trained on.
       started: time.monotonic() at the start of the process.
@@ -37,8 +38,8 @@ class EpochRecorder(keras.callbacks.Callback):
         self._started = started
         self._energy = energy
         self._compiled = False
-        self._closed = True  # no epoch is under way
-        self._since = None  # monotonic time since which the clock runs; None while it stands
+        self._closed = True  # no epoch is in progress
+        self._since = None  # monotonic time since which the clock runs; None while it is stopped
 
     def on_epoch_begin(self, epoch, logs=None):
         self._progress.epoch = epoch
@@ -46,17 +47,17 @@ class EpochRecorder(keras.callbacks.Callback):
         self.open()
 
     def open(self):
-        """Begins the training part of the epoch under way, or goes on with it after `settle`."""
+        """Begins the training part of the current epoch, or continues it after `settle`."""
         self._applied = self._optimizer_steps()
         self._seen_skipped = self._progress.sums.skipped_steps
         self._first_step = self._progress.step
-        self._left_out = 0  # windows that this rank could not read, of steps that were timed
+        self._left_out = 0  # unreadable windows of this rank, in steps that were timed
         self._closed = False
         if self._compiled:
             self._start_clock()
 
     def on_train_batch_end(self, batch, logs=None):
-        # Keras hands over `logs` as Python numbers: the device has finished this step.
+        # Keras passes `logs` as Python numbers, so the device has completed this step.
         progress, step = self._progress, self._progress.step
         progress.step += 1
         progress.steps += 1
@@ -111,14 +112,14 @@ class EpochRecorder(keras.callbacks.Callback):
             raise TrainingFailed(f"the loss of epoch {epoch} is {loss}")
 
     def _start_clock(self):
-        """Counts time, and energy, as training from now on, if a step of the epoch is left."""
+        """Counts time and energy as training from now on, if a step of the epoch is left."""
         progress = self._progress
         if progress.step < self._pipeline.steps_left(progress.seen):
             self._energy.begin("epoch")
             self._since = time.monotonic()
 
     def _stop_clock(self):
-        """Stops counting; what follows is not training."""
+        """Stops counting time and energy as training."""
         if self._since is not None:
             self._energy.synchronize()
             self._progress.sums.seconds += time.monotonic() - self._since
@@ -126,7 +127,7 @@ class EpochRecorder(keras.callbacks.Callback):
             self._energy.end("epoch")
 
     def _collect(self):
-        """Adds this process's errors, pixels and skipped steps to the sums; all ranks call it."""
+        """Adds errors, pixels and skipped steps of all ranks to the sums; all ranks call it."""
         sums = self._progress.sums
         error, pixels, left_out = self._metric_sums(self._left_out)
         sums.error += error
@@ -137,9 +138,9 @@ class EpochRecorder(keras.callbacks.Callback):
         sums.skipped_steps = self._seen_skipped + self._progress.step - self._first_step - applied
 
     def settle(self):
-        """Ends the training part of the epoch under way and brings the sums up to this step.
+        """Ends the training part of the current epoch and updates the sums to this step.
 
-        All ranks call it; does nothing when it was done already.
+        All ranks call it. Does nothing if the part has already ended.
         """
         if not self._closed:
             self._stop_clock()
@@ -147,7 +148,7 @@ class EpochRecorder(keras.callbacks.Callback):
             self._closed = True
 
     def _validation_scores(self):
-        """Returns val_csi_<threshold> and val_mae of all ranks together, None where undefined."""
+        """Returns val_csi_<threshold> and val_mae over all ranks, None if a score is undefined."""
         for variable in self._scores.variables:
             total = self._world.total(keras.ops.convert_to_tensor(variable))
             variable.assign(total)
@@ -169,7 +170,7 @@ class EpochRecorder(keras.callbacks.Callback):
 
 
 def loss_scale(optimizer):
-    """Returns the dynamic loss scale of a Keras optimizer, None where there is none."""
+    """Returns the dynamic loss scale of a Keras optimizer, None if it has none."""
     scale = getattr(optimizer, "dynamic_scale", None)
     return None if scale is None else _scalar(scale)
 
@@ -179,13 +180,15 @@ def _scalar(variable):
 
 
 class StopTogether(keras.callbacks.Callback):
-    """Ends training on all ranks after the same step: on a signal, a loss that is not finite, or
-    more events that cannot be read than are allowed.
+    """Ends training on all ranks after the same step, for any of three reasons.
+
+    The reasons are a signal, a loss that is not finite, and more unreadable events than
+    `--skip-bad-events` allows.
 
     Args:
       flags: the StopFlags that travel with the loss.
       signals: the Signals that are caught.
-      save: function that writes a checkpoint of this very step; all ranks call it.
+      save: function that writes a checkpoint of the current step; all ranks call it.
       progress: the Progress of the run.
       bad_events: the BadEvents of the run.
 
@@ -234,10 +237,10 @@ class StopTogether(keras.callbacks.Callback):
 
 
 class AverageStatistics(keras.callbacks.Callback):
-    """Gives all ranks the mean of their batch-norm statistics before each validation.
+    """Sets the batch-norm statistics of all ranks to their mean before each validation.
 
-    In training each rank normalizes with its own batch and moves its own averages. What is
-    validated is what is saved: the network with the mean of the ranks' averages.
+    In training each rank normalizes with its own batch and updates its own moving averages. The
+    model that is validated is the one that is saved: with the mean of the ranks' averages.
     """
 
     def __init__(self, world):
@@ -249,15 +252,15 @@ class AverageStatistics(keras.callbacks.Callback):
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves after each epoch, and within one when some minutes have gone by since the last time.
+    """Saves a checkpoint after each epoch, and within an epoch after a number of minutes.
 
-    Comes before StopTogether. The clock of rank 0 decides; all ranks save after the same step.
+    Precedes StopTogether. The clock of rank 0 decides; all ranks save after the same step.
 
     Args:
-      save: function that writes a checkpoint of this very step; all ranks call it.
+      save: function that writes a checkpoint of the current step; all ranks call it.
       flags: the StopFlags.
-      minutes: between two checkpoints; 0 for those of the epochs alone.
-      is_first: whether this is rank 0.
+      minutes: minutes between two checkpoints; 0 for those at the end of an epoch only.
+      is_first: True on rank 0.
     """
 
     def __init__(self, save, flags, minutes, is_first):
@@ -282,8 +285,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._saved_s = time.monotonic()
 
 
-class TellWatchdog(keras.callbacks.Callback):
-    """Tells the Watchdog of each step and of what is done between them. Comes first."""
+class ReportProgress(keras.callbacks.Callback):
+    """Reports each step, and the work between steps, to the Watchdog. Precedes all others."""
 
     def __init__(self, watchdog):
         super().__init__()
@@ -318,7 +321,7 @@ class KeepBest(keras.callbacks.Callback):
 
 
 class EpochTable(keras.callbacks.Callback):
-    """Writes the rows of all finished epochs after each."""
+    """Writes epochs.csv, with the rows of all finished epochs, after each epoch."""
 
     def __init__(self, world, folder, progress):
         super().__init__()
@@ -331,9 +334,9 @@ class EpochTable(keras.callbacks.Callback):
 
 
 class TensorBoardScalars(keras.callbacks.Callback):
-    """Writes the numbers of each epoch's row for TensorBoard. For rank 0 alone.
+    """Writes the numbers of each epoch's row for TensorBoard. For rank 0 only.
 
-    Not Keras' own callback, which fails on what was not measured.
+    Keras' own callback is not used, because it fails on values that were not measured.
     """
 
     def __init__(self, folder):
@@ -349,10 +352,10 @@ class TensorBoardScalars(keras.callbacks.Callback):
 
 
 class ProgressLines(keras.callbacks.Callback):
-    """A bar while an epoch runs, on a terminal, and one line when it is done. For rank 0 alone.
+    """Shows a progress bar on a terminal and prints one line per epoch. For rank 0 only.
 
     Args:
-      epochs: how many epochs the run has.
+      epochs: number of epochs of the run.
       pipeline: the WindowPipeline that is trained on.
       progress: the Progress of the run.
       energy: the EnergyRecorder of this run.
@@ -403,13 +406,13 @@ class ProgressLines(keras.callbacks.Callback):
         self.close()
 
     def close(self):
-        """Takes the bar away, whatever ended the epoch."""
+        """Removes the bar, however the epoch ended."""
         if self._bar is not None:
             self._bar.close()
 
 
 def epoch_line(row, epochs):
-    """Returns one epoch's row as the line the console shows."""
+    """Returns the row of an epoch as a line for the console."""
     parts = [f"epoch {row['epoch'] + 1}/{epochs}", f"loss {row['loss']:.5f}"]
     if row["val_loss"] is not None:
         parts.append(f"val_loss {row['val_loss']:.5f}")
@@ -429,5 +432,5 @@ def epoch_line(row, epochs):
 
 
 def _estimate_mark(estimated):
-    """Words for joules and watts that no sensor measured, an empty text for measured ones."""
+    """Returns the mark of joules and watts that no sensor measured, "" for measured ones."""
     return " (estimate)" if estimated else ""

@@ -1,11 +1,11 @@
-"""Several processes: the only import of Horovod.
+"""Training on several ranks: the only import of Horovod.
 
-Keras 3 never calls the hooks that `horovod.keras` overrides, so its DistributedOptimizer reduces
-nothing and says nothing. Here the outermost optimizer's `apply` reduces the gradients before the
-optimizer sees them. Outermost matters: under mixed_float16 that is the LossScaleOptimizer, so the
-scaled gradients are averaged BEFORE its check for infinities, an overflow on one rank is an
-overflow on all, and all skip the step and halve the scale together. Reducing in the inner optimizer
-would let one rank skip a collective that the others wait in.
+Keras 3 never calls the hooks that `horovod.keras` overrides, so its DistributedOptimizer averages
+nothing and reports nothing. Here the outermost optimizer's `apply` averages the gradients over all
+ranks before the optimizer uses them. It must be the outermost: under mixed_float16 this is the
+LossScaleOptimizer, so the scaled gradients are averaged BEFORE its check for infinities. An
+overflow on one rank is then an overflow on all, and all skip the step and halve the scale together.
+If the inner optimizer averaged, one rank could skip a collective in which the others wait.
 """
 
 import importlib.util
@@ -18,13 +18,13 @@ from keras_nowcast.process import launched_as
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a job, seen from one of them.
+    """The ranks of a job, as one of them sees them.
 
     Attributes:
-      rank: this process, from 0.
-      size: how many processes there are.
-      local_rank: this process among those of its host, from 0.
-      local_size: how many processes this host has.
+      rank: number of this rank, from 0.
+      size: number of ranks, the world size.
+      local_rank: number of this rank among those of its host, from 0.
+      local_size: number of ranks of this host.
     """
 
     rank: int = 0
@@ -34,7 +34,7 @@ class World:
 
     @property
     def is_first(self):
-        """True in the one process that writes and prints."""
+        """True on rank 0, which alone writes and prints."""
         return self.rank == 0
 
     def average(self, tensor):
@@ -54,7 +54,7 @@ class World:
         return hvd.allreduce(tf.convert_to_tensor(tensor), op=getattr(hvd, operation), **more)
 
     def average_gradient(self, gradient, fp16=False):
-        """Returns the mean of a gradient over all ranks, sent as float16 when `fp16`."""
+        """Returns the mean of a gradient over all ranks, sent as float16 if `fp16` is true."""
         if gradient is None or self.size == 1:
             return gradient
         hvd = _horovod()
@@ -70,15 +70,16 @@ class World:
         return value if self.size == 1 else _horovod().broadcast_object(value, root_rank=0)
 
     def broadcast_variables(self, variables):
-        """Gives every rank the values that rank 0 has in Keras variables."""
+        """Sets Keras variables on every rank to the values that they have on rank 0."""
         if self.size > 1:
             _horovod().broadcast_variables([each.value for each in variables], root_rank=0)
 
     def on_all(self, function):
-        """Calls `function()` on every rank and returns each its own result.
+        """Calls `function()` on every rank and returns the result of this rank.
 
         Raises:
-          InputError: a rank raised one; every rank raises it, naming that rank.
+          InputError: `function` raised it on some rank; every rank raises it, with that rank's
+            number.
         """
         result, refusal = None, None
         try:
@@ -93,11 +94,12 @@ class World:
         return result
 
     def on_first(self, function):
-        """Calls `function()` on rank 0 alone and returns its result on all ranks.
+        """Calls `function()` on rank 0 only and returns its result on all ranks.
 
         Raises:
-          InputError: it raised one; every rank raises it, so that none is left waiting.
-          TrainingFailed: it raised an OSError (a full disk, say); likewise.
+          InputError: `function` raised it; every rank raises it, so that none is left waiting.
+          TrainingFailed: `function` raised an OSError (a full disk, for example); every rank
+            raises this.
         """
         outcome = None
         if self.is_first:
@@ -115,19 +117,19 @@ NEEDED = ("init", "allreduce", "allgather_object", "broadcast_object", "broadcas
 
 
 def start(deterministic=False):
-    """Joins the processes of this job; without a launcher, no TensorFlow is loaded for it.
+    """Connects the ranks of this job. Without a launcher, TensorFlow is not loaded.
 
     Args:
-      deterministic: whether the same job is to have the same bits again: each gradient then
-        travels by itself, since the sums of three ranks or more depend on what travels together.
+      deterministic: True if the same command must give the same bits again. Each gradient is then
+        sent alone, because with three ranks or more the sums depend on which gradients are fused.
 
     Returns:
-      The World; one of a single process when no launcher started this one.
+      The World; that of a single rank if no launcher started this process.
 
     Raises:
-      InputError: a launcher started several processes and Horovod is not installed, or not whole.
+      InputError: a launcher started several processes and Horovod is not installed or incomplete.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from 2 on, TensorFlow tells errors only
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # from 2 on, TensorFlow prints errors only
     launched = launched_as()
     if launched is None:
         return World()
@@ -140,10 +142,10 @@ def start(deterministic=False):
         )
     if deterministic:
         os.environ["HOROVOD_FUSION_THRESHOLD"] = "0"
-    # Horovod waits for the other ranks in a thread of its own, up to once a millisecond. Open MPI
-    # waits without pause unless told that others want the core, and here the step does.
+    # Horovod waits for the other ranks in a separate thread, up to once per millisecond. Open MPI
+    # spins while it waits unless it is set to yield the core, which the step needs here.
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
-    hvd = _whole_horovod()
+    hvd = _complete_horovod()
     hvd.init()
     if hvd.size() != launched[1]:
         raise InputError(
@@ -162,9 +164,9 @@ def load_tensorflow(world):
 
 
 def _claim_devices(world):
-    """Shows TensorFlow this rank's GPU alone, and gives each rank its share of the cores.
+    """Makes this rank's GPU the only one that TensorFlow sees, and divides the cores by rank.
 
-    A launcher that already shows each rank one GPU (Slurm does) leaves one to choose from.
+    If the launcher already shows each rank one GPU only, as Slurm does, that GPU is used.
     """
     import tensorflow as tf
 
@@ -179,12 +181,12 @@ def _claim_devices(world):
 
 
 def build_distributed(optimizer, world, fp16=False):
-    """Builds the optimizer again as one that averages gradients over all ranks before applying.
+    """Re-creates an optimizer as one that averages gradients over all ranks before it applies them.
 
     Args:
       optimizer: the outermost Keras optimizer, not yet built.
       world: the World.
-      fp16: whether gradients travel as float16.
+      fp16: True to send gradients as float16.
 
     Returns:
       An optimizer of a subclass of its class; the same optimizer in a world of one.
@@ -194,8 +196,8 @@ def build_distributed(optimizer, world, fp16=False):
 
     class Distributed(type(optimizer)):
         def apply(self, grads, trainable_variables=None):
-            # One allreduce a gradient, so that the first are on their way while the backward pass
-            # still computes the others; Horovod fuses the small ones.
+            # One allreduce per gradient, so that the first are sent while the backward pass still
+            # computes the others; Horovod fuses small ones.
             grads = [world.average_gradient(gradient, fp16) for gradient in grads]
             return super().apply(grads, trainable_variables)
 
@@ -211,10 +213,10 @@ def average_variables(variables, world):
 
 
 class StopFlags:
-    """Lets any rank ask all for something after the same step, without communication of its own.
+    """Lets any rank send a request to all ranks with a step, without an extra collective.
 
-    The masked loss needs one scalar allreduce a step, of the count of valid pixels. The flags of
-    this rank travel with it: to stop, that it failed, to save, that it met data it cannot read.
+    The masked loss needs one scalar allreduce per step, for the count of valid pixels. The flags of
+    this rank are sent with it: to stop, that it failed, to save, that it found unreadable data.
     """
 
     NAMES = ("stop", "fail", "save", "bad event")
@@ -229,7 +231,7 @@ class StopFlags:
         self._agreed = self._mine if world.size == 1 else tf.Variable(none, trainable=False)
 
     def average(self, count):
-        """Returns the mean of a float32 scalar over the ranks; shares the flags beside it."""
+        """Returns the mean of a float32 scalar over the ranks, and shares the flags with it."""
         import tensorflow as tf
 
         if self._world.size == 1:
@@ -239,17 +241,17 @@ class StopFlags:
         return shared[0]
 
     def ask(self, name, wanted=True):
-        """Asks all ranks for one of NAMES, or no longer; they learn of it in the next step."""
+        """Sets or clears this rank's request for one of NAMES; all ranks see it after a step."""
         self._mine[self.NAMES.index(name)].assign(float(wanted))
 
     def agreed(self):
-        """Returns the names that any rank asks for; all ranks get the same after the same step."""
+        """Returns the names that any rank requests; the same on all ranks after the same step."""
         values = self._agreed.numpy()
         return {name for name, value in zip(self.NAMES, values, strict=True) if value > 0}
 
 
 def horovod_version():
-    """Returns the version of Horovod, or None when it is not installed."""
+    """Returns the version of Horovod, or None if it is not installed."""
     if importlib.util.find_spec("horovod") is None:
         return None
     import horovod
@@ -258,7 +260,7 @@ def horovod_version():
 
 
 def horovod_features():
-    """Returns which controllers and operations Horovod was built with, by name, or None."""
+    """Returns {name: whether Horovod was built with it} of controllers and operations, or None."""
     if horovod_version() is None:
         return None
     hvd = _horovod()
@@ -270,17 +272,17 @@ def horovod_features():
     }
 
 
-def _whole_horovod():
-    """Returns Horovod's module once it has everything that training calls.
+def _complete_horovod():
+    """Returns Horovod's module after checking that it has everything that training calls.
 
     Raises:
-      InputError: it does not load, or lacks something.
+      InputError: it does not load, or a function is missing.
     """
     try:
         hvd = _horovod()
-    except Exception as error:  # whatever a library built for another TensorFlow raises
+    except Exception as error:  # any error of a library that was built for another TensorFlow
         raise InputError(
-            "`horovod` must load beside this TensorFlow to train on several processes. Received: "
+            "`horovod` must load with this TensorFlow to train on several processes. Received: "
             f"{str(error).splitlines()[0]}; run `make install`, or start one process."
         ) from None
     absent = [name for name in NEEDED if not hasattr(hvd, name)]

@@ -1,4 +1,4 @@
-"""What a run would find on this machine, and what stands in its way."""
+"""Examines a machine: which devices and packages a run would use, and which problems it has."""
 
 import importlib
 import importlib.util
@@ -15,18 +15,18 @@ from keras_nowcast.model import precision
 from keras_nowcast.process import launched_as
 from keras_nowcast.training import distributed, environment
 
-LEAST_FREE_BYTES = 2**30  # a run folder with a few checkpoints; a data set needs more
+MIN_FREE_BYTES = 2**30  # for a run folder with a few checkpoints; a data set needs more
 
 
 def examine(power_source="auto"):
-    """Looks at everything a run depends on. In a job all ranks call it together.
+    """Examines everything that a run depends on. In a job all ranks call it together.
 
     Args:
       power_source: as `--power-source`.
 
     Returns:
       A JSON-able dict {python, tensorflow, ..., ranks [...], problems [...]}; `problems` is a list
-      of sentences, each what is wrong and what to do, empty when a run can work.
+      of sentences, each a problem and its remedy; it is empty if a run can work.
     """
     problems = _unusable_packages()
     if problems:
@@ -68,9 +68,9 @@ def _unusable_packages():
         try:
             if importlib.util.find_spec(name.partition(".")[0]):
                 importlib.import_module(name)
-        except Exception as error:  # whatever a library that does not fit raises
+        except Exception as error:  # any error of an incompatible library
             line = " ".join(str(error).split())
-            problems.append(f"{name} is installed and does not load ({line}): run `make install`")
+            problems.append(f"{name} is installed but does not load ({line}): run `make install`")
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         problems.append(
             f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']} and must be tensorflow: unset it"
@@ -80,8 +80,10 @@ def _unusable_packages():
 
 def _this_rank(world, power_source, free):
     problems = []
-    if free < LEAST_FREE_BYTES:
-        problems.append(f"{free / 2**20:.0f} MiB of disk are free here: a run needs some GiB")
+    if free < MIN_FREE_BYTES:
+        problems.append(
+            f"{free / 2**20:.0f} MiB of disk space are free here: a run needs a few GiB"
+        )
     try:
         source = choose_source(
             power_source,
@@ -116,9 +118,9 @@ def _this_rank(world, power_source, free):
 
 
 def _nvml_gpus(local_rank):
-    """Returns [{uuid, name, pci_bus_id, mig, mine}] of the GPUs that NVML shows this rank.
+    """Returns [{uuid, name, pci_bus_id, mig, mine}] of the GPUs that NVML shows to this rank.
 
-    `mine` is the one that CUDA_VISIBLE_DEVICES and the local rank point to.
+    `mine` is True for the GPU that CUDA_VISIBLE_DEVICES and the local rank select.
     """
     try:
         gpus = list_gpus()
@@ -145,7 +147,7 @@ def _launcher():
 
 
 def report(found):
-    """Returns what `examine` found as lines for a person."""
+    """Returns the result of `examine` as lines for a person."""
     if "ranks" not in found:
         return _problem_lines(found)
     lines = [
@@ -174,14 +176,14 @@ def _device_line(device):
     sure = device["sure_within_percent"]
     words = [device["name"], device["uuid"]]
     if sure is not None:
-        words.append(f"sure within {sure:g} % at best")
+        words.append(f"uncertain by at least {sure:g}%")
     if device["note"]:
         words.append(device["note"])
     return ", ".join(words)
 
 
 def _gpu_lines(ranks):
-    """A line for each GPU of each host: what it is, and which ranks use it."""
+    """Returns one line per GPU of each host: its name, and which ranks use it."""
     users = {}
     for each in ranks:
         uses = "uses" if each["tensorflow_gpus"] else "would use"
@@ -192,7 +194,7 @@ def _gpu_lines(ranks):
                 mine.append(f"rank {each['rank']} {uses} it")
     return [
         f"GPU          {gpu['name']}, {uuid}, {gpu['pci_bus_id']} on {host}"
-        + (f", cut into {len(gpu['mig'])} MIG devices" if gpu["mig"] else "")
+        + (f", divided into {len(gpu['mig'])} MIG devices" if gpu["mig"] else "")
         + f": {', '.join(mine) or 'no rank uses it'}"
         for (host, uuid), (gpu, mine) in users.items()
     ]

@@ -1,4 +1,7 @@
-"""Energy of a run: a monitor a rank, each device read once, added up over ranks and starts."""
+"""Energy of a run: one monitor per rank, summed over ranks and starts.
+
+Each device is read by one rank only, because ranks of a host can share a device.
+"""
 
 import math
 import time
@@ -10,16 +13,16 @@ from keras_nowcast.errors import InputError
 
 
 class EnergyRecorder:
-    """What a run measures of its energy. All ranks call every method but `watts` together.
+    """Measures the energy of a run. All ranks call every method except `watts` together.
 
     Args:
       config: a RunConfig.
       world: the World.
       folder: the RunFolder; power.csv is written there.
-      progress: the Progress of the run, which keeps what earlier starts measured.
+      progress: the Progress of the run, which holds the measurements of earlier starts.
 
     Raises:
-      InputError: the power source asked for cannot be used on some rank.
+      InputError: the requested power source cannot be used on some rank.
     """
 
     def __init__(self, config, world, folder, progress):
@@ -36,7 +39,7 @@ class EnergyRecorder:
                 watts_per_core=config.watts_per_core,
             )
         )
-        # Ranks of a host may share a device: the first to name it reads it.
+        # Ranks of a host can share a device: the first rank to name it reads it.
         source = source.only(first_users(world.gather(source.devices))[world.rank])
         if progress.zero_unix_s is None:
             progress.zero_unix_s = world.broadcast(time.time())
@@ -52,36 +55,43 @@ class EnergyRecorder:
         self._limits = []
 
     def follow(self, model):
-        """Tells which network's training is measured."""
+        """Sets the Keras model whose training is measured."""
         self._last_written = min(model.trainable_weights, key=lambda each: math.prod(each.shape))
 
     def limit_power(self, watts, stack, say):
-        """Limits the power of this job's GPUs until an ExitStack closes, and says so; None: not.
+        """Limits the power of this job's GPUs until an ExitStack closes, and prints each limit.
+
+        Args:
+          watts: the limit of each GPU, or None for no limit.
+          stack: the ExitStack that restores the original limits.
+          say: called with each line for the console.
 
         Raises:
-          InputError: a limit cannot be set, on whichever rank.
+          InputError: a limit cannot be set on some rank.
         """
         if watts is None:
             return
         if not self._world.gather(self.source.kind).count("nvml"):
             raise InputError(
-                "`--power-limit-w` needs GPUs read through NVML. Received: "
+                "`--power-limit-w` must be used with GPUs that are read through NVML. Received: "
                 f"{watts:g} with power source {self.source.kind} ({self.source.reason})."
             )
         gpus = [meter.key for meter in self.source.meters]
         limits = self._world.on_all(lambda: stack.enter_context(power_limit(watts, gpus)))
         by_rank = self._world.gather((self.source.host, limits))
         self._limits = [{**each, "host": host} for host, mine in by_rank for each in mine]
-        for each in self._limits:  # told now: should the guard be killed too, this is all there is
+        # Printed now: if the process that restores the limits is killed too, no other record of
+        # the original limits is left.
+        for each in self._limits:
             say(
                 f"power limit of {each['uuid']} on {each['host']}: {each['enforced_w']:g} W, "
-                f"{each['former_w']:g} W again at the end"
+                f"restored to {each['former_w']:g} W at the end"
             )
 
     def synchronize(self):
-        """Waits until the device has done every step: until a weight the last one changes is there.
+        """Waits until the device has completed every step, by reading a weight that each changes.
 
-        Queued work thus stays inside the stretch of time it belongs to.
+        So queued work counts in the window that it belongs to.
         """
         import keras
 
@@ -89,7 +99,7 @@ class EnergyRecorder:
             keras.ops.convert_to_tensor(self._last_written).numpy()
 
     def __enter__(self):
-        if self._world.is_first:  # a run that measures nothing has its trace too, without rows
+        if self._world.is_first:  # without a power source, the trace has no rows
             PowerTrace(self._folder.power_file, self._progress.zero_unix_s).close()
         self._monitor.start()
         return self
@@ -98,25 +108,26 @@ class EnergyRecorder:
         self._monitor.stop()
 
     def begin(self, name):
-        """Begins a stretch called `name` in the epoch under way."""
+        """Begins a window called `name` in the current epoch."""
         self._monitor.begin(name, self._progress.epoch)
 
     def end(self, name):
-        """Ends it."""
+        """Ends that window."""
         self._monitor.end(name)
 
     def window(self, name):
-        """Measures the body of a `with` as a stretch called `name`."""
+        """Measures the body of a `with` statement as a window called `name`."""
         return self._monitor.window(name, self._progress.epoch)
 
     def of_epochs(self, epoch_seconds):
-        """Returns what all devices used to train the epochs finished so far, over all starts.
+        """Returns the energy of all devices for the finished epochs, over all starts.
 
-        As the record counts them, whose figures replace them in epochs.csv: what slow sensors show
-        after the end of an epoch, or a counter that fails in a later one, may change them still.
+        The values are preliminary: a slow sensor can report after the end of an epoch, and a
+        counter can fail in a later one. At the end of the run, those of the record replace them in
+        epochs.csv.
 
         Args:
-          epoch_seconds: how long each took.
+          epoch_seconds: training time of each epoch.
 
         Returns:
           A dict with `joules_per_epoch` and `coverage_per_epoch`.
@@ -125,11 +136,11 @@ class EnergyRecorder:
 
     @property
     def watts(self):
-        """The latest power of this rank's devices, None where it is not measured."""
+        """The latest power of this rank's devices, or None if it is not measured."""
         return self._monitor.watts
 
     def results(self):
-        """Returns what each rank measured since this start, JSON-able; a checkpoint keeps it."""
+        """Returns the measurements of each rank since this start, JSON-able, for a checkpoint."""
         return self._world.gather(self._monitor.results())
 
     def record(self, samples, seconds, epoch_seconds):
@@ -137,8 +148,8 @@ class EnergyRecorder:
 
         Args:
           samples: windows trained in the timed part of the run.
-          seconds: length of that part.
-          epoch_seconds: that of each finished epoch.
+          seconds: its training time.
+          epoch_seconds: training time of each finished epoch.
         """
         self._world.on_first(lambda: join_traces(self._folder.path))
         merged = merge_energy(
@@ -151,7 +162,7 @@ class EnergyRecorder:
 
 
 def _joined(results):
-    """Returns the results with one entry for each device, its windows those of all starts."""
+    """Returns the results with one entry per device, which has the windows of all starts."""
     devices = {}
     for result in results:
         for device in result["devices"]:

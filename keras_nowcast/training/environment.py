@@ -1,4 +1,4 @@
-"""The machine and software a run had: what environment.json says."""
+"""The machine and software of a run: the content of environment.json."""
 
 import os
 import platform
@@ -17,8 +17,9 @@ def describe(world):
 
     Returns:
       A dict {python, tensorflow, keras, horovod, hosts, cpu, cores, gpus [{uuid, name}],
-      world_size, git_commit, slurm_job_id, ...}; what does not apply is None. sacct knows a job
-      by slurm_job_id as JobIDRaw, also a task of an array, and its starts by --duplicates.
+      world_size, git_commit, slurm_job_id, ...}. A value that does not apply is None. sacct
+      lists a job, also a task of an array, under slurm_job_id as JobIDRaw, and its starts with
+      --duplicates.
     """
     import keras
     import tensorflow as tf
@@ -26,7 +27,7 @@ def describe(world):
     seen = world.gather((socket.gethostname(), _gpus(world.local_rank)))
     gpus = {}
     for rank, (host, mine) in enumerate(seen):
-        # Ranks may share a GPU; without its UUID that cannot be known.
+        # Ranks can share a GPU; without its UUID this cannot be detected.
         gpus |= {(host, gpu["uuid"] or rank): gpu for gpu in mine}
     return {
         "python": platform.python_version(),
@@ -44,7 +45,7 @@ def describe(world):
 
 
 def _slurm_job():
-    """Returns what Slurm calls this job; all None outside of one."""
+    """Returns Slurm's names for this job; all None if it does not run under Slurm."""
     job = os.environ.get("SLURM_JOB_ID")
     return {
         "slurm_job_id": job,
@@ -56,7 +57,7 @@ def _slurm_job():
 
 
 def in_short(described):
-    """Returns what `describe` found as one line."""
+    """Returns the result of `describe` as one line."""
     gpus = ", ".join(gpu["name"] or "GPU" for gpu in described["gpus"]) or "no GPU"
     return (
         f"Python {described['python']}, TensorFlow {described['tensorflow']}, Keras "
@@ -74,7 +75,10 @@ def capabilities():
 
 
 def _gpus(local_rank):
-    """Returns [{uuid, name}] of the GPUs TensorFlow uses here; the UUID is None without NVML."""
+    """Returns [{uuid, name}] of the GPUs that TensorFlow uses here.
+
+    The UUID is None if NVML is not available.
+    """
     import tensorflow as tf
 
     used = tf.config.get_visible_devices("GPU")
@@ -87,7 +91,10 @@ def _gpus(local_rank):
 
 
 def _git_commit():
-    """Returns the commit of the checkout this package is in, `+` after it when it was changed."""
+    """Returns the commit of the checkout that holds this package, with `+` if files were changed.
+
+    None if there is no checkout.
+    """
     here = Path(__file__).parent
     try:
         commit = _git(here, "rev-parse", "HEAD")

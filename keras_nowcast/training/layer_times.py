@@ -1,12 +1,12 @@
-"""How long each layer of a network takes by itself, and what the machine does at most: its roofs.
+"""Times each layer of a model alone, and measures the roofline limits of the machine.
 
-A layer is timed as a training step has it: forward and backward, in the step's precision and batch,
-on its device, with its threads. It is repeated inside one graph, since starting a graph from Python
-takes as long as a small layer; and the clock is read once a number that depends on the last results
-is there, which waits for a GPU too.
+A layer is timed as in a training step: forward and backward, in the step's precision and batch, on
+its device, with its threads. It is repeated inside one graph, since to start a graph from Python
+takes as long as a small layer. The clock is read when a number is available that depends on the
+last results, so that a GPU has completed them too.
 
-What a step has and this has not: the operands of a layer that is repeated may still be in the
-caches, and nothing else runs beside it.
+Two things differ from a step. The operands of a repeated layer can still be in the caches, and
+nothing else runs at the same time.
 """
 
 import statistics
@@ -15,26 +15,28 @@ from dataclasses import dataclass
 
 from keras_nowcast.vil import MISSING
 
-LAYER_S = 0.1  # for the repetitions of a layer
-LEAST_REPETITIONS = 3  # also of a layer that takes longer than that
-CALL_S = 0.01  # of a repetition at least: as often as it takes, starting it does not count then
+LAYER_S = 0.1  # for all repetitions of a layer
+MIN_REPETITIONS = 3  # also of a layer that takes longer than LAYER_S
+CALL_S = 0.01  # minimum of one repetition, which repeats the layer until starting is negligible
 MATMUL_SIDES = (512, 1024, 2048, 4096, 8192)
-MATMUL_S = 0.05  # a product that takes so long is large enough
-STREAM_BYTES = 2**28  # of an array: two are far more than the caches hold
+MATMUL_S = 0.05  # a product that takes this long is large enough
+STREAM_BYTES = 2**28  # size of an array; two exceed the caches by far
 FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is timed as one: a layer, or a normalization with the activation TensorFlow fuses to it.
+    """Layers that are timed together.
+
+    A Part is a single layer, or a normalization with the activation that TensorFlow fuses to it.
 
     Attributes:
-      name: of the first layer.
-      kind: of its layers, as in model/cost.py; or optimizer, which updates all weights.
-      layers: their names in the network.
-      passes_gradient: whether the gradient by its input is needed.
-      flops: of a training step of the whole batch, forward and backward, by count.
-      bytes: moved in it, by count.
+      name: name of the first layer.
+      kind: kind of its layers, as in model/cost.py; or optimizer, which updates all weights.
+      layers: names of its layers in the model.
+      passes_gradient: True if the gradient with respect to its input is needed.
+      flops: counted FLOPs of a training step of the full batch, forward and backward.
+      bytes: counted bytes that such a step moves.
     """
 
     name: str
@@ -46,11 +48,12 @@ class Part:
 
 
 def parts_of(cost, policy, batch_per_replica):
-    """Returns the Parts of a step, in order: together they have all its counted FLOPs and bytes.
+    """Returns the Parts of a step, in order; they add up to all its counted FLOPs and bytes.
 
     Args:
-      cost: the network's Cost.
+      cost: the Cost of the model.
       policy: the precision.
+      batch_per_replica: windows in a batch of one rank.
     """
     groups = []
     for layer in cost.layers:
@@ -75,15 +78,16 @@ def parts_of(cost, policy, batch_per_replica):
 
 
 def layer_row(part, model, policy, batch_per_replica):
-    """Times a Part of a network in this process.
+    """Times a Part of a model in this process.
 
     Args:
       part: the Part.
-      model: the network, which stays as it is.
-      policy: the precision it was built in.
+      model: the Keras model, which is not changed.
+      policy: the precision in which it was built.
+      batch_per_replica: windows in a batch of one rank.
 
     Returns:
-      A row of layers.csv.
+      A row of layers.csv, a dict.
     """
     if part.kind == "optimizer":
         step = _optimizer_step(model, policy)
@@ -108,10 +112,14 @@ def layer_row(part, model, policy, batch_per_replica):
 
 
 def measure_roofs(policy):
-    """Returns what this process can do at most: the `roofs` part of record.json.
+    """Measures the roofline limits of this process: the `roofs` part of record.json.
 
-    A dict {compute_flops_per_second {dtype: FLOP/s}, of float32 and of what the policy computes in;
-    memory_bytes_per_second; method, in words}.
+    Args:
+      policy: the precision.
+
+    Returns:
+      A dict {compute_flops_per_second, memory_bytes_per_second, method}. The first is a dict
+      {dtype: FLOP/s} for float32 and the dtype in which the policy computes; `method` is text.
     """
     import keras
 
@@ -120,8 +128,8 @@ def measure_roofs(policy):
         "compute_flops_per_second": {dtype: compute_roof(dtype) for dtype in sorted(dtypes)},
         "memory_bytes_per_second": memory_roof(),
         "method": (
-            "each the fastest of several: square matrices multiplied, of the side that is fastest; "
-            f"a += b in float32, {STREAM_BYTES // 2**20} MiB each, two read and one written"
+            "the fastest of several repetitions each: products of square matrices of the fastest "
+            f"size; a += b in float32, {STREAM_BYTES // 2**20} MiB each, two read and one written"
         ),
     }
 
@@ -140,9 +148,9 @@ def summary_line(rows, roofs):
 
 
 def compute_roof(dtype):
-    """Returns the FLOP/s of the fastest of several products of square matrices, of growing side.
+    """Returns the FLOP/s of the fastest of several products of square matrices of growing size.
 
-    float32 is what TensorFlow makes of it: on newer GPUs TF32, as in the layers.
+    For float32, TensorFlow chooses the format as it does in the layers: TF32 on newer GPUs.
     """
     import tensorflow as tf
 
@@ -157,10 +165,10 @@ def compute_roof(dtype):
 
 
 def memory_roof():
-    """Returns the bytes moved a second by the fastest of several additions to a large array."""
+    """Returns the bytes moved per second by the fastest of several additions to a large array."""
     import tensorflow as tf
 
-    # Added in place: a new array for the sum would be made by the system page by page.
+    # In place, because the system would create a new array for the sum page by page.
     a = tf.Variable(tf.ones(STREAM_BYTES // FLOAT32_BYTES))
     b = tf.ones(STREAM_BYTES // FLOAT32_BYTES)
 
@@ -175,17 +183,19 @@ def seconds_of(step):
     """Times a computation.
 
     Args:
-      step: function of no arguments that TensorFlow traces; returns its results, a list of tensors.
+      step: function without arguments that TensorFlow traces; returns its results, a list of
+        tensors.
 
     Returns:
-      Seconds that it took, at least LEAST_REPETITIONS numbers, each the mean over a CALL_S.
+      Seconds of each repetition, a list of at least MIN_REPETITIONS numbers. Each is the mean over
+      the calls that fill CALL_S.
     """
     import tensorflow as tf
 
     @tf.function
     def repeat(times):
         def once(done, _):
-            # A number that needs every result, so that none is left out or still under way.
+            # A number that depends on every result, so that none is skipped or still in progress.
             firsts = [tf.cast(tf.reshape(each, [-1])[0], tf.float32) for each in step()]
             return done + 1, tf.add_n(firsts)
 
@@ -202,17 +212,17 @@ def seconds_of(step):
         times *= 2
     until = time.perf_counter() + LAYER_S
     seconds = []
-    while len(seconds) < LEAST_REPETITIONS or time.perf_counter() < until:
+    while len(seconds) < MIN_REPETITIONS or time.perf_counter() < until:
         seconds.append(clock(times) / times)
     return seconds
 
 
 def _layers_step(part, model, batch):
-    """Returns the step of layers one after the other, on input made up."""
+    """Returns a function that does the step of layers in sequence, on made-up input."""
     import tensorflow as tf
 
     originals = [model.get_layer(name) for name in part.layers]
-    # Copies, with weights of their own: a normalization moves its averages with every pass.
+    # Copies with separate weights: a normalization updates its averages in every pass.
     layers = [type(layer).from_config(layer.get_config()) for layer in originals]
 
     def forward(x):
@@ -221,7 +231,7 @@ def _layers_step(part, model, batch):
         return x
 
     x = tf.nest.map_structure(lambda each: _random(each, batch), originals[0].input)
-    by_output = _random(forward(x), batch)  # and thereby the weights are there
+    by_output = _random(forward(x), batch)  # this call also creates the weights
     weights = [weight for layer in layers for weight in layer.trainable_weights]
 
     def step():
@@ -232,7 +242,7 @@ def _layers_step(part, model, batch):
         sources = weights + (inputs if part.passes_gradient else [])
         gradients = tape.gradient(outputs, sources, output_gradients=by_output)
         if part.kind == "concatenation":
-            # The encoder's output also goes down to the next level, and the gradients add up.
+            # The encoder's output also feeds the next level, so its two gradients are added.
             gradients[1] += tf.identity(x[1])
         return [outputs, *gradients]
 
@@ -259,7 +269,7 @@ def _loss_step(output, batch):
 
 
 def _optimizer_step(model, policy):
-    """Returns the step of an optimizer of its own on weights like the network's."""
+    """Returns a function: the step of a separate optimizer on weights like the model's."""
     import keras
     import tensorflow as tf
 
@@ -280,11 +290,11 @@ def _optimizer_step(model, policy):
 
 
 def _random(like, batch):
-    """Returns numbers in the shape and dtype of a layer's input or output, (batch, ...)."""
+    """Returns random numbers in the shape and dtype of a layer's input or output, (batch, ...)."""
     import tensorflow as tf
 
     shape = (batch, *like.shape[1:])
-    # Stateless, so that the run's own random numbers stay what they are without this.
+    # Stateless, so that the random numbers of the run do not change.
     if like.dtype == "uint8":
         codes = tf.random.stateless_uniform(shape, (0, 0), 0, MISSING, tf.int32)
         return tf.cast(codes, tf.uint8)

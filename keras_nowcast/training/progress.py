@@ -1,38 +1,39 @@
-"""What a run remembers of its training so far; a checkpoint keeps it."""
+"""The position and the sums of a run so far, which a checkpoint stores."""
 
 from dataclasses import asdict, dataclass, field
 
-FIRST_ORIGIN = (0, 0.0, 1.0)  # of a run that starts: no step, no epoch, the rate of one process
+FIRST_ORIGIN = (0, 0.0, 1.0)  # of a new run: step 0, epoch 0, the learning rate of one rank
 
 
 @dataclass
 class Sums:
-    """What an epoch has added up so far, over all ranks; its row is computed from these once."""
+    """Sums over the current epoch and all ranks; its row in epochs.csv is computed from them."""
 
     error: float = 0.0  # squared errors, normalized units
     pixels: float = 0.0  # valid ones
     skipped_steps: int = 0
-    seconds: float = 0.0  # of training, after the first compiled step
+    seconds: float = 0.0  # of training, after the first step, which includes compilation
     samples: int = 0  # trained in those seconds
 
 
 @dataclass
 class Progress:
-    """Where a run stands: what a checkpoint keeps besides weights.
+    """The position of a run: what a checkpoint stores in addition to the weights.
 
     Attributes:
-      epoch: the epoch under way, from 0.
-      step: steps of it that these ranks have done.
+      epoch: the current epoch, from 0.
+      step: steps of it that the current ranks have done.
       seen: [world_size, steps] of each other number of ranks that did a part of it before.
-      steps: of all epochs, by whatever ranks.
-      sums: what the epoch has added up.
-      rows: one dict for each finished epoch, as epochs.csv has them.
-      origin: what ScaledWarmup takes.
-      starts: {world_size, steps} of each start: its ranks, and `steps` when it began.
-      bad_events: {name: reason} of events that could not be read and were left out.
-      setup_seconds: from the start of the process to the end of its first step, over all starts.
-      zero_unix_s: unix time of the first start, which power.csv counts from.
-      energy: what the ranks measured in earlier starts, as `merge_energy` takes it.
+      steps: steps of all epochs, by any number of ranks.
+      sums: the Sums of the current epoch.
+      rows: one dict per finished epoch, as in epochs.csv.
+      origin: the `origin` of ScaledWarmup.
+      starts: {world_size, steps} of each start: its number of ranks, and `steps` when it began.
+      bad_events: {name: reason} of events that were skipped because they are unreadable.
+      setup_seconds: time from the start of the process to the end of its first step, over all
+        starts.
+      zero_unix_s: Unix time of the first start, from which power.csv counts.
+      energy: measurements of the ranks in earlier starts, as `merge_energy` takes them.
     """
 
     epoch: int = 0
@@ -49,20 +50,20 @@ class Progress:
     energy: list = field(default_factory=list)
 
     def set_energy(self, energy):
-        """Puts joules and coverage of each finished epoch, None where not measured, into its row.
+        """Sets joules and coverage in the row of each finished epoch, None if not measured.
 
         Args:
-          energy: what `merge_energy` returned of them.
+          energy: what `merge_energy` returned for these epochs.
         """
         both = zip(energy["joules_per_epoch"], energy["coverage_per_epoch"], strict=True)
         for row, (joules, coverage) in zip(self.rows, both, strict=True):
             row["joules"], row["joules_coverage"] = joules, coverage
 
     def as_dict(self):
-        """Returns it as plain JSON-able values."""
+        """Returns the attributes as a dict of JSON-able values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values):
-        """Returns the Progress that as_dict described."""
+        """Returns the Progress from which as_dict made `values`."""
         return cls(**{**values, "sums": Sums(**values["sums"])})

@@ -24,7 +24,7 @@ class Run:
     All ranks call every method together; rank 0 alone writes and prints.
 
     Args:
-      config: a RunConfig without "auto" or None where data or machine decide.
+      config: a RunConfig with every value that depends on the data or the machine filled in.
       world: the World.
       folder: the RunFolder.
       lock: the RunLock of the folder; with `config.resume` rank 0 has taken it.
@@ -238,7 +238,7 @@ class Run:
         from keras_nowcast.training import callbacks
 
         hooks = [
-            callbacks.TellWatchdog(self.watchdog),
+            callbacks.ReportProgress(self.watchdog),
             self.recorder,
             callbacks.AverageStatistics(self.world),
             callbacks.KeepBest(self.progress, self._write_best),

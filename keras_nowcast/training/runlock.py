@@ -1,8 +1,9 @@
-"""One job at a time in a run folder, and what a job that was killed there lost.
+"""The lock on a run folder, which allows one job at a time, and the lost work of killed jobs.
 
-`running.json` is locked with flock while a job runs; the system lets go of it however the job
-ends. Its time is the job's last sign of life. On NFS the lock holds between hosts (Linux sends
-flock to the server), but for mounts with `nolock` or `local_lock`, where it holds on one host.
+A job holds a flock on `running.json` while it runs; the system releases it however the job ends.
+The modification time of the file is the job's last heartbeat. On NFS the lock holds between hosts,
+because Linux sends flock to the server, except for mounts with `nolock` or `local_lock`. There it
+holds on one host.
 """
 
 import contextlib
@@ -17,35 +18,40 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
 
 TOUCH_EVERY_S = 2.0
-LOOK_S = 0.1  # far longer than a look at the lock takes
+RETRY_S = 0.1  # far longer than a check of the lock takes
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class RunLock:
-    """The lock on a run folder; rank 0 alone has one.
+    """The lock on a run folder; rank 0 alone takes one.
+
+    Args:
+      run_dir: path of the run folder.
+      say: called with a line if the file system has no locks.
 
     Attributes:
-      lost: [from, to] in unix time of work that was done, that no checkpoint in use holds, and that
-        was done again; they do not overlap.
-      zero_unix_s: what the power trace of the job before this one counts from, None if unknown.
+      lost: [from, to] in Unix time of each stretch of lost work: work that was done, that the
+        checkpoint in use does not hold, and that is repeated. They do not overlap.
+      zero_unix_s: Unix time from which the power trace of the previous job counts, None if it is
+        unknown.
     """
 
     def __init__(self, run_dir, say=print):
         self._path = RunFolder(run_dir).lock_file
         self._say = say
         self._file = None
-        self._former = {}
+        self._previous = {}
         self._touched = 0.0
         self.lost = []
         self.zero_unix_s = None
 
     @property
     def follows(self):
-        """Whether another job was in the folder before this one."""
-        return bool(self._former)
+        """True if another job was in the folder before this one."""
+        return bool(self._previous)
 
     def take(self):
-        """Takes the lock, if it is not held by this process already.
+        """Takes the lock, unless this process holds it already.
 
         Raises:
           InputError: another job holds it.
@@ -62,35 +68,39 @@ class RunLock:
             raise InputError(
                 f"`--run-dir` must not be in use by another job. Received: {self._path.parent}, in "
                 f"use by process {holder.get('pid', 'unknown')} on {holder.get('host', 'a host')}"
-                f"{job}; wait for it to end, or give another folder."
+                f"{job}; wait for it to end, or choose another folder."
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
                 os.close(file)
                 raise
-            self._say(f"{self._path} cannot be locked here ({error.strerror}): start no second job")
+            self._say(
+                f"{self._path} cannot be locked here ({error.strerror}): do not start a second job"
+            )
         self._file = file
-        self._former = _read(file)
+        self._previous = _read(file)
         self._last_alive = os.fstat(file).st_mtime
-        self.zero_unix_s = self._former.get("zero_unix_s")
+        self.zero_unix_s = self._previous.get("zero_unix_s")
 
     def begin(self, saved_unix_s=None, zero_unix_s=None):
-        """Writes who runs from now on, and finds what the jobs before this one lost.
+        """Writes which process runs from now on, and determines the lost work of earlier jobs.
 
-        That is all they did after the checkpoint was saved: the last job's when it was killed; when
-        a newer checkpoint is damaged, also what that one had held, of whichever job.
+        Lost is all work that was done after the checkpoint in use was saved: that of the last job
+        if it was killed, and, if a newer checkpoint is corrupted, also the work that it held, of
+        whichever job.
 
         Args:
-          saved_unix_s: when the checkpoint was saved that the run goes on from, None without one.
-          zero_unix_s: what the power trace counts from.
+          saved_unix_s: Unix time at which the checkpoint was saved from which the run resumes, or
+            None if there is none.
+          zero_unix_s: Unix time from which the power trace counts.
         """
-        former = self._former
-        starts = list(former.get("starts", []))
-        if former:
-            until = former.get("saved_unix_s") or self._last_alive
-            starts.append([former["since_unix_s"], until])
+        previous = self._previous
+        starts = list(previous.get("starts", []))
+        if previous:
+            until = previous.get("saved_unix_s") or self._last_alive
+            starts.append([previous["since_unix_s"], until])
         undone = [[max(since, saved_unix_s or 0.0), until] for since, until in starts]
-        self.lost = _union([*former.get("lost", []), *undone])
+        self.lost = _union([*previous.get("lost", []), *undone])
         self._holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -103,32 +113,35 @@ class RunLock:
         self._write(self._holder)
 
     def touch(self, last=False):
-        """Gives a sign of life; unless it is to be the last, at most every two seconds."""
+        """Updates the lock file's time as a heartbeat.
+
+        At most every two seconds unless `last` is true.
+        """
         is_due = last or time.monotonic() - self._touched > TOUCH_EVERY_S
         if self._file is not None and is_due:
             self._touched = time.monotonic()
-            with contextlib.suppress(OSError):  # it is a sign, nothing depends on it
+            with contextlib.suppress(OSError):  # nothing depends on a single heartbeat
                 os.utime(self._file, (time.time(), time.time()))
 
     def end(self, saved_unix_s):
-        """Notes that nothing is lost: all that was done was saved at that time."""
+        """Records that no work is lost, because all of it was saved at that Unix time."""
         self._write({**self._holder, "saved_unix_s": saved_unix_s})
 
     def release(self):
-        """Lets go of the lock."""
+        """Releases the lock."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
 
     def _write(self, content):
-        # In place: a file renamed here would be another one, without the lock. At once and over all
-        # that was there, so that it can be read at any moment.
+        # In place, because a renamed file would be another one, without the lock. In one write over
+        # all of the old content, so that the file is readable at any moment.
         text = json.dumps(content).encode()
         os.pwrite(self._file, text.ljust(os.fstat(self._file).st_size - 1) + b"\n", 0)
 
 
 def _union(intervals):
-    """Returns the intervals, by time, with those that overlap made one and the empty ones left out.
+    """Returns the intervals in order of time, overlapping ones merged and empty ones removed.
 
     So no second counts twice.
     """
@@ -142,19 +155,20 @@ def _union(intervals):
 
 
 def _lock(file):
-    """Locks a file, or raises BlockingIOError where a job holds it.
+    """Locks a file, or raises BlockingIOError if a job holds the lock.
 
-    Who only looks whether a job does (`RunFolder.is_running`) holds it for an instant.
+    A process that only checks (`RunFolder.is_running`) holds the lock for an instant, so a second
+    try follows.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        time.sleep(LOOK_S)
+        time.sleep(RETRY_S)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read(file):
     try:
         return json.loads(os.pread(file, 2**20, 0))
-    except ValueError:  # new, or cut short by a kill
+    except ValueError:  # a new file, or one truncated by a kill
         return {}

@@ -10,28 +10,30 @@ from keras_nowcast.training.progress import FIRST_ORIGIN
 
 @keras.saving.register_keras_serializable("keras_nowcast")
 class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly from the rate of one process to that of all; then stays, or falls to 0.
+    """A rate that rises linearly from that of one rank to that of all; then stays, or falls to 0.
 
-    The global batch of `world_size` processes is that many times larger; the rate grows with it.
-    Starting there at once diverges, so the rate warms up.
+    The global batch of `world_size` ranks is `world_size` times as large as that of one rank, and
+    the rate grows in proportion. Training that starts with the full rate diverges, so the rate
+    warms up.
 
-    A run that goes on with another number of processes has another global batch and other steps an
-    epoch. `origin` says where it stood: from there the steps are counted anew, the decay goes on
-    by epochs, and the rate warms up again from what it was to that of more processes. Choice: to
-    that of fewer it falls at once, since a smaller batch does not bear the larger rate.
+    A run that resumes with another number of ranks has another global batch size and another number
+    of steps per epoch. `origin` is the position at which it resumes. From there the steps are
+    counted again and the decay continues by epochs. With more ranks the rate warms up again, from
+    its value at the origin. Choice: with fewer ranks it falls at once, since a smaller batch does
+    not tolerate the larger rate.
 
     Source: Goyal et al. 2017, arXiv 1706.02677, section 2.2 (linear scaling, gradual warm-up); the
     cosine is that of Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts.
 
     Args:
-      learning_rate: the rate of one process.
-      world_size: how many processes train.
-      steps_per_epoch: steps that they need for an epoch.
+      learning_rate: the rate of one rank.
+      world_size: number of ranks.
+      steps_per_epoch: steps that these ranks need for one epoch.
       warmup_epochs: epochs over which the rate rises; 0 starts at the full rate.
-      decay_epochs: the epoch at which it has fallen to 0 as a cosine that begins after the first
-        warm-up, later than the end of that; None lets it stay.
-      origin: (step, epoch, multiple) where this number of processes took over: optimizer steps
-        made, epochs trained with their fraction, and the multiple of `learning_rate` reached.
+      decay_epochs: epoch at which the rate has fallen to 0, as a cosine that begins after the first
+        warm-up; must be later than the end of the warm-up. With None the rate stays constant.
+      origin: (step, epoch, multiple) at which this number of ranks took over: optimizer steps made,
+        epochs trained including a fraction, and the multiple of `learning_rate` reached.
 
     Raises:
       InputError: the decay would end before it begins.
@@ -49,7 +51,7 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
         if decay_epochs is not None and decay_epochs <= warmup_epochs:
             raise InputError(
                 f"`decay_epochs` must be above `warmup_epochs`, {warmup_epochs:g}. Received: "
-                f"{decay_epochs:g}."
+                f"{decay_epochs:g}; train for more epochs or warm up for fewer."
             )
         self.learning_rate = learning_rate
         self.world_size = world_size
@@ -59,7 +61,7 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
         self.origin = tuple(origin)
 
     def multiple(self, step):
-        """Returns the multiple of one process's rate after `step` steps, before any decay."""
+        """Returns the multiple of one rank's learning rate after `step` steps, before any decay."""
         first_step, _, first_multiple = self.origin
         if first_multiple >= self.world_size or not self.warmup_epochs:
             return float(self.world_size)
@@ -74,8 +76,8 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
         if self.decay_epochs is not None:
             first_step, first_epoch, _ = self.origin
             epoch = first_epoch + (step - first_step) / self.steps_per_epoch
-            share = (epoch - self.warmup_epochs) / (self.decay_epochs - self.warmup_epochs)
-            rate *= 0.5 * (1.0 + keras.ops.cos(math.pi * keras.ops.clip(share, 0.0, 1.0)))
+            fraction = (epoch - self.warmup_epochs) / (self.decay_epochs - self.warmup_epochs)
+            rate *= 0.5 * (1.0 + keras.ops.cos(math.pi * keras.ops.clip(fraction, 0.0, 1.0)))
         return rate
 
     def get_config(self):

@@ -1,4 +1,7 @@
-"""Trains one network on one data set and leaves a complete run folder."""
+"""The entry to training: checks what a run needs, trains, and writes the run folder.
+
+TensorFlow is loaded only after bad flags, missing data and a folder in use have been refused.
+"""
 
 import contextlib
 import dataclasses
@@ -18,26 +21,26 @@ from keras_nowcast.training.watchdog import Watchdog
 
 
 def train(config, started):
-    """Trains as `config` says and leaves the run folder that records.py describes.
+    """Trains one model on one data set and writes the run folder that records.py describes.
 
     Args:
       config: a RunConfig.
-      started: time.monotonic() when the process started; what comes before the first training
-        step counts from there as set-up.
+      started: time.monotonic() when the process started; the setup time counts from then to the
+        end of the first step.
 
     Raises:
-      InputError: the configuration does not fit the data, the folder or the machine, or an event
-        cannot be read.
-      Interrupted: a signal; a checkpoint is saved.
-      TrainingFailed: a loss is not finite, or a file cannot be written; the record says where.
+      InputError: the configuration does not fit the data, the folder or the machine, or more
+        events are unreadable than `--skip-bad-events` allows.
+      Interrupted: a signal arrived; a checkpoint is saved.
+      TrainingFailed: a loss is not finite, or a file cannot be written; the record states where.
     """
     world = distributed.start(config.deterministic)
-    # Signals stay caught until the watchdog has spoken: a launcher that sees one rank die sends one
-    # to the others, and they are to say which it was.
+    # Signals stay caught until the watchdog has reported: a launcher that sees one rank die sends a
+    # signal to the others, which must live long enough to report the rank.
     with contextlib.ExitStack() as last, contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(world, config.stall_seconds))
         run = _prepare(config, world, watchdog, started)
-        # Not before the watchdog's end, which may yet write the record and give a sign of life.
+        # After the watchdog has ended, because it may still write the record and a heartbeat.
         last.callback(run.lock.release)
         try:
             run.fit(last)
@@ -50,7 +53,9 @@ def train(config, started):
             raise
         except TrainingFailed as failure:
             reason = run.first_failure() or str(failure)
-            with contextlib.suppress(TrainingFailed):  # a full disk: the reason is told anyhow
+            with contextlib.suppress(
+                TrainingFailed
+            ):  # a full disk, for example; the reason is printed
                 run.write_record("failed", reason)
             raise TrainingFailed(reason) from None
         run.write_model()
@@ -59,7 +64,7 @@ def train(config, started):
 
 
 def _prepare(config, world, watchdog, started):
-    """Returns the Run that `config` asks for; where it cannot be, nothing has been written."""
+    """Returns the Run of a config. If it raises, no run folder has been created."""
     say = print if world.is_first else _say_nothing
     config = _with_data(config, world, say)
     split = world.on_all(lambda: _read_split(config, say))
@@ -73,7 +78,7 @@ def _prepare(config, world, watchdog, started):
     def claim():
         folder.check(config)
         if config.resume:
-            lock.take()  # before anything is read there
+            lock.take()  # before anything in the folder is read
 
     world.on_first(claim)
     try:
@@ -88,7 +93,7 @@ def _say_nothing(*words):
 
 
 def _with_data(config, world, say):
-    """Returns the config with a data set: if none is given a small synthetic one, written first."""
+    """Returns the config with a data set; the default, a small synthetic one, is written first."""
     if config.data is not None:
         return config
     from keras_nowcast.data import synthetic
@@ -115,17 +120,23 @@ def _read_split(config, say):
 
 
 def _check_start(config):
-    """A run that goes on needs the network no more that it started as."""
+    """Raises InputError if the `--start-from` run has no finished model.
+
+    Not checked with `--resume`, which takes the weights from a checkpoint if there is one.
+    """
     start = config.start_from
     if start is not None and not config.resume and not RunFolder(start).model_file.is_file():
         raise InputError(
-            "`--start-from` must be a run folder with a finished network, model.keras. "
-            f"Received: {start}."
+            "`--start-from` must be a run folder with a finished model, model.keras. "
+            f"Received: {start}; give the folder of a completed run."
         )
 
 
 def _check_files(events, bad_allowed):
-    """Opens each file once; up to `bad_allowed` events may turn out unusable, later, when read."""
+    """Checks the file of each event; raises InputError if more than `bad_allowed` fail.
+
+    Pixels are not read here, so other events can still prove unreadable during training.
+    """
     bad = 0
     for event in events:
         try:
@@ -137,9 +148,9 @@ def _check_files(events, bad_allowed):
 
 
 def _resolved(config, world, split, say):
-    """Returns the config with every default that depends on data or machine filled in."""
+    """Returns the config with the values that depend on the data or the machine filled in."""
     grid = config.grid or split.train[0].size
-    policy, reason = world.broadcast(  # one for all ranks, also on unlike hosts
+    policy, reason = world.broadcast(  # the same on all ranks, also if their hosts differ
         precision.choose_precision(config.precision, environment.capabilities())
     )
     say(f"precision: {policy} ({reason})")
@@ -158,6 +169,6 @@ def _resolved(config, world, split, say):
 def _check_packages(config):
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
-            "`--tensorboard` needs the package tensorboard, which is not installed. Received: "
-            "--tensorboard; pip install 'keras_nowcast[tensorboard]', or leave it out."
+            "`--tensorboard` must have the package tensorboard, which is not installed. Received: "
+            "--tensorboard; pip install 'keras_nowcast[tensorboard]', or omit the flag."
         )

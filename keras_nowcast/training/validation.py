@@ -1,4 +1,4 @@
-"""Scores of the forecasts, counted in the graph while a run validates."""
+"""Forecast scores that are computed in the graph while a run validates."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from keras_nowcast.verification.metrics import ForecastScores
 
 
 class ValidationScores(ForecastScores):
-    """ForecastScores that count in validation and do nothing in training, whose time is measured.
+    """ForecastScores that count during validation only, so that they add no time to training.
 
     Attributes:
       active: tf.Variable, True while the run validates.

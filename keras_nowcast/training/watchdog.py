@@ -1,10 +1,10 @@
-"""Ends all ranks of a job, with one line that says why, when one of them cannot go on.
+"""Ends all ranks of a job, and prints one line with the reason, if one rank cannot continue.
 
-A rank that is killed, out of memory or stuck in a read leaves the others waiting in a collective.
-So a thread in each rank tells rank 0 twice a second what the rank does, over a connection of its
-own beside Horovod's, and rank 0 decides. A connection that closes without a farewell is a process
-that died. Time counts while rank 0's thread runs, so that a job that was suspended as a whole and
-goes on blames nobody.
+If a rank is killed, runs out of memory or stalls in a read, the others block in a collective.
+Therefore a thread in each rank reports the state of the rank to rank 0 twice per second, over a
+connection that is separate from Horovod's, and rank 0 decides. If a connection closes without a
+shutdown message, the process has died. Only time during which rank 0's thread runs counts, so a job
+that is suspended as a whole and then continued is not reported as stalled.
 """
 
 import json
@@ -20,23 +20,25 @@ from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.process import EXIT_FAILED, EXIT_STOPPED
 
 _TICK_S = 0.5
-_FIRST_STEP_S = 900.0  # beyond the limit: the first step loads, builds and compiles
+_FIRST_STEP_S = 900.0  # added to the limit: the first step loads, builds and compiles
 _CONNECT_S = 10.0
-_CAUSE_S = 3.0  # a broken collective is told so much later than what may have caused it
-_RECORD_S = 1.0  # mpirun kills a second after it tells to end
+# Delay of the report of a broken collective, so that its possible cause is reported first.
+_CAUSE_S = 3.0
+_RECORD_S = 1.0  # mpirun sends SIGKILL one second after SIGTERM
 
 
 class Watchdog:
-    """Watches over the ranks of a job while it is open.
+    """Watches the ranks of a job while it is entered as a context manager.
 
     Args:
       world: the World; a single process watches itself.
-      stall_seconds: within so many seconds without a step the job ends.
-      waiting: function that returns (seconds, words) since when this rank waits for which input,
-        or None.
-      on_tick: called on rank 0 with every look, from the thread; quick, and raises nothing.
-      on_failure: called on rank 0 with the reason before it ends the job, from a thread that is
-        waited for a second at most; it must not need another rank.
+      stall_seconds: seconds without progress of a rank after which the job ends, at the latest.
+      waiting: function that returns (seconds, text), how long this rank has waited for an input and
+        for which, or None if it does not wait.
+      on_tick: called on rank 0 at every poll, from the watchdog's thread; it must be quick and
+        raise nothing.
+      on_failure: called on rank 0 with the reason before rank 0 ends the job, from a thread that is
+        joined for at most one second; it must not contact another rank.
     """
 
     def __init__(
@@ -54,15 +56,20 @@ class Watchdog:
         self.on_failure = on_failure
         self._tick_s = min(_TICK_S, stall_seconds / 10)
         self._steps = 0
-        self._doing = "its set-up"
-        self._beat = 0  # moves with every sign of progress
+        self._doing = "setup"
+        self._beat = 0  # changes with every sign of progress
         self._failure = None
         self._closing = threading.Event()
-        self._ranks = {}  # on rank 0: what is known of each rank
+        self._ranks = {}  # on rank 0: the _Rank of each rank
         self._lines = None  # on other ranks: the connection to rank 0
 
     def alive(self, doing, step=False):
-        """Tells that this rank makes progress, what it does next, and whether a step was made."""
+        """Reports progress of this rank.
+
+        Args:
+          doing: what the rank does next, a noun phrase.
+          step: True if a step was completed.
+        """
         self._doing = doing
         self._steps += step
         self._beat += 1
@@ -85,7 +92,7 @@ class Watchdog:
         self._thread.join(2 * self._tick_s)
 
     def _report(self, kind, error):
-        """Tells rank 0 that this rank alone failed, and waits for the end of the job."""
+        """Reports to rank 0 that this rank alone failed, and waits for the end of the job."""
         import traceback
 
         if issubclass(kind, KeyboardInterrupt):
@@ -93,7 +100,7 @@ class Watchdog:
         elif issubclass(kind, MemoryError) or "OOM when" in str(error):
             reason, status = f"ran out of memory ({_first_line(error)})", EXIT_FAILED
         elif _is_broken_collective(kind, error):
-            time.sleep(_CAUSE_S)  # by now the job has ended, if the cause is another rank's death
+            time.sleep(_CAUSE_S)  # the job ends meanwhile if the cause is the death of another rank
             reason, status = f"cannot reach the others ({_first_line(error)})", EXIT_FAILED
         else:
             traceback.print_exc()
@@ -120,7 +127,7 @@ class Watchdog:
         self._ranks[0] = _Rank(0, host)
 
     def _accept(self, server, token):
-        """Accepts the ranks; those that do not come are not watched."""
+        """Accepts connections of the ranks; a rank that does not connect is not watched."""
         give_up = time.monotonic() + _CONNECT_S
         awaited = set(self._ranks)
         with server:
@@ -161,7 +168,7 @@ class Watchdog:
             break
         alone = (
             f"rank {self._world.rank} on {host} cannot reach rank 0 at {', '.join(addresses)} "
-            f"({problem}): it watches itself alone"
+            f"({problem}): it watches only itself"
         )
         self._world.gather(None if self._lines else alone)
 
@@ -173,11 +180,11 @@ class Watchdog:
         while not self._closing.is_set():
             me.hear(self._state())
             if self._world.is_first:
-                self._look()
+                self._poll()
             else:
-                self._tell(me, silence)
+                self._send_state(me, silence)
                 self._closing.wait(self._tick_s)
-        self._say_farewell()
+        self._send_shutdown()
 
     def _state(self):
         return {
@@ -188,8 +195,8 @@ class Watchdog:
             **(self._failure or {}),
         }
 
-    def _look(self):
-        """What rank 0 does each tick."""
+    def _poll(self):
+        """Polls all ranks once, on rank 0."""
         self.on_tick()
         if not self._selector.get_map():
             self._closing.wait(self._tick_s)
@@ -210,30 +217,30 @@ class Watchdog:
         verdict = _verdict(ranks, self._stall_s - 2 * self._tick_s)
         if verdict is not None and not self._closing.is_set():
             line, status = verdict
-            # After a pause that long it is this process that the others gave up, and told so.
+            # After such a long pause the others have timed out this process, and reported it.
             self._end(line if paused_s < self._stall_s else None, status)
 
     def _end(self, line, status):
-        """Ends this process, rank 0, and with it the others."""
+        """Ends this process, rank 0, and all others."""
         if line is not None:
             print(f"failed: {line}", file=sys.stderr, flush=True)
             if status != EXIT_STOPPED:
                 # Before the others end: a launcher that sees one end soon kills this one too.
-                self._leave_word(line)
+                self._call_on_failure(line)
         for rank in self._ranks.values():
             if rank.lines is not None:
                 rank.lines.send({"end": status})
         sys.stdout.flush()
         os._exit(status)
 
-    def _leave_word(self, line):
-        """Calls `on_failure`, in a thread because the disk may be what the job waits for."""
-        leave = threading.Thread(target=self.on_failure, args=(line,), daemon=True)
-        leave.start()
-        leave.join(_RECORD_S)
+    def _call_on_failure(self, line):
+        """Calls `on_failure`, in a thread because the job may be blocked by the disk."""
+        thread = threading.Thread(target=self.on_failure, args=(line,), daemon=True)
+        thread.start()
+        thread.join(_RECORD_S)
 
-    def _tell(self, me, silence):
-        """What the other ranks do each tick."""
+    def _send_state(self, me, silence):
+        """Reports to rank 0 and checks that it responds, on the other ranks."""
         me.clock.tick(self._tick_s)
         silence.tick(self._tick_s)
         if self._lines is None:
@@ -253,74 +260,71 @@ class Watchdog:
                 self._closing.set()
                 return
         if closed or silence.seconds >= self._stall_s:
-            if self._world.rank == 1:  # one of those that are left prints
-                why = (
-                    "ended without a word: killed, or out of memory"
-                    if closed
-                    else (f"has not answered for {silence.seconds:.0f} s")
-                )
-                line = f"failed: rank 0 on {self._first_host} {why}; {_LAST_WORDS}"
+            if self._world.rank == 1:  # only one of the surviving ranks prints
+                why = _EXITED if closed else f"has not responded for {silence.seconds:.0f} s"
+                line = f"failed: rank 0 on {self._first_host} {why}; {_REMEDY}"
                 print(line, file=sys.stderr, flush=True)
             os._exit(EXIT_FAILED)
 
-    def _say_farewell(self):
+    def _send_shutdown(self):
         for lines in [self._lines, *(rank.lines for rank in self._ranks.values())]:
             if lines is not None:
                 lines.send({"bye": True})
                 lines.close()
 
 
-_LAST_WORDS = "the last checkpoint is kept, run again with --resume"
+_EXITED = "exited without a shutdown message: killed, or out of memory"
+_REMEDY = "the last checkpoint is kept, run again with --resume"
 
 
 def _verdict(ranks, limit_s):
-    """Returns (line, status) when the job must end, else None.
+    """Returns (line, status) if the job must end, otherwise None.
 
     Args:
-      ranks: _Ranks.
-      limit_s: seconds without progress that are too many.
+      ranks: the _Ranks.
+      limit_s: seconds without progress after which a rank is stalled.
     """
     for rank in ranks:
         if rank.failed is not None:
-            return f"{rank} {rank.failed}; {_LAST_WORDS}", rank.status
+            return f"{rank} {rank.failed}; {_REMEDY}", rank.status
     for rank in ranks:
         if rank.gone and not rank.left:
-            return f"{rank} ended without a word: killed, or out of memory; {_LAST_WORDS}", 1
+            return f"{rank} {_EXITED}; {_REMEDY}", 1
     for rank in ranks:
         if rank.silence.seconds >= limit_s and not rank.left:
-            return _no_answer(rank), 1
-    stuck = [rank for rank in ranks if rank.is_stuck(limit_s)]
-    if not stuck:
+            return _no_response(rank), 1
+    stalled = [rank for rank in ranks if rank.is_stalled(limit_s)]
+    if not stalled:
         return None
-    reading = [rank for rank in stuck if rank.input is not None]
+    reading = [rank for rank in stalled if rank.input is not None]
     if reading:
         worst = max(reading, key=lambda each: each.input[0])
         seconds, what = worst.input
-        return f"{worst} has waited {seconds:.0f} s for {what}; {_LAST_WORDS}", 1
-    # Its last step may be older than its last word: what it is in now is not known.
-    silent = [rank for rank in stuck if rank.silence.seconds >= limit_s / 2]
+        return f"{worst} has waited {seconds:.0f} s for {what}; {_REMEDY}", 1
+    # Its last step can be older than its last message: what it does now is unknown.
+    silent = [rank for rank in stalled if rank.silence.seconds >= limit_s / 2]
     if silent:
-        return _no_answer(max(silent, key=lambda each: each.silence.seconds)), 1
-    worst = min(stuck, key=lambda each: (each.steps, -each.clock.seconds))
+        return _no_response(max(silent, key=lambda each: each.silence.seconds)), 1
+    worst = min(stalled, key=lambda each: (each.steps, -each.clock.seconds))
     return (
         f"{worst} has made no progress for {worst.clock.seconds:.0f} s, in {worst.doing} after "
-        f"step {worst.steps}; {_LAST_WORDS}"
+        f"step {worst.steps}; {_REMEDY}"
     ), 1
 
 
-def _no_answer(rank):
-    return f"{rank} has not answered for {rank.silence.seconds:.0f} s; {_LAST_WORDS}"
+def _no_response(rank):
+    return f"{rank} has not responded for {rank.silence.seconds:.0f} s; {_REMEDY}"
 
 
 class _Clock:
-    """Seconds that went by while this thread ran, since they were last set to 0."""
+    """Seconds that passed while this thread ran, since they were last set to 0."""
 
     def __init__(self):
         self._at = time.monotonic()
         self.seconds = 0.0
 
     def tick(self, tick_s):
-        """Counts what went by since the last tick, meant to be `tick_s`; returns all of it."""
+        """Returns the time since the last tick; counts at most four times `tick_s` of it."""
         now = time.monotonic()
         passed_s, self._at = now - self._at, now
         self.seconds += min(passed_s, 4 * tick_s)
@@ -328,7 +332,7 @@ class _Clock:
 
 
 class _Rank:
-    """What is known of one rank."""
+    """The last known state of one rank."""
 
     def __init__(self, number, host):
         self.number = number
@@ -337,9 +341,9 @@ class _Rank:
         self.gone = self.left = False
         self.failed = self.status = None
         self.beat = self.steps = 0
-        self.doing, self.input = "its set-up", None
+        self.doing, self.input = "setup", None
         self.clock = _Clock()  # since its last progress
-        self.silence = _Clock()  # since it was last heard of
+        self.silence = _Clock()  # since its last message
 
     def __str__(self):
         return f"rank {self.number} on {self.host}"
@@ -355,7 +359,7 @@ class _Rank:
         self.doing, self.input = message["doing"], message["input"]
         self.failed, self.status = message.get("failed"), message.get("status")
 
-    def is_stuck(self, limit_s):
+    def is_stalled(self, limit_s):
         if self.left or self.clock.seconds < limit_s:
             return False
         waits = self.input is not None and self.input[0] >= limit_s
@@ -363,7 +367,7 @@ class _Rank:
 
 
 class _Lines:
-    """JSON messages, one a line, over a socket; a broken one is silent."""
+    """JSON messages, one per line, over a socket; errors of a broken socket are ignored."""
 
     def __init__(self, connection):
         self._socket = connection
@@ -372,11 +376,11 @@ class _Lines:
     def send(self, message):
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:  # gone, which `receive` tells, or so slow that nothing more fits
+        except OSError:  # closed, which `receive` reports, or so slow that its buffer is full
             pass
 
     def receive(self):
-        """Returns (messages, whether the other side has closed)."""
+        """Returns (messages, closed); `closed` is True if the other side has closed."""
         closed = False
         try:
             while data := self._socket.recv(2**16):
@@ -393,7 +397,7 @@ class _Lines:
         self._socket.close()
 
     def wait_for_one(self):
-        """Returns the first message of a new connection, None if it is not one of ours."""
+        """Returns the first message of a new connection, or None if it is not from a rank."""
         while b"\n" not in self._buffer and len(self._buffer) < 4096:
             data = self._socket.recv(4096)
             if not data:
@@ -408,7 +412,7 @@ class _Lines:
 
 
 def _addresses(host):
-    """Returns addresses under which other hosts may reach this one, the likeliest first."""
+    """Returns addresses at which other hosts may reach this one, the likeliest first."""
     found = [host]
     try:
         found += socket.gethostbyname_ex(host)[2]

@@ -26,7 +26,10 @@ def ended(status=1, printed="", timed_out=False):
         (ended(1, "Process name: 1\nExit code: -9\n"), (0, 1), "out of memory: killed"),
         (ended(137, "rank 1 exited on signal 9 (Killed)"), (0, 1), "out of memory: killed"),
         (
-            ended(1, "failed: rank 1 on n2 ended without a word: killed, or\nExit code: -9\n"),
+            ended(
+                1,
+                "failed: rank 1 on n2 exited without a shutdown message: killed\nExit code: -9\n",
+            ),
             (0, 0),
             "killed: by SIGKILL from outside; the kernel ended no process to free memory; "
             "rank 1 on n2",
@@ -42,9 +45,9 @@ def ended(status=1, printed="", timed_out=False):
         (ended(1, "Traceback\nKeyError: 3\n\n"), (0, 0), "crash: exit status 1; KeyError: 3"),
         (ended(-11), (0, 0), "crash: signal 11; it printed nothing"),
         (
-            ended(1, "[0]<stderr>:failed: rank 1 on n2 has not answered for 298 s\nnode says bye"),
+            ended(1, "[0]<stderr>:failed: rank 1 on n2 has not responded for 298 s\nnode says bye"),
             (0, 0),
-            "crash: rank 1 on n2 has not answered for 298 s",
+            "crash: rank 1 on n2 has not responded for 298 s",
         ),
         (
             ended(1, "failed: rank 1 on n2 ran out of memory (Unable to allocate 3 GiB); ..."),

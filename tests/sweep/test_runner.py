@@ -6,7 +6,10 @@ from keras_nowcast.sweep.cells import Cell, PlacedCell
 from keras_nowcast.sweep.launch import Launcher
 from keras_nowcast.sweep.runner import CONSOLE, Options, Sweep
 
-REASON = "rank 1 on n2 ended without a word: killed, or out of memory; the last checkpoint is kept"
+REASON = (
+    "rank 1 on n2 exited without a shutdown message: killed, or out of memory; the last checkpoint "
+    "is kept"
+)
 TRAIN = f"""
 import sys
 from keras_nowcast.records import RunFolder
@@ -32,7 +35,9 @@ def test_a_lost_rank_is_a_failure_where_the_sweep_saw_it(tmp_path):
 
     record, commands = sweep()
     assert record["status"] == "failed" and len(commands) == 1
-    assert record["status_reason"].startswith("crash: rank 1 on n2 ended without a word")
+    assert record["status_reason"].startswith(
+        "crash: rank 1 on n2 exited without a shutdown message"
+    )
     assert record["training"] == {"seconds": 4.5} and record["last_lines"]
     assert len(sweep()[1]) == 1  # a failure, so it is not run again without --retry
 

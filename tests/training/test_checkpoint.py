@@ -65,16 +65,16 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
 
 
 def test_none_that_is_whole(tmp_path):
-    with pytest.raises(InputError, match="`--resume` needs a checkpoint .* with none"):
+    with pytest.raises(InputError, match="`--resume` must have a checkpoint .* with none"):
         checkpoint.read_checkpoint(tmp_path)
     (tmp_path / "state-00002-00000000.npz").write_bytes(b"no")
-    with pytest.raises(InputError, match="only damaged ones: state-00002"):
+    with pytest.raises(InputError, match="only corrupted ones: state-00002"):
         checkpoint.read_checkpoint(tmp_path)
 
 
 def test_pickles_are_not_loaded(tmp_path):
     np.savez(tmp_path / "state-00001-00000000.npz", x=np.array([{}], dtype=object))
-    with pytest.raises(InputError, match="only damaged"):
+    with pytest.raises(InputError, match="only corrupted"):
         checkpoint.read_checkpoint(tmp_path)
 
 
@@ -87,5 +87,5 @@ def test_variables_of_another_network_are_refused():
     checkpoint.assign_variables("replicated", [variable], arrays)
     np.testing.assert_array_equal(variable.numpy(), 1)
     for wrong in ({"replicated/0": np.ones((3, 2))}, {}):
-        with pytest.raises(InputError, match="same network"):
+        with pytest.raises(InputError, match="same model"):
             checkpoint.assign_variables("replicated", [variable], wrong)

@@ -173,7 +173,7 @@ def test_a_limit_that_may_not_be_set_is_refused_before_training(small_sevir, scr
     words = ("--data", small_sevir, "--run-dir", tmp_path / "run", "--power-limit-w", 200)
     done = script_here("train.py", *words)
     assert done.returncode == 2
-    assert "`--power-limit-w` needs GPUs read through NVML" in done.stderr
+    assert "`--power-limit-w` must be used with GPUs that are read through NVML" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

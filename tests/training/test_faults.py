@@ -75,12 +75,19 @@ def at_step(monkeypatch, step, action):
 @pytest.mark.parametrize(
     "launcher, what, step, line",
     [
-        (GLOO, "killed", 8, "rank 1 on .* ended without a word: killed, or out of memory"),
+        (
+            GLOO,
+            "killed",
+            8,
+            "rank 1 on .* exited without a shutdown message: killed, or out of memory",
+        ),
         (GLOO, "memory", 8, r"rank 1 on .* ran out of memory \(Unable to allocate 8.00 EiB\)"),
         (GLOO, "told", 8, r"rank 1 on .* failed \(RuntimeError: something unheard of\)"),
-        pytest.param(MPI, "killed", 8, "rank 1 on .* ended without a word", marks=needs_mpi),
+        pytest.param(
+            MPI, "killed", 8, "rank 1 on .* exited without a shutdown message", marks=needs_mpi
+        ),
         pytest.param(MPI, "input", 2, r"rank 1 on .* has waited \d+ s for event", marks=needs_mpi),
-        (GLOO, "stopped", 8, r"rank 1 on .* has not answered for \d+ s"),
+        (GLOO, "stopped", 8, r"rank 1 on .* has not responded for \d+ s"),
     ],
 )
 def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line):
@@ -278,7 +285,7 @@ def test_two_ranks_leave_bad_events_out_together(own, tmp_path):
     assert (training["skipped_events"], training["steps"]) == (2, 18)
     for name in names:
         assert any(name.split()[0] in each for each in training["skipped_event_reasons"])
-    assert done.stdout.count("left out, ") == 2
+    assert done.stdout.count("skipped unreadable event, ") == 2
 
 
 # ---- files that are not ours ------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_pat
     else:
         pytest.fail("the run was never killed")
     if kind == "one rank of two":
-        assert "ended without a word: killed, or out of memory" in printed, printed
+        assert "exited without a shutdown message: killed, or out of memory" in printed, printed
         record = RunFolder(run_dir).read_record()  # by rank 0, if it survived
         # "completed" if the other rank had nothing left to do.
         assert record is None if 0 in killed else record["status"] in ("failed", "completed")

@@ -131,7 +131,7 @@ def test_timing_leaves_the_network_as_it_is(policy, hurried):
         assert 0 < row["seconds_low"] <= row["seconds_median"] <= row["seconds_high"]
         assert row["flops_per_second"] == row["flops"] / row["seconds_median"]
         assert row["intensity"] == row["flops"] / row["bytes"]
-        assert row["repetitions"] == layer_times.LEAST_REPETITIONS
+        assert row["repetitions"] == layer_times.MIN_REPETITIONS
 
 
 def test_seconds_are_those_of_the_work():
@@ -153,7 +153,7 @@ def test_seconds_are_those_of_the_work():
         return [last]
 
     one, three = layer_times.seconds_of(step), layer_times.seconds_of(thrice)
-    assert len(one) >= layer_times.LEAST_REPETITIONS
+    assert len(one) >= layer_times.MIN_REPETITIONS
     assert 0.02 <= min(one) < 0.06 <= min(three)
 
 

@@ -26,9 +26,12 @@ def rank(number, **known):
     [
         ({}, None),
         ({"clock__seconds": 9.0}, None),
-        ({"gone": True}, "rank 1 on n1 ended without a word: killed, or out of memory"),
+        (
+            {"gone": True},
+            "rank 1 on n1 exited without a shutdown message: killed, or out of memory",
+        ),
         ({"gone": True, "left": True}, None),
-        ({"silence__seconds": 12.0}, "rank 1 on n1 has not answered for 12 s"),
+        ({"silence__seconds": 12.0}, "rank 1 on n1 has not responded for 12 s"),
         ({"failed": "ran out of memory (8 GiB)", "status": 1}, "rank 1 on n1 ran out of memory"),
         (
             {"clock__seconds": 11.0, "input": [10.5, "event S1 of a.h5"]},
@@ -61,7 +64,7 @@ def test_of_a_rank_that_has_stopped_the_last_word_may_be_younger_than_the_last_s
         rank(0, clock__seconds=9.0),
         rank(1, clock__seconds=11.0, silence__seconds=8.0),
     ]
-    assert watchdog._verdict(ranks, 10.0)[0].startswith("rank 1 on n1 has not answered for 8 s")
+    assert watchdog._verdict(ranks, 10.0)[0].startswith("rank 1 on n1 has not responded for 8 s")
 
 
 def test_a_pause_of_the_watchdog_itself_counts_for_little():
