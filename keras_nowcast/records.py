@@ -1,11 +1,8 @@
-"""The run folder: the only contract between training and everything that reads its results.
+"""The run folder: the only connection between training and everything that reads its results.
 
-    config.json  environment.json  epochs.csv  power.csv  model.keras  model_best.keras
-    checkpoint/  running.json  record.json, with --layer-times layers.csv, and of evaluate.py
-    scores.csv
-
-README.md says what each is; `Run.write_record` of training/trainer.py names record.json's keys. A
-number that was not measured is null, with a `<name>_reason` beside it.
+columns.py lists its files and the columns of its CSV files; schema.py has the keys of record.json.
+docs/run_folder.md describes both. A number that was not measured is null, or an empty cell, with a
+`<name>_reason` next to it in record.json.
 """
 
 import csv
@@ -46,12 +43,12 @@ class RunFolder:
 
     @property
     def best_model_file(self):
-        """The network after the epoch of the lowest validation loss."""
+        """The network after the epoch with the lowest validation loss."""
         return self.path / "model_best.keras"
 
     @property
     def lock_file(self):
-        """Locked by the training while it runs."""
+        """The file that training locks while it runs."""
         return self.path / "running.json"
 
     @property
@@ -60,24 +57,27 @@ class RunFolder:
         return self.path / "power.csv"
 
     def check(self, config):
-        """Checks that a run of `config` can be in this folder; writes nothing.
+        """Checks that a run with this configuration can use the folder; writes nothing.
+
+        Args:
+          config: a RunConfig.
 
         Raises:
-          InputError: it holds a run and `config.resume` is False; there is nothing to resume; or
-            the run in it was another one.
+          InputError: the folder holds a run and `config.resume` is False; it holds no run and
+            `config.resume` is True; or its run has another configuration.
         """
         stored = self.stored_config()
         if not config.resume:
             if stored is not None:
                 raise InputError(
                     f"`--run-dir` must not hold a run already. Received: {self.path}, "
-                    f"{self._state()}; give another name, or --resume to go on with it."
+                    f"{self._state()}; give another name, or resume it with --resume."
                 )
             return
         if stored is None:
             raise InputError(
-                f"`--resume` needs a run to go on with. Received: `--run-dir` {self.path}, which "
-                "holds none; leave --resume out to start one."
+                f"`--resume` needs a run in `--run-dir`. Received: {self.path}, which holds none; "
+                "start the run without --resume."
             )
         for each in dataclasses.fields(config):
             name, value = each.name, getattr(config, each.name)
@@ -87,19 +87,21 @@ class RunFolder:
                 continue
             if name in stored and stored[name] != value:
                 raise InputError(
-                    f"`--{name.replace('_', '-')}` must stay as the run in {self.path} was started"
-                    f" with, {stored[name]!r}. Received: {value!r}; leave it out, or start another "
-                    "run."
+                    f"`--{name.replace('_', '-')}` must stay as it was when the run in {self.path} "
+                    f"started, {stored[name]!r}. Received: {value!r}; omit it, or start a new run."
                 )
 
     def open(self, config):
-        """Makes the folder and writes config.json: from now on it holds a run.
+        """Makes the folder and writes config.json; from then on the folder holds a run.
 
-        config.json is there whole or not at all, so that a start that was killed here leaves a
-        folder to start in, or one to go on in.
+        config.json is complete or absent. A start that is killed here therefore leaves a folder in
+        which a run can start, or one whose run can be resumed.
+
+        Args:
+          config: a RunConfig.
 
         Raises:
-          InputError: the folder cannot be written.
+          InputError: the folder is not writable, or another process has just taken it.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,7 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise InputError(
-                f"`--run-dir` must be a folder that can be written. Received: {self.path} ({error})"
+                f"`--run-dir` must be a writable folder. Received: {self.path} ({error})."
             ) from None
 
     def _state(self):
@@ -119,9 +121,9 @@ class RunFolder:
         return "an unfinished run" if record is None else f"a run that is {record['status']}"
 
     def is_running(self):
-        """Returns whether a job trains here now; None where the file system does not tell.
+        """Returns True if a job trains here now, and None if the file system has no locks.
 
-        A look holds the lock for an instant, shared with other looks.
+        The check itself holds the lock for an instant, shared with other checks.
         """
         try:
             with open(self.lock_file) as file:
@@ -135,29 +137,29 @@ class RunFolder:
         return False
 
     def stored_config(self):
-        """Returns the fields of the config the run was started with, or None without a run."""
+        """Returns the fields of the config of the run as a dict, or None if there is no run."""
         return _read_json(self.path / "config.json")
 
     def read_record(self):
-        """Returns record.json as a dict, or None when there is none."""
+        """Returns record.json as a dict, or None if there is none."""
         return _read_json(self.path / "record.json")
 
     def write_record(self, record):
-        """Writes record.json, whole; a number that is not finite becomes null with its reason."""
+        """Writes record.json atomically; a number that is not finite becomes null with a reason."""
         write_json(self.path / "record.json", without_nan({"schema": schema.VERSION, **record}))
 
     def read_environment(self):
-        """Returns environment.json as a dict, or None when there is none."""
+        """Returns environment.json as a dict, or None if there is none."""
         return _read_json(self.path / "environment.json")
 
     def write_environment(self, environment):
-        """Writes environment.json, whole."""
+        """Writes environment.json atomically."""
         write_json(self.path / "environment.json", environment)
 
     def write_epochs(self, rows):
-        """Writes epochs.csv, whole: one row an epoch, an empty cell where nothing was measured.
+        """Writes epochs.csv atomically: one row per epoch, an empty cell if not measured.
 
-        Columns beyond the contract's follow it in the order of the first row.
+        EPOCH_COLUMNS come first, then all other columns in the order of the first row.
         """
         extra = [name for name in (rows[0] if rows else {}) if name not in EPOCH_COLUMNS]
         _write_rows(self.path / "epochs.csv", [*EPOCH_COLUMNS, *extra], rows)
@@ -167,31 +169,32 @@ class RunFolder:
         return _read_rows(self.path / "epochs.csv", lambda name, value: False)
 
     def write_layers(self, rows):
-        """Writes layers.csv, whole: a row of LAYER_COLUMNS for each layer, of a step of a process.
+        """Writes layers.csv atomically: one row of LAYER_COLUMNS per layer.
 
-        FLOPs and bytes are counted, forward and backward, of the batch of one process; seconds are
-        the median, least and most of the repetitions.
+        FLOPs and bytes are counted for one step of one process, forward and backward. Seconds are
+        the median, minimum and maximum of the repetitions.
         """
         _write_rows(self.path / "layers.csv", LAYER_COLUMNS, rows)
 
     def read_layers(self):
-        """Returns the rows of layers.csv, [] where the run did not time its layers."""
-        is_text = {"name", "kind"}
+        """Returns the rows of layers.csv, [] if the run did not time its layers."""
+        is_text = {key.name for key in columns.LAYERS if key.type == schema.TEXT}
         return _read_rows(self.path / "layers.csv", lambda name, value: name in is_text)
 
     def read_scores(self):
-        """Returns the rows of scores.csv as dicts, [] where the run was not evaluated.
+        """Returns the rows of scores.csv as dicts, [] if the run was not evaluated.
 
-        Numbers are int or float, empty cells None; `method` and `lead_minutes` "all" stay text.
+        Numbers are int or float and empty cells None. `method` is text, and so is a `lead_minutes`
+        of "all".
         """
         return _read_rows(
             self.path / "scores.csv", lambda name, value: name == "method" or value == "all"
         )
 
     def read_power(self):
-        """Returns power.csv as {(host, device): (seconds, watts)}, NaN where no reading was valid.
+        """Returns power.csv as {(host, device): (seconds, watts)}, NaN if a reading was not valid.
 
-        A row that a crash cut short is left out.
+        A row that a crash cut short is skipped.
         """
         traces = {}
         for device, time_s, watt in self.power_readings():
@@ -201,10 +204,11 @@ class RunFolder:
         return traces
 
     def power_readings(self):
-        """Yields the rows of power.csv, however long it is, as read_power has them.
+        """Yields the rows of power.csv one by one, so that its length does not matter.
 
         Yields:
-          ((host, device), seconds, watts), of each device in order of time.
+          ((host, device), seconds, watts), in order of time for each device; NaN watts if the
+          reading was not valid.
         """
         with open(self.power_file, newline="") as file:
             for row in csv.DictReader(file):
@@ -217,17 +221,17 @@ def read_runs(folders):
     """Finds the runs in and below folders.
 
     Args:
-      folders: paths, each a run folder or a folder of them, however deep.
+      folders: paths, each of a run folder or of a folder that contains run folders at any depth.
 
     Returns:
-      A list of (RunFolder, record) in order of path; folders without a record are passed over.
+      A list of (RunFolder, record) in order of path; folders without a record are skipped.
 
     Raises:
-      InputError: a path does not exist, or no record is below any of them.
+      InputError: a path does not exist, or there is no record in or below any of them.
     """
     found = {}
     for folder in folders:
-        if not os.path.isdir(folder):  # False, too, for a name that is empty or too long
+        if not os.path.isdir(folder):  # also False if a name is empty or too long
             raise InputError(f"`runs` must be folders that exist. Received: {folder!s:.200}.")
         for file in sorted(Path(folder).rglob("record.json")):
             run = RunFolder(file.parent)
@@ -241,7 +245,7 @@ def read_runs(folders):
 
 
 def unrecorded_runs(folders):
-    """Returns the folders, in and below `folders`, of runs that have left no record (yet)."""
+    """Returns the folders, in and below `folders`, of runs that have no record (yet)."""
     found = {}
     for folder in map(Path, folders):
         for file in sorted(folder.rglob("config.json")):
@@ -251,7 +255,7 @@ def unrecorded_runs(folders):
 
 
 def without_nan(value):
-    """Returns `value` with each NaN or infinity in a dict null and a `<name>_reason` beside it."""
+    """Returns `value` with each NaN or infinity null, and in dicts a `<name>_reason` next to it."""
     if isinstance(value, dict):
         kept = {}
         for name, inner in value.items():
@@ -274,13 +278,13 @@ def _read_json(path):
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:  # no permission, a name that is too long
-        raise InputError(f"{path} must be a file that can be read. Received: {error}.") from None
+        raise InputError(f"{path} must be a readable file. Received: {error}.") from None
     except ValueError as error:
         raise InputError(f"{path} must be JSON. Received: a file that is not ({error}).") from None
 
 
 def _write_rows(path, columns, rows):
-    """Writes dicts as a CSV file, whole; what a row has not is an empty cell."""
+    """Writes dicts as a CSV file, atomically; a missing value is an empty cell."""
     with written_whole(path) as beside, open(beside, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -288,7 +292,12 @@ def _write_rows(path, columns, rows):
 
 
 def _read_rows(path, is_text):
-    """Returns the rows of a CSV file as dicts, [] without one; what is no text becomes a number."""
+    """Returns the rows of a CSV file as dicts, [] if there is no file.
+
+    Args:
+      path: the file.
+      is_text: function of (column, value); if it returns False, the value becomes a number.
+    """
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:

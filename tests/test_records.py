@@ -131,7 +131,7 @@ def test_a_new_file_where_there_are_no_hard_links(tmp_path, monkeypatch):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="`--run-dir` must be a folder that can be written"):
+    with pytest.raises(InputError, match="`--run-dir` must be a writable folder"):
         opened(tmp_path / "file" / "run")
 
 

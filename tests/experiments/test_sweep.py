@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import valid_record
 
 from keras_nowcast.training.runlock import RunLock
 
@@ -83,7 +84,10 @@ def cell(folder, pattern):
 
 
 def record(folder):
-    return json.loads((folder / "record.json").read_text())
+    """Returns a cell's record, which must be valid."""
+    found = json.loads((folder / "record.json").read_text())
+    assert valid_record.violations(found) == []
+    return found
 
 
 def starts(folder):

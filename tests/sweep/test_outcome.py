@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import valid_record
 
 from keras_nowcast import records
 from keras_nowcast.energy.merge import merge_energy
@@ -116,6 +117,7 @@ def test_a_failure_has_every_key_of_a_record(tmp_path):
     training = record["training"].keys()
     assert training >= {"starts", "skipped_event_reasons", "lost_seconds", "setup_seconds"}
     assert record["energy"].keys() >= merge_energy([]).keys()
+    assert valid_record.violations(record) == []
 
 
 @pytest.mark.parametrize("refusal", [None, "`--grid` must be a multiple of 64"])
@@ -132,6 +134,7 @@ def test_a_failure_is_a_row_of_the_table(tmp_path, refusal):
         for name, value in record[part].items():
             if value is None and not name.endswith("_reason"):
                 assert record[part][f"{name}_reason"]
+    assert valid_record.violations(record) == []
     (run,) = table.read(records.read_runs([tmp_path]))
     row = run.row
     assert row["status"] == "failed" and row["world_size"] == 2 and row["seconds"] is None
