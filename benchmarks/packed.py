@@ -22,9 +22,9 @@ from keras_nowcast.data.pipeline import WindowPipeline
 
 def pack(root, out, grid):
     """Packs a data set and returns the seconds that it took."""
-    files, catalogue = packed.sevir_files(root, grid)
+    files, catalog_text = packed.sevir_files(root, grid)
     begin = time.perf_counter()
-    packed.write_files(out, files, catalogue, grid=grid, threads=2, say=lambda line: None)
+    packed.write_files(out, files, catalog_text, grid=grid, threads=2, say=lambda line: None)
     return time.perf_counter() - begin
 
 

@@ -1,17 +1,17 @@
-"""Packs SEVIR once, for many trainings: smaller pixels, contiguous, checked by checksums.
+r"""Packs SEVIR once for many trainings: coarser, contiguous, and verified by checksums.
 
     python experiments/make_dataset.py --data /data/sevir --grid 128 --out /data/sevir128
     python experiments/train.py --data /data/sevir128
-    python experiments/make_dataset.py --data /data/sevir --layout authors --authors-split \\
+    python experiments/make_dataset.py --data /data/sevir --layout authors --authors-split \
         --out /data/sevir_in_out
     python experiments/make_dataset.py --verify /data/sevir128
 
-The layout `sevir` is SEVIR's own, with all its radar events: training reads it as it reads the
-original, with the same result, faster. `authors` writes IN (n, y, x, 13) and OUT (n, y, x, 12),
-uint8, to nowcast_training.h5 and nowcast_testing.h5, as the code of SEVIR's authors reads them;
-training here does not. Memory does not grow with the data. After a kill or a signal the same
-command goes on where it was. Exit status: 0 done; 2 bad usage or input, or a file that is not as
-it was written; 75 interrupted.
+The layout `sevir` is that of SEVIR, with all its radar events. Training reads it like the original,
+with the same result, but faster. The layout `authors` writes IN (n, y, x, 13) and OUT
+(n, y, x, 12), uint8, to nowcast_training.h5 and nowcast_testing.h5, which the code of SEVIR's
+authors reads; training here does not. Memory does not grow with the data. After a kill or a signal
+the same command resumes. Exit status: 0 done; 2 bad usage or input, or a file that differs from
+what was written; 75 interrupted.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from keras_nowcast.errors import InputError, Interrupted
 from keras_nowcast.process import Signals, run_script
 
 LAYOUTS = ("sevir", "authors")
-MOST_THREADS = 8  # unasked
+MOST_THREADS = 8  # by default
 FLAGS = ("data", "grid")
 AUTHORS_FLAGS = tuple({*names_of(EVENTS, WINDOWS)} - {"data", "max_windows"})
 
@@ -43,10 +43,10 @@ def main():
         return
     for name in ("data", "out"):
         if getattr(arguments, name) is None:
-            raise InputError(f"`--{name}` must be given. Received: none.")
+            raise InputError(f"`--{name}` must be given. Received: none; name a folder.")
     if arguments.grid is not None and arguments.grid < 1:
         raise InputError(f"`--grid` must be at least 1. Received: {arguments.grid}.")
-    # Its grid, which a network of some depth must fit, is not this one.
+    # Without the grid, which need not fit a UNet of the default depth here.
     config = RunConfig(**{name: getattr(arguments, name) for name in AUTHORS_FLAGS})
     pack(arguments, config, threads)
 
@@ -61,12 +61,17 @@ def build_parser():
         "--layout",
         choices=LAYOUTS,
         default="sevir",
-        help="SEVIR's own with all events, or the authors' IN and OUT of a split, which the "
-        "flags for windows and dates are for (default: %(default)s)",
+        help="layout: that of SEVIR with all events, or the authors' IN and OUT of a split, to "
+        "which the flags for windows and dates apply (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, help="that read (default: one a core, 8 at most)")
     parser.add_argument(
-        "--verify", type=Path, metavar="FOLDER", help="compare its files with their checksums"
+        "--threads", type=int, help="reading threads (default: one per core, up to 8)"
+    )
+    parser.add_argument(
+        "--verify",
+        type=Path,
+        metavar="FOLDER",
+        help="compare the files of this folder with their checksums, and write nothing",
     )
     return parser
 
@@ -74,9 +79,9 @@ def build_parser():
 def pack(arguments, config, threads):
     from keras_nowcast.data import packed, splits
 
-    catalogue = None
+    catalog_text = None
     if arguments.layout == "sevir":
-        files, catalogue = packed.sevir_files(arguments.data, arguments.grid)
+        files, catalog_text = packed.sevir_files(arguments.data, arguments.grid)
     else:
         split = splits.read_split(
             arguments.data,
@@ -92,11 +97,11 @@ def pack(arguments, config, threads):
         def check():
             if signals.received:
                 raise Interrupted(
-                    "interrupted; what is written stays, the same command goes on there"
+                    "interrupted; what is written is kept, and the same command resumes there"
                 )
 
         packed.write_files(
-            arguments.out, files, catalogue, grid=arguments.grid, threads=threads, check=check
+            arguments.out, files, catalog_text, grid=arguments.grid, threads=threads, check=check
         )
 
 

@@ -1,15 +1,15 @@
-"""More windows from few: the same weather seen turned, mirrored, shifted and weaker or stronger.
+"""Augmentation: windows that are rotated, mirrored, shifted, and weakened or strengthened.
 
-A storm moves as well to the north as to the east, nothing ties it to a place on the grid, and what
-is heavy rain to one radar, or in one season, is moderate to another. All frames of a window are
-changed alike, as uint8, inside TensorFlow.
+A storm can move north as well as east and has no fixed place on the grid. Rain that one radar or
+season shows as heavy can be moderate for another. All frames of a window are changed equally, as
+uint8, inside TensorFlow.
 """
 
 from keras_nowcast.vil import MISSING
 
-SHIFT_SHARE = 8  # shifts go up to an eighth of the grid, so that most of a window stays on it
+SHIFT_SHARE = 8  # shifts are up to an eighth of the grid, so most of a window stays on it
 # Codes are multiplied by a factor from this range. Choice: codes and not VIL, so that echoes keep
-# their order and weak ones fade into no echo as they do for a less sensitive radar.
+# their order and weak ones become no echo, as with a less sensitive radar.
 STRENGTHS = (0.4, 1.1)
 
 
@@ -18,12 +18,12 @@ def augmented(dataset, seed, rank=0, first_step=0):
 
     Args:
       dataset: tf.data.Dataset of (x, y), uint8 (b, grid, grid, 13) and (b, grid, grid, 12).
-      seed, rank: with the number of a step they decide the changes in it, whatever came before.
-      first_step: number of the dataset's first batch, counted from the beginning of the run.
+      seed, rank: together with the number of a step, they alone determine its changes.
+      first_step: number of the first batch of the dataset, counted from the start of the run.
 
     Returns:
-      A dataset of the same form. What a shift brings in from beyond the grid is missing (255): no
-      echo as input, masked in the loss.
+      A dataset of the same form. Pixels that a shift brings in from outside the grid are missing
+      (255): no echo as input, masked in the loss.
     """
     import tensorflow as tf
 
@@ -41,7 +41,7 @@ def augmented(dataset, seed, rank=0, first_step=0):
 
 
 def _changed(window, key):
-    """Returns one (grid, grid, time) window mirrored or not, turned, scaled and shifted."""
+    """Returns one (grid, grid, time) window, possibly mirrored, rotated, scaled and shifted."""
     import tensorflow as tf
 
     keys = tf.random.split(key, 4)
@@ -56,7 +56,7 @@ def _changed(window, key):
 
 
 def _scaled(window, factor):
-    """Returns a window of codes multiplied by `factor`, rounded, at most the highest code."""
+    """Returns a window of codes multiplied by `factor`, rounded and limited to the highest code."""
     import tensorflow as tf
 
     highest = MISSING - 1

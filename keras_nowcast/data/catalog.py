@@ -1,4 +1,7 @@
-"""The catalog of a SEVIR data set: CATALOG.csv read into events."""
+"""The catalog of a SEVIR data set: reads CATALOG.csv into events.
+
+A faulty catalog is refused in one line that names the file, the row and the column.
+"""
 
 import contextlib
 import csv
@@ -42,18 +45,18 @@ _DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%
 
 @dataclass(frozen=True)
 class Event:
-    """One event of the catalogue: `frames` radar images of `size` x `size` pixels.
+    """One event of the catalog: `frames` radar images of `size` x `size` pixels.
 
     Attributes:
-      id: the catalogue's id; several events may share it, at different times.
+      id: as in the catalog; several events at different times may share it.
       file: absolute path of the HDF5 file.
-      index: the event's place on the first axis of `vil`.
+      index: index of the event on the first axis of `vil`.
       time: time_utc, naive, UTC.
-      missing_share: share of missing pixels over all frames, 0 to 1.
+      missing_share: fraction of missing pixels over all frames, 0 to 1.
       frames: number of frames.
       size: pixels along a side.
-      event_type: "Hail", "Tornado", ...; empty for SEVIR's random events.
-      first_minute: of the first frame, counted from `time`.
+      event_type: "Hail", "Tornado", ...; empty for the random events of SEVIR.
+      first_minute: minutes from `time` to the first frame.
     """
 
     id: str
@@ -68,33 +71,33 @@ class Event:
 
     @property
     def name(self):
-        """The event among all others, in words: id and time."""
+        """The id and time as text, which identify the event."""
         return f"{self.id} {self.time:%Y-%m-%d %H:%M}"
 
     def frame_time(self, frame):
-        """Returns when a frame was observed, as a naive datetime, UTC."""
+        """Returns the time of a frame, as a naive datetime, UTC."""
         return self.time + datetime.timedelta(minutes=self.first_minute + frame * FRAME_MINUTES)
 
 
 def read_catalog(root, say=print):
     """Reads the radar (`vil`) events of a SEVIR data set.
 
-    Rows of other image types are passed over. An id with several rows of one time is ambiguous
-    and dropped; the same id at another time is another event. Events whose file is absent are
+    Rows of other image types are ignored. An id with several rows of the same time is ambiguous and
+    is dropped; the same id at another time is another event. Events whose file is absent are
     dropped, since SEVIR is often downloaded in part.
 
     Args:
       root: the folder with CATALOG.csv and data/.
-      say: called with one line about what was dropped, if anything was.
+      say: function that takes one line about what was dropped, if anything was.
 
     Returns:
       Events sorted by time, then id, file and index.
 
     Raises:
-      InputError: no folder, no catalogue, no vil rows, a faulty row, or none of the files there.
+      InputError: there is no folder, catalog, vil row or file, or a row is faulty.
 
-    Source: pct_missing is a share from 0 to 1 in spite of its name (0.546938 of a published event
-    is a whole number of its 49 x 384 x 384 pixels only so). Choice: a catalogue in which it
+    Source: despite its name, pct_missing is a fraction from 0 to 1: only then is 0.546938 of a
+    published event a whole number of its 49 x 384 x 384 pixels. Choice: a catalog in which it
     exceeds 1 is read as percent.
     """
     root, events = read_rows(root)
@@ -103,21 +106,22 @@ def read_catalog(root, say=print):
 
 
 def present_events(root, say=print):
-    """Reads all radar events whose file is there, also those of an id that is repeated.
+    """Reads all radar events whose file exists, including those of a repeated id.
 
     Raises:
-      InputError: as read_catalog does.
+      InputError: as for read_catalog.
     """
     return drop_absent(*read_rows(root), say)
 
 
 def read_rows(root):
-    """Returns the root as an absolute path and an Event of every vil row, sorted."""
+    """Returns the root as an absolute path, and one Event per vil row, sorted."""
     root = Path(root).absolute()
     path = root / "CATALOG.csv"
-    if not os.path.isdir(root):  # not Path.is_dir, which raises where a name is too long
+    if not os.path.isdir(root):  # not Path.is_dir, which raises if a name is too long
         raise InputError(
-            f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, no folder."
+            f"`--data` must be a folder with CATALOG.csv and data/. Received: {root}, "
+            "which is not a folder."
         )
     if not path.is_file():
         raise InputError(
@@ -126,11 +130,11 @@ def read_rows(root):
         )
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            # Strict: a quote that never ends would else swallow the rows after it.
+            # Strict, since otherwise an unclosed quote swallows the rows after it.
             events = _parse_rows(root, path, csv.reader(file, strict=True))
-    except (OSError, csv.Error) as error:  # of csv: quotes that never end, bytes that are no text
+    except (OSError, csv.Error) as error:  # from csv: an unclosed quote, or bytes that are not text
         raise InputError(
-            f"`--data` must have a catalogue that can be read. Received: {path} ({error})."
+            f"`--data` must have a readable catalog. Received: {path} ({error}); correct the file."
         ) from None
     if not events:
         raise InputError(
@@ -149,8 +153,8 @@ def _parse_rows(root, path, rows):
                 events.append(_parse_row(root, row, place))
             except _FaultyCell as fault:
                 raise InputError(
-                    f"`--data` has a faulty row in {path}, line {rows.line_num}: {fault}. Correct "
-                    "the row, or take it out."
+                    f"`--data` has a faulty row in {path}, line {rows.line_num}: {fault}; correct "
+                    "the row, or remove it."
                 ) from None
     return events
 
@@ -171,14 +175,14 @@ def _columns(path, header):
     absent = [name for name in needed if name not in header]
     if absent:
         raise InputError(
-            f"`--data` must have SEVIR's catalogue. Received: {path} without the columns "
+            f"`--data` must have a catalog like SEVIR's. Received: {path} without the columns "
             f"{', '.join(absent)}."
         )
     return {name: header.index(name) for name in needed}
 
 
 class _FaultyCell(ValueError):
-    """A cell of the catalogue breaks its rule."""
+    """A cell of the catalog breaks its rule."""
 
     def __init__(self, name, rule, text):
         super().__init__(f"`{name}` must be {rule}. Received: {reprlib.repr(text)}")
@@ -232,7 +236,7 @@ def _parse_share(text):
 
 
 def _parse_file_name(text):
-    """A catalogue is data like any other: it may not name files outside of its own folder."""
+    """Returns a relative path; a catalog must not name files outside its folder."""
     name = PurePosixPath(text)
     if not name.parts or name.is_absolute() or ".." in name.parts:
         raise _FaultyCell("file_name", "a path below data/", text)
@@ -240,7 +244,7 @@ def _parse_file_name(text):
 
 
 def _parse_time(text):
-    """Reads SEVIR's own form, or that of copies which went through a spreadsheet (6/1/19 0:00)."""
+    """Parses a time in the form of SEVIR, or in that of a spreadsheet (6/1/19 0:00)."""
     with contextlib.suppress(ValueError, OverflowError):
         time = datetime.datetime.fromisoformat(text)
         return time.astimezone(datetime.timezone.utc).replace(tzinfo=None) if time.tzinfo else time
@@ -251,7 +255,7 @@ def _parse_time(text):
 
 
 def _shares(path, events):
-    """Returns the events with missing_share from 0 to 1, also where the catalogue has percent."""
+    """Returns the events with missing_share from 0 to 1, also if the catalog has percent."""
     if max(event.missing_share for event in events) <= 1:
         return events
     return [dataclasses.replace(event, missing_share=event.missing_share / 100) for event in events]
@@ -263,39 +267,40 @@ def by_time(event):
 
 
 def drop_ambiguous(events, key, say):
-    """Returns the events whose `key(event)` no other has; `say` gets one line about the rest.
+    """Returns the events whose `key(event)` is unique; `say` gets one line about the others.
 
     Raises:
-      InputError: none is left.
+      InputError: no event is left.
     """
     rows = Counter(map(key, events))
     kept = [event for event in events if rows[key(event)] == 1]
     if not kept:
         raise InputError(
-            f"`--data` must have events of unique id. Received: {len(events)} rows, all repeated."
+            f"`--data` must have events with unique ids. Received: {len(events)} rows, all "
+            "repeated."
         )
     if len(kept) < len(events):
-        say(f"dropped {len(events) - len(kept)} catalogue rows whose id is repeated")
+        say(f"dropped {len(events) - len(kept)} catalog rows whose id is repeated")
     return kept
 
 
 def drop_absent(root, events, say):
-    """Returns the events whose file exists; `say` gets one line about the rest.
+    """Returns the events whose file exists; `say` gets one line about the others.
 
     Raises:
-      InputError: none is left.
+      InputError: no event is left.
     """
     there = {file for file in {event.file for event in events} if os.path.isfile(file)}
     kept = [event for event in events if event.file in there]
     if not kept:
         raise InputError(
-            f"`--data` must hold the catalogue's files under data/. Received: {root}, where none "
-            f"of them is; the first would be {events[0].file}."
+            f"`--data` must have the files of the catalog under data/. Received: {root}, which has "
+            f"none of them; the first is {events[0].file}."
         )
     if len(kept) < len(events):
         absent = sorted({event.file for event in events} - there)
         say(
             f"dropped {len(events) - len(kept)} of {len(events)} events whose file is absent "
-            f"({len(absent)} file{'s' * (len(absent) > 1)}, {absent[0].name} the first)"
+            f"({len(absent)} file{'s' * (len(absent) > 1)}, the first is {absent[0].name})"
         )
     return kept

@@ -1,4 +1,4 @@
-"""The checksums of packed files, and whether files still have them."""
+"""The checksums of packed files, in SHA256SUMS, and their verification."""
 
 import concurrent.futures
 import hashlib
@@ -17,14 +17,14 @@ def hash_bytes(file, count, hashes):
     while count > 0:
         block = file.read(min(count, _READ_BYTES))
         if not block:
-            return  # shorter than it should be: the checksum will differ
+            return  # the file is too short, so the checksum will differ
         for each in hashes:
             each.update(block)
         count -= len(block)
 
 
 def read_sums(root):
-    """Returns {path: SHA-256} of SHA256SUMS, empty where there is none."""
+    """Returns {path: SHA-256} from SHA256SUMS, empty if there is no such file."""
     try:
         lines = (Path(root) / SUMS).read_text().split("\n")
     except FileNotFoundError:
@@ -33,7 +33,7 @@ def read_sums(root):
 
 
 def note_sum(root, path, digest):
-    """Writes the checksum of one file to SHA256SUMS, which holds those of all."""
+    """Writes the checksum of one file to SHA256SUMS, which has those of all files."""
     sums = {**read_sums(root), str(path): digest}
     with written_whole(root / SUMS) as beside:
         beside.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
@@ -57,12 +57,12 @@ def verify(root, threads=1, say=print):
     sums = read_sums(root)
     if not sums:
         raise InputError(
-            f"`--verify` must be a folder with {SUMS}, as this script leaves it. Received: {root}."
+            f"`--verify` must be a folder with {SUMS}, which this script writes. Received: {root}."
         )
 
     def state(name):
         try:
-            return "whole" if sha256_of(root / name) == sums[name] else "differs"
+            return "unchanged" if sha256_of(root / name) == sums[name] else "differs"
         except OSError as error:
             return error.strerror
 
@@ -70,9 +70,9 @@ def verify(root, threads=1, say=print):
         states = dict(zip(sums, executor.map(state, sums), strict=True))
     for name, found in states.items():
         say(f"{root / name}: {found}")
-    wrong = [name for name, found in states.items() if found != "whole"]
+    wrong = [name for name, found in states.items() if found != "unchanged"]
     if wrong:
         raise InputError(
-            f"`--verify` must find every file as it was written. Received: {len(wrong)} of "
-            f"{len(sums)} that are not, {wrong[0]} the first; remove them and write them anew."
+            f"`--verify` must find every file unchanged. Received: {len(wrong)} of {len(sums)} "
+            f"files that are not, first {wrong[0]}; remove them and run the same command again."
         )

@@ -1,8 +1,9 @@
-"""Reads single items of one-byte HDF5 data sets without HDF5's global lock.
+"""Reads single items of one-byte HDF5 data sets without the global lock of HDF5.
 
-h5py lets one thread at a time into HDF5, and decompresses there. So HDF5 is asked once per file
-where the bytes lie; after that each thread reads its own bytes and decompresses them outside of
-any lock. An item is what one index of the first axis holds. Nothing of SEVIR is known here.
+h5py lets only one thread at a time into HDF5, and decompresses there. This module therefore asks
+HDF5 once per file where the bytes are. After that, each thread reads its bytes and decompresses
+them outside any lock. An item is the part of a data set at one index of the first axis. This module
+does not depend on SEVIR.
 """
 
 import itertools
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 try:
-    from isal import isal_zlib as zlib  # the same bytes in half the time
+    from isal import isal_zlib as zlib  # the same result in half the time
 except ImportError:  # no wheel for this machine
     import zlib
 
-# Of a damaged file. h5py answers damage with whatever the step raises that meets it.
+# Raised for a corrupted file. h5py raises whatever the step that meets the corruption raises.
 READ_ERRORS = (
     OSError,
     RuntimeError,
@@ -32,17 +33,17 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the bytes of a data set lie.
+    """The places of the bytes of a data set.
 
     Attributes:
-      name: of the data set.
-      shape: of the data set; items are along the first axis.
-      offset: first byte of a contiguous data set, else None.
-      chunk: shape of a chunk, None where there are none.
-      chunks: {indices of a chunk's first element: (first byte, bytes, mask of skipped filters)},
-        else None.
-      deflate: place of zlib's among the filters, None when nothing is compressed.
-      is_decoded_by_hdf5: whether the chunks have filters that only HDF5 undoes.
+      name: name of the data set.
+      shape: its shape; items are along the first axis.
+      offset: first byte of a contiguous data set, otherwise None.
+      chunk: shape of a chunk, or None if there are no chunks.
+      chunks: {indices of the first element of a chunk: (first byte, bytes, mask of skipped
+        filters)}, or None if there are no chunks.
+      deflate: position of zlib among the filters, or None if nothing is compressed.
+      is_decoded_by_hdf5: whether the chunks have filters that only HDF5 can undo.
     """
 
     name: str
@@ -55,14 +56,14 @@ class Layout:
 
 
 def open_file(path):
-    """Opens a file for reading, unlocked: locks fail on the network file systems of clusters."""
+    """Opens a file for reading without a lock, since locks fail on network file systems."""
     import h5py
 
     return h5py.File(path, "r", locking=False)
 
 
 def is_of_bytes(dataset):
-    """True for an h5py data set of plain uint8: all eight bits of each byte, and no more."""
+    """Returns True for an h5py data set of plain uint8, with exactly the eight bits of a byte."""
     import h5py
 
     stored = dataset.id.get_type()
@@ -74,12 +75,12 @@ def is_of_bytes(dataset):
 def read_layout(dataset):
     """Returns the Layout of an h5py data set of one-byte elements.
 
-    Where `offset` and `chunks` are both None only HDF5 can read it: in the header, or behind a user
-    block.
+    If `offset` and `chunks` are both None, only HDF5 can read it: it is in the header, or after a
+    user block.
 
     Raises:
-      one of READ_ERRORS: the places of the chunks contradict each other, so the file is damaged;
-        or the elements lie in other files, where HDF5 reads what is absent as zeros.
+      one of READ_ERRORS: the places of the chunks contradict each other, so the file is corrupted;
+        or the elements are in other files, of which HDF5 reads absent ones as zeros.
     """
     import h5py
 
@@ -101,7 +102,7 @@ def read_layout(dataset):
             deflate = filters.index(h5py.h5z.FILTER_DEFLATE)
         if is_decoded_by_hdf5:
             _check_skipped(chunks, dataset.chunks, filters)
-    if dataset.file.userblock_size:  # some versions of HDF5 count offsets from its end
+    if dataset.file.userblock_size:  # some versions of HDF5 count offsets from the end of it
         offset, is_decoded_by_hdf5 = None, chunks is not None
     return Layout(
         name=dataset.name,
@@ -117,8 +118,8 @@ def read_layout(dataset):
 def _read_chunk_places(dataset):
     """Returns Layout.chunks.
 
-    The index of the chunks has no checksum in HDF5's usual format. What a changed bit does there
-    shows as two chunks at one place, of the data set or of the file.
+    The index of the chunks has no checksum in the usual format of HDF5. A changed bit in it shows
+    as two chunks at the same place in the data set or in the file.
     """
     places = {}
 
@@ -137,7 +138,11 @@ def _read_chunk_places(dataset):
 
 
 def _check_skipped(chunks, chunk, filters):
-    """HDF5 does not compare the length of a chunk that skips filters with what it should be."""
+    """Checks the length of each chunk that skips filters, which HDF5 does not check.
+
+    Raises:
+      OSError: a chunk has another length than it must have.
+    """
     import h5py
 
     size = math.prod(chunk)
@@ -152,25 +157,25 @@ def _check_skipped(chunks, chunk, filters):
 def read_item(path, layout, index):
     """Reads one item.
 
-    Each chunk that holds a part of it is read and decompressed once; a chunk that holds several
-    items, again for each of them.
+    Each chunk that has a part of the item is read and decompressed once. A chunk with several items
+    is decompressed again for each of them.
 
     Args:
-      path: the file that `layout` is of.
+      path: the file that `layout` describes.
       layout: a Layout.
-      index: of the first axis.
+      index: index on the first axis.
 
     Returns:
-      uint8 array of shape layout.shape[1:], contiguous, perhaps read-only.
+      uint8 array of shape layout.shape[1:], contiguous, possibly read-only.
 
     Raises:
-      one of READ_ERRORS: the file is damaged.
+      one of READ_ERRORS: the file is corrupted.
     """
     if layout.offset is not None:
         return _read_contiguous(path, layout, index)
     corners = [] if layout.chunks is None else _corners(layout, index)
     if not all(corner in layout.chunks for corner in corners):
-        raise OSError("a part of it was never written")  # HDF5 would fill it in
+        raise OSError("a part of it was never written")  # HDF5 would return fill values
     if layout.chunks is None or layout.is_decoded_by_hdf5:
         with open_file(path) as file:
             return file[layout.name][index]
@@ -178,7 +183,7 @@ def read_item(path, layout, index):
 
 
 def _corners(layout, index):
-    """Returns the first indices of each chunk that holds a part of an item."""
+    """Returns the first indices of each chunk that has a part of an item."""
     first = index - index % layout.chunk[0]
     steps = map(range, itertools.repeat(0), layout.shape[1:], layout.chunk[1:])
     return list(itertools.product([first], *steps))
@@ -197,10 +202,12 @@ def _read_chunked(path, layout, index, corners):
     with open(path, "rb") as file:
         for first, *corner in corners:
             chunk = _read_chunk(file, layout, (first, *corner))[index - first]
-            if chunk.shape == shape:  # the whole item: no need to copy it
+            if chunk.shape == shape:  # it is the complete item, so no copy is needed
                 return chunk
             target = item[tuple(map(slice, corner, map(sum, zip(corner, step, strict=True))))]
-            target[...] = chunk[tuple(map(slice, target.shape))]  # chunks at the end stick out
+            target[...] = chunk[
+                tuple(map(slice, target.shape))
+            ]  # chunks at the edge extend beyond it
     return item
 
 

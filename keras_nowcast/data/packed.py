@@ -1,10 +1,10 @@
-"""SEVIR packed anew: in its own layout for training, or as the authors' IN and OUT.
+"""Packs SEVIR: in its own layout for training, or as the authors' IN and OUT.
 
-A file is laid out in full before its first pixel: contiguous data sets, in which events are then
-written in place, one after the other, with a line in a journal beside it for each that is there.
-So a kill loses the event under way and no more, and memory holds a few events whatever the file.
-At its end a file is read back, compared with the checksums of what was written, and only then gets
-its name; `SHA256SUMS` is for `sha256sum -c`, and for `verify`.
+A file is allocated in full before its first pixel, as contiguous data sets. Events are then written
+in place, one after the other, with one line per written event in a journal next to the file. A kill
+therefore loses only the current event, and memory holds a few events for any file size. A finished
+file is read back and compared with the checksums of what was written; only then does it get its
+name. `SHA256SUMS` is for `sha256sum -c` and for `verify`.
 """
 
 import collections
@@ -36,11 +36,11 @@ class PackedFile:
     """One file to write.
 
     Attributes:
-      path: where, relative to the root.
+      path: its path, relative to the root.
       shapes: {name of a uint8 data set: its shape}.
-      labels: {name of a small data set: its array}, with a value for each row of `shapes`.
-      events: what to read, in order.
-      pieces: function of an event's (y, x, time) codes -> {name: (rows, ...)} for `shapes`.
+      labels: {name of a small data set: its array}, with one value per row of `shapes`.
+      events: the events to read, in order.
+      pieces: function of the (y, x, time) codes of an event -> {name: (rows, ...)} for `shapes`.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class PackedFile:
 
     @property
     def plan(self):
-        """What the file will hold, in short; a file begun by another plan is not gone on with."""
+        """A digest of what the file will hold; a file of another plan is not continued."""
         events = [(e.id, str(e.time), e.file.name, e.index, e.size, e.frames) for e in self.events]
         labels = {name: values.tolist() for name, values in self.labels.items()}
         described = repr((str(self.path), self.shapes, labels, events))
@@ -67,20 +67,21 @@ class PackedFile:
 
 
 def sevir_files(data, grid=None, say=print):
-    """Plans a copy of all radar events in SEVIR's own layout, which training reads as `--data`.
+    """Plans a copy of all radar events in the layout of SEVIR, which training reads as `--data`.
 
     Args:
       data: root of a SEVIR data set.
       grid: pixels along a side, a divisor of the stored size; None for that size.
-      say: called with a line about what was left out.
+      say: function that takes a line about what was left out.
 
     Returns:
-      PackedFiles, one for each of the data set's, and the text of their CATALOG.csv: the rows as
-      they are, but for the place and the size of the pixels. So the same flags choose the same
-      events from either; data_min, data_max and pct_missing stay those of the stored pixels.
+      PackedFiles, one per file of the data set, and the text of their CATALOG.csv. Its rows are
+      the original ones, except for the place and the size of the pixels, so that the same flags
+      choose the same events from both data sets. data_min, data_max and pct_missing stay those of
+      the stored pixels.
 
     Raises:
-      InputError: as sevir.read_catalog does, or the grid does not divide a stored size.
+      InputError: as for catalog.read_catalog, or the grid does not divide a stored size.
     """
     root = Path(data).absolute()
     events = catalog.present_events(root, say)
@@ -104,11 +105,11 @@ def sevir_files(data, grid=None, say=print):
                 lambda vil: {"vil": vil[np.newaxis]},
             )
         )
-    return files, _catalogue(root / "CATALOG.csv", places)
+    return files, _catalog_text(root / "CATALOG.csv", places)
 
 
 def _by_file(events):
-    """Returns {file: its events in order of index}, each index once."""
+    """Returns {file: its events in order of index}, with each index once."""
     files = {}
     for event in sorted(events, key=lambda event: (str(event.file), event.index)):
         files.setdefault(event.file, {})[event.index] = event
@@ -116,16 +117,14 @@ def _by_file(events):
 
 
 def _inside(file, folder):
-    path = file.relative_to(folder)  # the catalogue's reader refuses what leads out of it
-    if not str(path).isprintable():  # SHA256SUMS has a line a file
-        raise InputError(
-            f"`file_name` in the catalogue must be printable. Received: {str(path)!r}."
-        )
+    path = file.relative_to(folder)  # the reader of the catalog refuses paths outside it
+    if not str(path).isprintable():  # SHA256SUMS has one line per file
+        raise InputError(f"`file_name` in the catalog must be printable. Received: {str(path)!r}.")
     return path
 
 
-def _catalogue(path, places):
-    """Returns the packed catalogue as text: the rows whose pixels have a place."""
+def _catalog_text(path, places):
+    """Returns the packed catalog as text, with the rows whose pixels have a place."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -145,10 +144,10 @@ def _catalogue(path, places):
 
 
 def authors_files(split, grid=None, stride=sevir.WINDOW_STRIDE):
-    """Plans the authors' two files: all windows of the training and of the test events.
+    """Plans the two files of the authors: all windows of the training and of the test events.
 
-    Each holds IN (n, y, x, 13) and OUT (n, y, x, 12), uint8, contiguous; beside them `id` of the
-    event and `time_utc` of the window's first frame. Windows are in order of time.
+    Each has IN (n, y, x, 13) and OUT (n, y, x, 12), uint8, contiguous, and also the `id` of the
+    event and the `time_utc` of the first frame of each window. Windows are in order of time.
 
     Args:
       split: a Split.
@@ -156,8 +155,8 @@ def authors_files(split, grid=None, stride=sevir.WINDOW_STRIDE):
       stride: frames between the starts of two windows of an event.
 
     Raises:
-      InputError: events of several sizes without a grid, a grid that does not divide, or no event
-        long enough.
+      InputError: events have several sizes and there is no grid, the grid does not divide a size,
+        or no event is long enough.
     """
     return [
         _authors_file(name, getattr(split, side), grid, stride)
@@ -171,7 +170,7 @@ def _authors_file(name, events, grid, stride):
         sevir.block_factor(event, side)
         if grid is None and event.size != side:
             raise InputError(
-                f"`--grid` must be given where events differ in size. Received: {side} and "
+                f"`--grid` must be given if events differ in size. Received: {side} and "
                 f"{event.size} pixels."
             )
     sevir.check_files(events)
@@ -202,39 +201,39 @@ def _authors_file(name, events, grid, stride):
 
 
 def write_files(
-    root, files, catalogue=None, *, grid=None, threads=1, check=lambda: None, say=print
+    root, files, catalog_text=None, *, grid=None, threads=1, check=lambda: None, say=print
 ):
-    """Writes PackedFiles below a root, or goes on where an earlier call was stopped.
+    """Writes PackedFiles below a root, or resumes an earlier call that was stopped.
 
     Args:
-      root: the folder; made when absent.
+      root: the folder; created if absent.
       files: PackedFiles.
-      catalogue: text of CATALOG.csv, written last: with it the data set can be read.
-      grid: as it was given to plan them.
-      threads: threads that read.
-      check: called after each event; an exception from it stops the work, and what is written
-        stays.
-      say: called with a line about each file.
+      catalog_text: text of CATALOG.csv, written last, since it makes the data set readable.
+      grid: the grid for which they were planned.
+      threads: number of reading threads.
+      check: called after each event; an exception from it stops the work and keeps what is
+        written.
+      say: function that takes a line about each file.
 
     Raises:
-      InputError: the folder cannot be written or is too small, holds something else of these
-        names, or another process writes there; an event cannot be read; a file did not read back
-        as it was written.
+      InputError: the folder cannot be written or is too small, has other files of these names, or
+        another process writes there; an event is unreadable; or a file differs from what was
+        written when it is read back.
     """
     root = Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root):
-            _check_catalogue(root / "CATALOG.csv", catalogue)
+            _check_catalog(root / "CATALOG.csv", catalog_text)
             _check_space(root, files)
             for file in files:
                 _write_file(root, file, grid, threads, check, say)
-            if catalogue is not None:
-                _write_catalogue(root, catalogue)
+            if catalog_text is not None:
+                _write_catalog(root, catalog_text)
     except OSError as error:
         raise InputError(
-            f"`--out` must be a folder that can be written, with room enough. Received: {root} "
-            f"({error}). What was written before stays, the same command goes on there."
+            f"`--out` must be a writable folder with enough space. Received: {root} ({error}); "
+            "what was written is kept, and the same command resumes there."
         ) from None
 
 
@@ -251,11 +250,15 @@ def _alone(root):
         yield
 
 
-def _check_catalogue(path, catalogue):
-    """Raises InputError where another data set is."""
-    if catalogue is not None and path.exists() and path.read_text(errors="replace") != catalogue:
+def _check_catalog(path, catalog_text):
+    """Raises InputError if another data set is there."""
+    if (
+        catalog_text is not None
+        and path.exists()
+        and path.read_text(errors="replace") != catalog_text
+    ):
         raise InputError(
-            f"`--out` must be new or hold what this command writes. Received: {path}, which "
+            f"`--out` must be new or from the same command. Received: {path}, which "
             "belongs to another data set; give another folder."
         )
 
@@ -270,13 +273,13 @@ def _check_space(root, files):
     free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
     if need > free:
         raise InputError(
-            f"`--out` must have room for {need / 1e9:.1f} GB more. Received: {root}, where "
-            f"{free / 1e9:.1f} GB are free."
+            f"`--out` must have space for {need / 1e9:.1f} GB more. Received: {root}, where "
+            f"{free / 1e9:.1f} GB are free; make space, or give another folder."
         )
 
 
 def _beside(path):
-    """Returns where a file and its journal are until it is whole."""
+    """Returns the paths of a file and its journal until the file is complete."""
     return path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.journal")
 
 
@@ -286,13 +289,13 @@ def _write_file(root, file, grid, threads, check, say):
     if path.exists():
         if _plan_of(path) != file.plan:
             raise InputError(
-                f"`--out` must be new or hold what this command writes. Received: {path}, which "
-                "holds something else; give another folder."
+                f"`--out` must be new or from the same command. Received: {path}, which "
+                "has other contents; give another folder."
             )
-        if str(file.path) not in read_sums(root):  # stopped between its name and its checksum
+        if str(file.path) not in read_sums(root):  # stopped between the renaming and the checksum
             note_sum(root, file.path, sha256_of(path))
         journal_file.unlink(missing_ok=True)
-        say(f"{path}: there already")
+        say(f"{path}: exists already")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     done = _read_journal(beside, journal_file, file)
@@ -318,26 +321,28 @@ def _plan_of(path):
 
 
 def _read_journal(beside, journal_file, file):
-    """Returns the checksums of the events that are written, or None where nothing was begun.
+    """Returns the checksums of the events that are written, or None if the file was not started.
 
     Raises:
-      InputError: it was begun by another plan.
+      InputError: the file was started by another plan.
     """
     if not (beside.exists() and journal_file.exists()):
         return None
     plan, *lines = journal_file.read_text().split("\n")
     if plan != file.plan:
         raise InputError(
-            f"`--out` must be new or hold what this command began. Received: {beside}, begun with "
-            "other data or flags; remove it, or give another folder."
+            f"`--out` must be new or from the same command. Received: {beside}, started with other "
+            "data or flags; remove it, or give another folder."
         )
-    done = [json.loads(line) for line in lines[:-1]]  # after the last end of line: cut short
+    done = [
+        json.loads(line) for line in lines[:-1]
+    ]  # what follows the last end of line is truncated
     os.truncate(journal_file, sum(len(line) + 1 for line in [plan, *lines[:-1]]))
     return done
 
 
 def _lay_out(path, file):
-    """Writes a file whose data sets have their places, and no pixel yet."""
+    """Writes a file with all data sets allocated and no pixels yet."""
     import h5py
 
     with h5py.File(path, "w", locking=False) as laid:
@@ -345,23 +350,23 @@ def _lay_out(path, file):
         for name, values in file.labels.items():
             laid[name] = values
         settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        settings.set_obj_track_times(False)  # the same data, the same bytes
+        settings.set_obj_track_times(False)  # so that the same data give the same bytes
         settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # else all of it would be written twice
+        settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # otherwise everything is written twice
         for name, shape in file.shapes.items():
             space = h5py.h5s.create_simple(shape)
             h5py.h5d.create(laid.id, name.encode(), h5py.h5t.STD_U8LE, space, settings)
 
 
 def _offsets(path, file):
-    """Returns {name: first byte of the data set}, in order of place."""
+    """Returns {name: first byte of the data set}, in order of the offsets."""
     with hdf5.open_file(path) as laid:
         offsets = {name: hdf5.read_layout(laid[name]).offset for name in file.shapes}
     return dict(sorted(offsets.items(), key=lambda item: item[1]))
 
 
 def _write_events(path, journal_file, file, done, grid, threads, check):
-    """Writes the events that are not yet there; adds their lines to `done`."""
+    """Writes the remaining events and adds their entries to `done`."""
     from tqdm import tqdm
 
     offsets = _offsets(path, file)
@@ -388,7 +393,7 @@ def _write_events(path, journal_file, file, done, grid, threads, check):
 
 
 def _read_ahead(events, grid, threads):
-    """Yields the codes of the events in order; `threads` of them are read at once."""
+    """Yields the codes of the events in order; up to `threads` events are read at once."""
     with concurrent.futures.ThreadPoolExecutor(threads, "read-sevir") as executor:
         waiting = collections.deque()
         try:
@@ -410,11 +415,11 @@ def _write_bytes(file, offset, rows):
 
 
 def _read_back(path, journal_file, file, done):
-    """Compares the file with the checksums of what was written; returns its SHA-256.
+    """Compares the file with the checksums of what was written, and returns its SHA-256.
 
     Raises:
-      InputError: an event differs. It is taken from the journal, with those after it, so that
-        the same command writes it anew.
+      InputError: an event differs. The journal then drops it and the events after it, so that the
+        same command writes them again.
     """
     whole = hashlib.sha256()
     with open(path, "rb") as pixels:
@@ -431,9 +436,9 @@ def _read_back(path, journal_file, file, done):
                 if event.hexdigest() != entry["sha256"][name]:
                     _forget_from(journal_file, number)
                     raise InputError(
-                        f"`--out` must give back what was written. Received: event "
+                        f"`--out` must return what was written. Received: event "
                         f"{file.events[number].name} in {path}, which differs; the same command "
-                        "writes it anew, and if this comes again the disk is at fault."
+                        "writes it again, and if this recurs the disk is faulty."
                     )
         hash_bytes(pixels, os.fstat(pixels.fileno()).st_size - at, [whole])
     return whole.hexdigest()
@@ -445,8 +450,8 @@ def _forget_from(journal_file, number):
         new.write_text("".join(lines[: 1 + number]))
 
 
-def _write_catalogue(root, catalogue):
+def _write_catalog(root, catalog_text):
     path = root / "CATALOG.csv"
     with written_whole(path) as beside:
-        beside.write_text(catalogue)
+        beside.write_text(catalog_text)
     note_sum(root, path.relative_to(root), sha256_of(path))

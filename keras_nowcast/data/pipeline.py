@@ -1,4 +1,4 @@
-"""From events to batches: each rank's share of an epoch, read ahead of the training step."""
+"""From events to batches: each rank's part of an epoch, read ahead of the training step."""
 
 import atexit
 import collections
@@ -19,32 +19,32 @@ from keras_nowcast.data import sevir
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
-POOL_EVENTS = 16  # events whose windows are mixed; bounds the memory of the shuffle
+POOL_EVENTS = 16  # events whose windows are mixed, which bounds the memory of the shuffle
 _MOST_STEPS_AHEAD = 4 * POOL_EVENTS
 _ALIGNMENT = 64  # bytes
-_MOST_THREADS = 4  # of one process; a node often runs one process a GPU
+_MOST_THREADS = 4  # of one process, since a node often runs one process per GPU
 
 
 def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True, seen=()):
-    """Lays out one rank's part of one epoch, or of what is left of it.
+    """Plans one rank's part of an epoch, or of the remainder of an epoch.
 
-    The events are permuted and their windows laid out in that order; each rank takes one of
-    world_size contiguous pieces whose sizes differ by at most one, so that no more than
+    The events are permuted and their windows listed in that order. Each rank takes one of
+    world_size contiguous pieces of this list, whose sizes differ by at most one, so that at most
     world_size - 1 events are read by two ranks. Within a rank, windows are mixed over blocks of
-    16 events. A piece is spread over the steps, whose number is the same on all ranks.
+    16 events. A piece is distributed over the steps, whose number is the same on all ranks.
 
     Args:
-      starts: for each event the first frames of its windows.
-      seed, epoch: together they decide the order.
-      rank, world_size: whose part, of how many.
+      starts: for each event, the first frames of its windows.
+      seed, epoch: together they determine the order.
+      rank, world_size: the rank, and the number of ranks.
       batch: largest number of windows in a step.
-      shuffle: False keeps the order of `starts`.
-      seen: (world_size, steps) of each number of ranks that trained a part of this epoch before,
-        in order: the windows of those steps are left out.
+      shuffle: False to keep the order of `starts`.
+      seen: (world_size, steps) of each job that trained a part of this epoch before, in order;
+        the windows of those steps are left out.
 
     Returns:
-      A list of steps; each a list of (event, start), event being a place in `starts`. Sizes of
-      the steps differ by at most one; a step is empty only when this rank has fewer windows than
+      A list of steps, each a list of (event, start); an event is an index of `starts`. The sizes
+      of the steps differ by at most one. A step is empty only if this rank has fewer windows than
       there are steps.
     """
     rng = np.random.default_rng([seed, epoch])
@@ -60,31 +60,31 @@ def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True, seen=
         bounds = itertools.pairwise(_bounds(len(mine), steps)) if steps else ()
         return [mine[begin:end] for begin, end in bounds]
 
-    for former_size, steps in seen:
-        plans = [share(each, former_size)[:steps] for each in range(former_size)]
+    for earlier_size, steps in seen:
+        plans = [share(each, earlier_size)[:steps] for each in range(earlier_size)]
         done = {window for plan in plans for step in plan for window in step}
         windows = [window for window in windows if window not in done]
     return share(rank, world_size)
 
 
 def steps_per_epoch(windows, world_size, batch):
-    """Returns the steps in which world_size ranks see all windows once, `batch` at most each."""
+    """Returns the number of steps in which world_size ranks see all windows once."""
     return -(-windows // (world_size * batch))
 
 
 def windows_in_steps(windows, world_size, batch, steps):
-    """Returns how many of an epoch's windows its first `steps` steps have, over all ranks."""
+    """Returns the number of windows in the first `steps` steps of an epoch, over all ranks."""
     of_epoch = steps_per_epoch(windows, world_size, batch)
     if not of_epoch:
         return 0
-    least, larger = divmod(windows, world_size)  # so many ranks have one window more
+    least, larger = divmod(windows, world_size)  # `larger` ranks have one window more
     return (world_size - larger) * (least * steps // of_epoch) + larger * (
         (least + 1) * steps // of_epoch
     )
 
 
 def _bounds(count, parts):
-    """Returns where `count` things are cut into parts whose sizes differ by at most one."""
+    """Returns the bounds of `parts` parts of `count`, whose sizes differ by at most one."""
     return [count * part // parts for part in range(parts + 1)]
 
 
@@ -108,29 +108,30 @@ _PIPELINES = weakref.WeakSet()
 
 
 @atexit.register
-def _let_go():
-    """Ends reading before the interpreter does.
+def _stop_reading():
+    """Ends reading before the interpreter exits.
 
-    A thread of TensorFlow that is inside Python when the interpreter goes never comes back, and
-    TensorFlow waits for it for ever when it takes down an iterator that was left open.
+    A TensorFlow thread that runs Python code when the interpreter exits never returns. TensorFlow
+    then blocks indefinitely when it destroys an iterator that is still open.
     """
     _LEAVING.set()
     for pipeline in list(_PIPELINES):
         if pipeline._working.acquire(timeout=10):
             pipeline._working.release()
-    time.sleep(0.05 if _PIPELINES else 0)  # TensorFlow's own lines around the generator
+    time.sleep(0.05 if _PIPELINES else 0)  # TensorFlow's code around the generator
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 def keep_freed_memory():
-    """Lets malloc keep up to 256 MiB that was freed, in blocks of up to 32 MiB, for the next ones.
+    """Lets malloc keep up to 256 MiB of freed memory, in blocks of up to 32 MiB, for reuse.
 
-    An event is some megabytes. Given back to the system when it is freed, it costs the next one a
-    page fault for every 4 KiB: most of the time that reading takes on a core that trains too. It
-    costs some 300 MB of resident memory. TensorFlow's from_generator has malloc give back all
-    but 128 KiB, so this must come after it. Where there is no glibc, nothing changes.
+    An event is several megabytes. If its memory returns to the system when it is freed, the next
+    event costs a page fault for every 4 KiB. These faults are most of the reading time on a core
+    that also trains. Keeping the memory costs about 300 MB of resident memory. TensorFlow's
+    from_generator makes malloc return all but 128 KiB, so this call must follow it. Without glibc,
+    it changes nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -142,31 +143,30 @@ class WindowPipeline:
     """The windows of a list of events as batches of one rank.
 
     Args:
-      events: Events of one split.
-      grid: pixels along a side of the batches; divides each event's size.
+      events: Events of the training or the validation set.
+      grid: pixels along a side of the batches; it divides the size of each event.
       window_stride: frames between the starts of two windows of an event.
       batch_per_replica: largest number of windows in a batch.
       rank, world_size: this process among those that share the windows.
-      seed: decides, with the epoch, the order of the windows.
+      seed: determines, with the epoch, the order of the windows.
       shuffle: True for training, in another order each epoch and without end; False for
-        validation: one pass in the order of the events.
-      max_windows: at most so many windows, of events spread evenly over `events`.
-      threads: threads that read; default: the processors at hand, 4 at most.
-      on_bad_event: called with (event, error) for an event that cannot be read, whose windows are
-        then left out of their batches; None lets the error end reading.
+        validation, one pass in the order of the events.
+      max_windows: largest number of windows, from events spread evenly over `events`.
+      threads: number of reading threads; by default the available cores, up to 4.
+      on_bad_event: called with (event, error) for an unreadable event, whose windows are then left
+        out of their batches; None if the error is to end reading.
 
     Attributes:
-      windows: windows of an epoch over all ranks.
-      samples: windows of an epoch on this rank.
-      steps: steps of an epoch, the same on all ranks.
-      error: the exception that ended reading. TensorFlow passes on only its text, inside an
-        exception of its own.
-      waiting: (time.monotonic(), event) since when a batch waits for which event; None when none
-        does.
-      left_out: {(epoch, step): windows} that are missing in this rank's batches.
+      windows: number of windows of an epoch over all ranks.
+      samples: number of windows of an epoch on this rank.
+      steps: number of steps of an epoch, the same on all ranks.
+      error: the exception that ended reading. TensorFlow forwards only its text, inside another
+        exception.
+      waiting: (time.monotonic(), event) since a batch has been waiting for this event, or None.
+      left_out: {(epoch, step): windows}, the number missing in this rank's batches.
 
     Raises:
-      InputError: the grid does not divide an event's size, or no event is long enough.
+      InputError: the grid does not divide the size of an event, or no event is long enough.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class WindowPipeline:
         _PIPELINES.add(self)
 
     def plan(self, epoch, seen=()):
-        """Returns this rank's steps of an epoch, as epoch_plan does."""
+        """Returns this rank's steps of an epoch, as for epoch_plan."""
         return epoch_plan(
             self.starts,
             self.seed,
@@ -223,18 +223,18 @@ class WindowPipeline:
         )
 
     def windows_left(self, seen=()):
-        """Returns how many windows of an epoch are left over all ranks; `seen` as epoch_plan's."""
+        """Returns the windows left of an epoch over all ranks; `seen` is as for epoch_plan."""
         left = self.windows
         for world_size, steps in seen:
             left -= windows_in_steps(left, world_size, self.batch_per_replica, steps)
         return left
 
     def steps_left(self, seen=()):
-        """Returns in how many steps these ranks train the windows that are left of an epoch."""
+        """Returns the number of steps in which these ranks train the rest of an epoch."""
         return steps_per_epoch(self.windows_left(seen), self.world_size, self.batch_per_replica)
 
     def step_samples(self, step, seen=()):
-        """Returns how many windows all ranks together have in a step, the same in each epoch."""
+        """Returns the number of windows in a step over all ranks, the same in each epoch."""
         left = self.windows_left(seen)
         until, before = (
             windows_in_steps(left, self.world_size, self.batch_per_replica, each)
@@ -243,7 +243,7 @@ class WindowPipeline:
         return until - before
 
     def fingerprint(self):
-        """Returns a short text that differs for another list of windows."""
+        """Returns a short digest of the list of windows."""
         digest = hashlib.sha256()
         for event, starts in zip(self.events, self.starts, strict=True):
             digest.update(f"{event.name} {event.file.name} {event.index} {list(starts)}\n".encode())
@@ -252,13 +252,13 @@ class WindowPipeline:
     def dataset(self, first_epoch=0, first_step=0, seen=()):
         """Builds a tf.data.Dataset of batches.
 
-        With shuffle it goes through epoch after epoch without end and reads across their
-        boundaries; each epoch has `steps` elements. Without, it is one pass and begins anew each
-        time it is iterated.
+        With shuffle, it has epoch after epoch without end and reads across their boundaries; each
+        epoch has `steps` elements. Without shuffle, it is one pass, which restarts each time it is
+        iterated.
 
         Args:
-          first_epoch, first_step: where to begin; what lies before is not read.
-          seen: what was trained of first_epoch before first_step was counted, as in epoch_plan.
+          first_epoch, first_step: where to start; nothing before it is read.
+          seen: the part of first_epoch that was trained before first_step 0, as in epoch_plan.
 
         Returns:
           A dataset of (x, y), uint8 codes of shape (b, grid, grid, 13) and (b, grid, grid, 12),
@@ -274,14 +274,15 @@ class WindowPipeline:
             output_signature=(signature(FRAMES_IN), signature(FRAMES_OUT)),
         )
         options = tf.data.Options()
-        # Nothing here is for TensorFlow to tune; and to end an iterator it waits for its tuner,
-        # which sleeps twice as long each time: at a validation, up to as long as the last epoch.
+        # There is nothing for TensorFlow to tune here. To end an iterator it also waits for its
+        # tuner, which sleeps twice as long each time; for that of a validation, up to the time of
+        # the last epoch.
         options.autotune.enabled = False
         return dataset.prefetch(2).with_options(options)
 
     def batches(self, first_epoch=0, first_step=0, seen=()):
         """Yields the batches of `dataset` as NumPy arrays."""
-        keep_freed_memory()  # not before: from_generator has just said otherwise
+        keep_freed_memory()  # not earlier, since from_generator has just set the opposite
         executor = concurrent.futures.ThreadPoolExecutor(self.threads, "read-sevir")
         steps = self._read_ahead(self._schedule(first_epoch, first_step, seen), executor)
         try:
@@ -298,10 +299,10 @@ class WindowPipeline:
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _schedule(self, first_epoch, first_step, seen):
-        """Yields each step's (epoch, step) and windows, and {event: windows} of what is new in it.
+        """Yields (epoch, step), windows, and {event: number of windows} of new events, per step.
 
-        New are the events that the epoch needs in this step and not before, with the number of
-        windows that it needs of them from there on.
+        New events are those that the epoch needs first in this step. Their number of windows is
+        that of this step and all later ones.
         """
         epochs = itertools.count(first_epoch) if self.shuffle else [first_epoch]
         for epoch in epochs:
@@ -314,16 +315,18 @@ class WindowPipeline:
                 yield (epoch, number), step, new
 
     def _read_ahead(self, schedule, executor):
-        """Yields a batch a step, while the executor reads the events of the steps to come.
+        """Yields one batch per step, while the executor reads the events of later steps.
 
-        An event is read once an epoch and let go with its last window. What is read ahead is
-        bounded, by events where a step needs many and by steps where it needs few.
+        An event is read once per epoch and released with its last window. Reading ahead is bounded
+        by events if a step needs many, and by steps if it needs few.
         """
-        ahead = collections.deque()  # steps whose events were asked for
-        asked = 0  # events among them
-        reading = {}  # (epoch, event): a Future of its pixels, and the windows still to be cut
+        ahead = collections.deque()  # steps whose events were requested
+        requested = 0  # number of their events
+        reading = {}  # (epoch, event): Future of its pixels, and number of windows still to cut
         while True:
-            while len(ahead) < 2 or (asked < 2 * self.threads and len(ahead) < _MOST_STEPS_AHEAD):
+            while len(ahead) < 2 or (
+                requested < 2 * self.threads and len(ahead) < _MOST_STEPS_AHEAD
+            ):
                 place, step, events = next(schedule, (None, None, None))
                 if step is None:
                     break
@@ -331,18 +334,18 @@ class WindowPipeline:
                     future = executor.submit(sevir.read_event, self.events[event], self.grid)
                     reading[place[0], event] = [future, uses]
                 ahead.append((place, step, len(events)))
-                asked += len(events)
+                requested += len(events)
             if not ahead:
                 return
             place, step, events = ahead.popleft()
-            asked -= events
+            requested -= events
             yield self._batch(place, step, reading)
 
     def _batch(self, place, step, reading):
-        """Cuts a step's windows; none at all becomes one window without a valid pixel.
+        """Cuts the windows of a step; if there are none, gives one window without a valid pixel.
 
-        Such a batch adds nothing to a loss over valid pixels, and the rank takes part in the
-        step: the others wait for it in the allreduce.
+        Such a batch adds nothing to a loss over valid pixels. With it the rank takes part in the
+        step, for which the other ranks wait in the allreduce.
         """
         shape = (max(1, len(step)), self.grid, self.grid)
         x, y = _aligned((*shape, FRAMES_IN)), _aligned((*shape, FRAMES_OUT))
@@ -363,7 +366,7 @@ class WindowPipeline:
         return x[: max(1, count)], y[: max(1, count)]
 
     def _pixels(self, event, future):
-        """Returns an event's pixels once they are read, None where they cannot be."""
+        """Waits for an event and returns its pixels, or None if it is unreadable."""
         self.waiting = time.monotonic(), event
         try:
             return future.result()
@@ -377,7 +380,7 @@ class WindowPipeline:
 
 
 def _aligned(shape):
-    """Returns an empty uint8 array at an address that TensorFlow takes over without a copy."""
+    """Returns an empty uint8 array at an address that TensorFlow can use without a copy."""
     size = math.prod(shape)
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     first = -raw.ctypes.data % _ALIGNMENT
@@ -385,10 +388,10 @@ def _aligned(shape):
 
 
 def _capped(events, stride, max_windows):
-    """Returns events and the starts of their windows, max_windows at most in all.
+    """Returns events and the starts of their windows, up to max_windows windows in total.
 
-    Choice: whole events, spread evenly over the list (thus over time), because a window costs as
-    much to read as its event; the surplus of the last one is dropped.
+    Choice: complete events, spread evenly over the list and so over time, because reading a window
+    costs as much as reading its event. Surplus windows of the last event are dropped.
     """
     starts = [sevir.window_starts(event.frames, stride) for event in events]
     if max_windows is None or sum(map(len, starts)) <= max_windows:

@@ -1,9 +1,9 @@
-"""The SEVIR data set: its constants, its catalogue, its events and how they are read.
+"""The pixels of a SEVIR data set: reads events, cuts windows, and checks files.
 
-A root holds `CATALOG.csv` and `data/<file_name>`; a file holds `id` and `vil`, uint8 codes of
-shape (event, y, x, time), 1 km and 5 minutes apart. No TensorFlow here.
+A root folder has `CATALOG.csv` and `data/<file_name>`. A file has `id` and `vil`, uint8 codes of
+shape (event, y, x, time), 1 km and 5 minutes apart. TensorFlow is not imported.
 
-Source: Veillette et al., NeurIPS 2020, and the catalogue published with the data.
+Source: Veillette et al., NeurIPS 2020, and the catalog published with the data.
 """
 
 import functools
@@ -17,7 +17,7 @@ from keras_nowcast.data import hdf5
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
-WINDOW_STRIDE = 12  # frames; the authors' windows start at 0, 12 and 24
+WINDOW_STRIDE = 12  # frames; the windows of the authors start at 0, 12 and 24
 
 
 def window_starts(frames, stride=WINDOW_STRIDE):
@@ -30,8 +30,8 @@ def cut_window(vil, start, out=None):
 
     Args:
       vil: (y, x, time) uint8, contiguous.
-      start: the window's first frame.
-      out: where to put it, two contiguous arrays as returned; None makes them.
+      start: first frame of the window.
+      out: two contiguous arrays to write to, of the returned shapes; None for new ones.
 
     Returns:
       (y, x, 13) input and (y, x, 12) target codes, uint8, each contiguous.
@@ -40,7 +40,7 @@ def cut_window(vil, start, out=None):
     if out is None:
         out = np.empty((y, x, FRAMES_IN), np.uint8), np.empty((y, x, FRAMES_OUT), np.uint8)
     for frames in out:
-        # The frames of a pixel are copied as one item, in half the time of byte by byte.
+        # The frames of a pixel are copied as one item, in half the time of a copy byte by byte.
         item = f"V{frames.shape[-1]}"
         items = np.ndarray((y, x), item, frames)
         items[...] = np.ndarray((y, x), item, vil, start, vil.strides[:2])
@@ -51,18 +51,18 @@ def cut_window(vil, start, out=None):
 def read_event(event, grid=None):
     """Reads all frames of an event.
 
-    The file is read once, and what is compressed is decompressed outside of any lock, so that
-    threads can read at the same time.
+    The file is read once, and compressed chunks are decompressed outside any lock, so that threads
+    can read at the same time.
 
     Args:
       event: an Event.
       grid: pixels along a side of the result, a divisor of the stored size; None for that size.
 
     Returns:
-      (y, x, time) uint8 codes, contiguous, perhaps read-only. On a coarser grid the block_mean.
+      (y, x, time) uint8 codes, contiguous, possibly read-only; on a coarser grid, block_mean.
 
     Raises:
-      InputError: a damaged file, or one that does not hold what the catalogue says.
+      InputError: the file is corrupted, or does not match the catalog.
     """
     contents = _contents(event.file)
     _check_event(event, contents)
@@ -70,8 +70,8 @@ def read_event(event, grid=None):
         vil = hdf5.read_item(event.file, contents.layout, event.index)
     except hdf5.READ_ERRORS as error:
         raise InputError(
-            f"event {event.id} in {event.file} cannot be read; is the file whole? "
-            f"Received: {_one_line(error)}."
+            f"event {event.id} in {event.file} must be readable. Received: {_one_line(error)}; "
+            "check that the file is complete."
         ) from None
     if grid is None or grid == event.size:
         return vil
@@ -79,7 +79,7 @@ def read_event(event, grid=None):
 
 
 def block_factor(event, grid):
-    """Returns how many stored pixels make one of the grid's along a side.
+    """Returns the number of stored pixels per grid pixel along a side.
 
     Raises:
       InputError: the grid does not divide the stored size.
@@ -93,15 +93,15 @@ def block_factor(event, grid):
 
 
 def block_mean(vil, factor):
-    """Averages blocks of factor x factor pixels over their valid ones.
+    """Averages blocks of factor x factor pixels over their valid pixels.
 
     Args:
       vil: (y, x, time) uint8 codes.
       factor: pixels along a side of a block; divides y and x.
 
     Returns:
-      (y / factor, x / factor, time) uint8: the mean code, rounded to the nearest, halves up; 255
-      where a block has no valid pixel.
+      (y / factor, x / factor, time) uint8: the mean code, rounded to the nearest (halves up), or
+      255 if a block has no valid pixel.
     """
     y, x, frames = vil.shape
     valid = vil != MISSING
@@ -121,11 +121,11 @@ def _block_sums(values, factor):
 
 
 def check_files(events):
-    """Opens each file of the events once and compares it with the catalogue.
+    """Opens each file of the events once and compares it with the catalog.
 
     Raises:
-      InputError: a file cannot be opened, lacks `vil` or `id`, or holds another shape, type,
-        number of events or id than the catalogue says.
+      InputError: a file cannot be opened, lacks `vil` or `id`, or has another shape, type, number
+        of events or id than the catalog.
     """
     for event in events:
         _check_event(event, _contents(event.file))
@@ -135,28 +135,28 @@ def _check_event(event, contents):
     size, frames, stored = event.size, event.frames, contents.layout.shape
     if stored[1:] != (size, size, frames):
         raise InputError(
-            f"`vil` in {event.file} must have the catalogue's shape, (events, {size}, {size}, "
+            f"`vil` in {event.file} must have the shape of the catalog, (events, {size}, {size}, "
             f"{frames}) for {event.id}. Received: {stored}."
         )
     if event.index >= min(stored[0], len(contents.ids)):
         raise InputError(
-            f"`vil` in {event.file} must hold event {event.id} at index {event.index}, as the "
-            f"catalogue says. Received: {stored[0]} events and {len(contents.ids)} ids."
+            f"`vil` in {event.file} must have event {event.id} at index {event.index}, as in "
+            f"the catalog. Received: {stored[0]} events and {len(contents.ids)} ids."
         )
     id_ = contents.ids[event.index]
     if id_ != event.id.encode()[: contents.id_bytes]:
         raise InputError(
-            f"`id` in {event.file} must be the catalogue's, {event.id}, at index {event.index}. "
-            f"Received: {id_.decode(errors='replace')}."
+            f"`id` in {event.file} must be that of the catalog, {event.id}, at index "
+            f"{event.index}. Received: {id_.decode(errors='replace')}."
         )
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a file holds: the ids (bytes) of its events and where their pixels lie."""
+    """The contents of a file: the ids (bytes) of its events and the places of their pixels."""
 
     ids: list
-    id_bytes: int | None  # ids of a fixed length were cut to it
+    id_bytes: int | None  # ids of a fixed length were truncated to it
     layout: hdf5.Layout
 
 
@@ -168,20 +168,21 @@ def _contents(path):
         raise
     except hdf5.READ_ERRORS as error:
         raise InputError(
-            f"{path} cannot be read as HDF5; is it whole? Received: {_one_line(error)}."
+            f"{path} must be readable as HDF5. Received: {_one_line(error)}; check that it is "
+            "complete."
         ) from None
 
 
 @functools.lru_cache(maxsize=4096)
 def _read_contents(path, size, mtime_ns):
-    """Size and time are there so that a file that was replaced is read anew."""
+    """Reads the contents; size and time make the cache read a replaced file again."""
     import h5py
 
     with hdf5.open_file(path) as file:
         for name in ("id", "vil"):
             if not isinstance(file.get(name), h5py.Dataset):
                 raise InputError(
-                    f"{path} must hold the data set `{name}`. Received: {reprlib.repr(list(file))}."
+                    f"{path} must have the data set `{name}`. Received: {reprlib.repr(list(file))}."
                 )
         ids, vil = file["id"], file["vil"]
         if vil.ndim != 4 or not hdf5.is_of_bytes(vil):
@@ -195,7 +196,7 @@ def _read_contents(path, size, mtime_ns):
                 f"{ids.shape}."
             )
         return _Contents(
-            # No more than there are events: a damaged length may be anything.
+            # At most as many as events, since a corrupted length may be anything.
             ids=[id_ if isinstance(id_, bytes) else str(id_).encode() for id_ in ids[: len(vil)]],
             id_bytes=ids.dtype.itemsize if ids.dtype.kind == "S" else None,
             layout=hdf5.read_layout(vil),

@@ -1,12 +1,12 @@
 """A synthetic SEVIR: storms that move, grow, decay and merge at several scales.
 
-It has the layout of the real one, so that everything which reads SEVIR reads it, and weather
-enough that a forecast can be better than persistence: structures are carried by a smooth wind and
-live the longer the larger they are, as rain does.
+It has the layout of the real SEVIR, so that every reader of SEVIR reads it. Its weather is
+realistic enough that a forecast can be better than persistence: a smooth wind moves structures, and
+larger ones live longer, as with rain.
 
-Choice: everything here. The ideas are common ones of stochastic rain models: fields of noise with
-the spectrum of rain, each scale with a lifetime of its own, seen in the frame that moves with the
-wind; on top convective cells with a life cycle.
+Choice: everything here. The ideas are common in stochastic rain models. Noise fields have the
+spectrum of rain, with a separate lifetime for each scale, in a frame of reference that moves with
+the wind. Convective cells with a life cycle are added.
 """
 
 import csv
@@ -26,13 +26,13 @@ DEFAULT_ROOT = Path("data/synthetic")
 _COARSE_KM = 4  # grid length of the field of scales above _SPLIT_KM
 _SPLIT_KM = 32
 _DOMAIN = 192  # points along a side of the coarse periodic domain, 768 km
-_FINE_DOMAIN = 256  # of the fine one, 256 km: what returns after so far is long gone
+_FINE_DOMAIN = 256  # of the fine one, 256 km; a structure does not live long enough to return
 _LIFETIME_MIN_PER_KM = 2.5  # a structure of 40 km lives 100 minutes
-_MISSING_EVERY = 8  # one event in so many has gaps
+_MISSING_EVERY = 8  # one event in 8 has gaps
 _EVENT_TYPES = ("Hail", "Thunderstorm Wind", "Tornado", "Heavy Rain", "Flash Flood", "")
 _PROJECTION = "+proj=laea +lat_0=38 +lon_0=-98 +units=m +a=6370997.0 +ellps=sphere "
 _EARTH_RADIUS_M = 6370997.0
-# One event in five is for the test: later than 2019-06-01.
+# One event in five is in the test set, later than 2019-06-01.
 _FILES = (
     ("vil/2018/SEVIR_VIL_SYNTHETIC_2018_0101_1231.h5", datetime.datetime(2018, 4, 1), 240),
     ("vil/2019/SEVIR_VIL_SYNTHETIC_2019_0101_0531.h5", datetime.datetime(2019, 1, 15), 130),
@@ -42,22 +42,22 @@ _FILE_OF_EVENT = (0, 1, 0, 1, 2)  # repeated
 
 
 def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=False, progress=True):
-    """Writes a synthetic SEVIR; it appears at `root` whole or not at all.
+    """Writes a synthetic SEVIR; it appears at `root` complete or not at all.
 
     Args:
-      root: folder to make; must not exist or be empty.
+      root: folder to create; it must not exist, or be empty.
       events: number of events, one in five of them later than 2019-06-01.
       size: pixels along a side, 1 km each.
       frames: frames of an event, 5 minutes apart.
-      seed: of everything; event k depends on the seed and k alone.
-      contiguous: store `vil` contiguous instead of one compressed chunk an event.
+      seed: seed of everything; event k depends only on the seed and k.
+      contiguous: whether to store `vil` contiguously instead of as one compressed chunk per event.
       progress: show a progress bar.
 
     Returns:
       The root as a Path.
 
     Raises:
-      InputError: root holds something, or a number is out of range.
+      InputError: root is not empty, or a number is out of range.
     """
     root = Path(root)
     for name, value, least in (
@@ -72,17 +72,17 @@ def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=Fal
     try:
         if root.is_file() or (root.is_dir() and any(root.iterdir())):
             raise InputError(
-                f"`--root` must be a new or an empty folder. Received: {root}, which holds "
-                "something."
+                f"`--root` must be a new or an empty folder. Received: {root}, which is not empty; "
+                "give another folder."
             )
         beside.mkdir(parents=True)
     except OSError as error:
         raise InputError(
-            f"`--root` must be a folder that can be made. Received: {root} ({error.strerror})."
+            f"`--root` must be a folder that can be created. Received: {root} ({error.strerror})."
         ) from None
     try:
         rows = _write_files(beside, events, size, frames, seed, contiguous, progress)
-        _write_catalogue(beside, rows)
+        _write_catalog(beside, rows)
         os.replace(beside, root)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -90,9 +90,9 @@ def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=Fal
 
 
 def default_root(say=print):
-    """Returns the root of the data set used where none is given; writes it first if it is absent.
+    """Returns the root of the default data set, after writing it if it is absent.
 
-    Of several processes that find it absent at once, one is the first to finish; all use its.
+    If several processes find it absent at once, all use that of the first to finish.
     """
     there = DEFAULT_ROOT / "CATALOG.csv"
     if not there.exists():
@@ -137,7 +137,7 @@ def _event_id(k):
 
 
 def _row(seed, k, name, index, codes):
-    """Returns the catalogue's row of event k, in the order of its columns."""
+    """Returns the catalog row of event k, in the order of the columns."""
     rng = np.random.default_rng([seed, k, 1])
     size, _, frames = codes.shape
     _, first_day, days = _FILES[_FILE_OF_EVENT[k % len(_FILE_OF_EVENT)]]
@@ -171,7 +171,7 @@ def _row(seed, k, name, index, codes):
 
 
 def latitude_longitude(x_m, y_m, latitude_0=38.0, longitude_0=-98.0):
-    """Degrees of a point of SEVIR's projection, Lambert's azimuthal equal-area on a sphere."""
+    """Returns the degrees of a point of SEVIR's projection, Lambert azimuthal equal-area."""
     distance = np.hypot(x_m, y_m)
     angle = 2 * np.arcsin(distance / (2 * _EARTH_RADIUS_M))
     sin_0, cos_0 = np.sin(np.radians(latitude_0)), np.cos(np.radians(latitude_0))
@@ -182,7 +182,7 @@ def latitude_longitude(x_m, y_m, latitude_0=38.0, longitude_0=-98.0):
     return round(float(np.degrees(latitude)), 6), round(longitude_0 + np.degrees(longitude), 6)
 
 
-def _write_catalogue(root, rows):
+def _write_catalog(root, rows):
     with open(root / "CATALOG.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(catalog.CATALOG_COLUMNS)
@@ -235,12 +235,12 @@ class _Wind:
         self.y, self.x = axis[:, None], axis[None, :]
 
     def at(self, y, x):
-        """Returns the velocity (y, x), km a frame, at points counted from the middle."""
+        """Returns the velocity (y, x), km per frame, at points relative to the center."""
         by, bx = self.velocity, self.gradient
         return by[0] + bx[0, 0] * y + bx[0, 1] * x, by[1] + bx[1, 0] * y + bx[1, 1] * x
 
     def origins(self, frame):
-        """Returns where the air of each pixel is at the middle frame; two (size, size) arrays."""
+        """Returns the place of each pixel's air at the middle frame, two (size, size) arrays."""
         velocity_y, velocity_x = self.at(self.y, self.x)
         elapsed = np.float32(frame - self.middle)
         return (
@@ -250,7 +250,7 @@ class _Wind:
 
 
 class _Noise:
-    """A periodic Gaussian field with the spectrum of rain; each scale has its own lifetime."""
+    """A periodic Gaussian field with the spectrum of rain and a lifetime for each scale."""
 
     def __init__(self, rng, points, km, longest_km, shortest_km):
         self.rng, self.points = rng, points
@@ -276,12 +276,12 @@ class _Noise:
         self.spectrum = self.memory * self.spectrum + self.renewal * self._draw()
 
     def field(self):
-        """Returns the field now: (points, points) float32, mean 0, variance near 1."""
+        """Returns the current field, (points, points) float32, mean 0 and variance about 1."""
         return np.fft.irfft2(self.spectrum, s=(self.points, self.points))
 
 
 class _Storm:
-    """The storm the event is about: an elongated region where rain is likely and heavy."""
+    """The main storm of the event: an elongated region in which rain is likely and heavy."""
 
     def __init__(self, rng, size):
         self.middle = rng.normal(0, 0.12 * size, 2)
@@ -300,7 +300,7 @@ class _Storm:
 
 
 class _Cells:
-    """Convective cells: born near each other, they grow, drift from the wind, merge and decay."""
+    """Convective cells: they form near each other, grow, drift from the wind, merge and decay."""
 
     def __init__(self, rng, size, frames):
         count = rng.poisson(70 * size**2 / 384**2)
@@ -316,7 +316,7 @@ class _Cells:
         self.peak = rng.uniform(60, 200, count)
 
     def add_to(self, code, frame, wind):
-        """Adds the cells alive in a frame to the codes, in place."""
+        """Adds the cells that exist in a frame to the codes, in place."""
         size = len(code)
         age = (frame - self.birth) / self.lifetime
         for i in np.flatnonzero((age > 0) & (age < 1)):
@@ -343,7 +343,7 @@ class _Cells:
 
 
 def _sampled(field, y, x):
-    """Interpolates a periodic field, bilinearly, at points in units of its grid."""
+    """Interpolates a periodic field bilinearly at points in units of its grid."""
     points = len(field)
     top, left = np.floor(y), np.floor(x)
     dy, dx = y - top, x - left
@@ -356,7 +356,7 @@ def _sampled(field, y, x):
 
 
 def _gap(rng, size):
-    """Returns the pixels (size, size) beyond the range of a radar."""
+    """Returns the mask (size, size) of pixels outside the range of a radar."""
     axis = np.arange(size)
     y, x = rng.uniform(0.2, 0.8, 2) * size
     reach = rng.uniform(0.5, 0.8) * size

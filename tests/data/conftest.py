@@ -21,13 +21,13 @@ def radar():
 
 
 @pytest.fixture
-def catalogue_row():
-    return _catalogue_row
+def catalog_row():
+    return _catalog_row
 
 
 @pytest.fixture
-def write_catalogue():
-    return _write_catalogue
+def write_catalog():
+    return _write_catalog
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def write_sevir():
     return _write_sevir
 
 
-def _catalogue_row(**values):
+def _catalog_row(**values):
     """Returns a row of the catalog as a dict; `values` replace the defaults."""
     defaults = {
         "id": "S0",
@@ -52,7 +52,7 @@ def _catalogue_row(**values):
     return dict.fromkeys(catalog.CATALOG_COLUMNS, "") | defaults | values
 
 
-def _write_catalogue(root, rows, columns=catalog.CATALOG_COLUMNS):
+def _write_catalog(root, rows, columns=catalog.CATALOG_COLUMNS):
     """Writes CATALOG.csv; creates an empty file for each row whose file is absent."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "CATALOG.csv", "w", newline="") as file:
@@ -78,7 +78,7 @@ def _write_sevir(root, events, size=16, frames=49, seed=0, per_file=4, **storage
     for k in range(events):
         year = 2020 if k % 5 == 4 else 2018
         rows.append(
-            _catalogue_row(
+            _catalog_row(
                 id=f"S{k}",
                 file_name=f"vil/{k // per_file}.h5",
                 file_index=k % per_file,
@@ -89,7 +89,7 @@ def _write_sevir(root, events, size=16, frames=49, seed=0, per_file=4, **storage
                 pct_missing=f"{(codes[k] == MISSING).mean():.6f}",
             )
         )
-    _write_catalogue(root, rows)
+    _write_catalog(root, rows)
     for first in range(0, events, per_file):
         members = range(first, min(first + per_file, events))
         with h5py.File(root / "data" / f"vil/{first // per_file}.h5", "w") as file:

@@ -27,8 +27,8 @@ def root(tmp_path_factory):
 
 
 def pack(root, out, grid=None, **more):
-    files, catalogue = packed.sevir_files(root, grid, say=pytest.fail)
-    packed.write_files(out, files, catalogue, grid=grid, say=lambda line: None, **more)
+    files, catalog_text = packed.sevir_files(root, grid, say=pytest.fail)
+    packed.write_files(out, files, catalog_text, grid=grid, say=lambda line: None, **more)
 
 
 def pack_authors(root, out, grid=None, **more):
@@ -176,19 +176,19 @@ def test_what_reads_back_otherwise_is_written_anew(root, tmp_path):
                 file.write(b"?")
             spoiled.append(path)
 
-    files, catalogue = packed.sevir_files(root)
+    files, catalog_text = packed.sevir_files(root)
     last = len(files[0].events)
     calls = iter(range(10**6))
-    with pytest.raises(InputError, match="must give back what was written"):
+    with pytest.raises(InputError, match="must return what was written"):
         packed.write_files(
             tmp_path,
             files,
-            catalogue,
+            catalog_text,
             say=lambda line: None,
             check=lambda: spoil_and_stop() if next(calls) == last - 1 else None,
         )
     assert spoiled and not (tmp_path / files[0].path).exists()
-    packed.write_files(tmp_path, files, catalogue, say=lambda line: None)
+    packed.write_files(tmp_path, files, catalog_text, say=lambda line: None)
     checksums.verify(tmp_path, say=lambda line: None)
 
 
@@ -216,7 +216,7 @@ def test_nothing_is_written_over(root, tmp_path):
             pack(root, out)
     assert {k: v for k, v in listed(root).items() if k != ".lock"} == before
     pack(root, tmp_path / "coarse", 8)
-    with pytest.raises(InputError, match="another data set|something else"):
+    with pytest.raises(InputError, match="another data set|other contents"):
         pack(root, tmp_path / "coarse", 16)
 
 
@@ -226,7 +226,7 @@ def test_what_other_flags_began_is_not_gone_on_with(root, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         pack(root, tmp_path, 8, check=stop)
-    with pytest.raises(InputError, match="begun with other data or flags"):
+    with pytest.raises(InputError, match="started with other data or flags"):
         pack(root, tmp_path, 16)
 
 
@@ -241,18 +241,18 @@ def test_a_full_disk(root, tmp_path, monkeypatch):
         f_bavail, f_frsize = 10, 4096
 
     monkeypatch.setattr(os, "statvfs", lambda path: Full)
-    with pytest.raises(InputError, match="must have room for"):
+    with pytest.raises(InputError, match="must have space for"):
         pack(root, tmp_path)
 
 
-def test_a_catalogue_cannot_write_elsewhere(root, tmp_path):
+def test_a_catalog_cannot_write_elsewhere(root, tmp_path):
     import shutil
 
     own = shutil.copytree(root, tmp_path / "own" / "sevir")
     name = "vil/2018/SEVIR_VIL_SYNTHETIC_2018_0101_1231.h5"
     shutil.move(own / "data" / name, tmp_path / "own" / "evil.h5")
-    catalogue = own / "CATALOG.csv"
-    catalogue.write_text(catalogue.read_text().replace(name, "../../evil.h5"))
+    catalog_file = own / "CATALOG.csv"
+    catalog_file.write_text(catalog_file.read_text().replace(name, "../../evil.h5"))
     with pytest.raises(InputError, match="must be a path below"):
         pack(own, tmp_path / "new")
 

@@ -265,7 +265,7 @@ def test_a_damaged_file_ends_reading_with_its_error(data):
     events, _ = data
     pipe = _build(events)
     events[0].file.write_bytes(b"no HDF5")
-    with pytest.raises(InputError, match="cannot be read as HDF5"):
+    with pytest.raises(InputError, match="must be readable as HDF5"):
         _epoch(pipe)
     assert isinstance(pipe.error, InputError)
 
@@ -413,8 +413,8 @@ def _write_blank(root, events, write_sevir):
     import h5py
 
     write_sevir(root, events, size=1, per_file=events)
-    catalogue = root / "CATALOG.csv"
-    catalogue.write_text(catalogue.read_text().replace(",1,1,,,,,", ",96,96,,,,,"))
+    catalog_file = root / "CATALOG.csv"
+    catalog_file.write_text(catalog_file.read_text().replace(",1,1,,,,,", ",96,96,,,,,"))
     with h5py.File(root / "data/vil/0.h5", "a") as file:
         del file["vil"]
         vil = file.create_dataset(

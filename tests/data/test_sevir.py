@@ -23,10 +23,10 @@ def _event(time, **values):
 # ---- the catalog ------------------------------------------------------------------------------
 
 
-def test_events_are_sorted_by_time(tmp_path, catalogue_row, write_catalogue):
+def test_events_are_sorted_by_time(tmp_path, catalog_row, write_catalog):
     times = ["2018-05-01 12:00:00", "2017-01-01 00:00:00", "2019-08-01 00:00:00"]
-    rows = [catalogue_row(id=f"S{k}", time_utc=time) for k, time in enumerate(times)]
-    write_catalogue(tmp_path, rows)
+    rows = [catalog_row(id=f"S{k}", time_utc=time) for k, time in enumerate(times)]
+    write_catalog(tmp_path, rows)
     events = catalog.read_catalog(tmp_path, say=pytest.fail)
     assert [event.id for event in events] == ["S1", "S0", "S2"]
     assert events[0] == catalog.Event(
@@ -47,69 +47,69 @@ def test_events_are_sorted_by_time(tmp_path, catalogue_row, write_catalogue):
     "text",
     ["2019-06-01 00:05:00", "6/1/19 0:05", "06/01/2019 00:05", "2019-06-01 02:05:00+02:00"],
 )
-def test_forms_of_the_date(tmp_path, catalogue_row, write_catalogue, text):
-    write_catalogue(tmp_path, [catalogue_row(time_utc=text)])
+def test_forms_of_the_date(tmp_path, catalog_row, write_catalog, text):
+    write_catalog(tmp_path, [catalog_row(time_utc=text)])
     assert catalog.read_catalog(tmp_path)[0].time == datetime.datetime(2019, 6, 1, 0, 5)
 
 
-def test_other_image_types_are_passed_over(tmp_path, catalogue_row, write_catalogue):
+def test_other_image_types_are_passed_over(tmp_path, catalog_row, write_catalog):
     lightning = {"file_name": "lght/2018/a.h5", "minute_offsets": "", "size_x": "48"}
     rows = [
-        catalogue_row(img_type="lght", **lightning),
-        catalogue_row(),
-        catalogue_row(img_type="vis", file_name="vis/2018/a.h5", size_x=768, size_y=768),
+        catalog_row(img_type="lght", **lightning),
+        catalog_row(),
+        catalog_row(img_type="vis", file_name="vis/2018/a.h5", size_x=768, size_y=768),
     ]
-    write_catalogue(tmp_path, rows)
+    write_catalog(tmp_path, rows)
     assert len(catalog.read_catalog(tmp_path, say=pytest.fail)) == 1
 
 
-def test_columns_in_another_order(tmp_path, catalogue_row, write_catalogue):
-    write_catalogue(tmp_path, [catalogue_row(id="S7")], sorted(catalog.CATALOG_COLUMNS) + ["new"])
+def test_columns_in_another_order(tmp_path, catalog_row, write_catalog):
+    write_catalog(tmp_path, [catalog_row(id="S7")], sorted(catalog.CATALOG_COLUMNS) + ["new"])
     assert catalog.read_catalog(tmp_path)[0].id == "S7"
 
 
-def test_an_id_repeated_at_one_time_is_dropped_and_said(tmp_path, catalogue_row, write_catalogue):
-    rows = [catalogue_row(id="S0"), catalogue_row(id="S1"), catalogue_row(id="S1", file_index=1)]
-    write_catalogue(tmp_path, rows)
+def test_an_id_repeated_at_one_time_is_dropped_and_said(tmp_path, catalog_row, write_catalog):
+    rows = [catalog_row(id="S0"), catalog_row(id="S1"), catalog_row(id="S1", file_index=1)]
+    write_catalog(tmp_path, rows)
     said = []
     assert [event.id for event in catalog.read_catalog(tmp_path, said.append)] == ["S0"]
-    assert said == ["dropped 2 catalogue rows whose id is repeated"]
+    assert said == ["dropped 2 catalog rows whose id is repeated"]
 
 
-def test_an_id_at_two_times_is_two_events(tmp_path, catalogue_row, write_catalogue):
-    rows = [catalogue_row(), catalogue_row(time_utc="2018-05-02 12:00:00", file_index=1)]
-    write_catalogue(tmp_path, rows)
+def test_an_id_at_two_times_is_two_events(tmp_path, catalog_row, write_catalog):
+    rows = [catalog_row(), catalog_row(time_utc="2018-05-02 12:00:00", file_index=1)]
+    write_catalog(tmp_path, rows)
     assert len(catalog.read_catalog(tmp_path, say=pytest.fail)) == 2
 
 
-def test_nothing_but_repeated_ids(tmp_path, catalogue_row, write_catalogue):
-    write_catalogue(tmp_path, [catalogue_row(), catalogue_row(file_index=1)])
+def test_nothing_but_repeated_ids(tmp_path, catalog_row, write_catalog):
+    write_catalog(tmp_path, [catalog_row(), catalog_row(file_index=1)])
     with pytest.raises(InputError, match="repeated"):
         catalog.read_catalog(tmp_path, say=str)
 
 
-def test_events_without_their_file_are_dropped_and_said(tmp_path, catalogue_row, write_catalogue):
-    rows = [catalogue_row(id=f"S{k}", file_name=f"vil/{k}.h5") for k in range(3)]
-    write_catalogue(tmp_path, rows)
+def test_events_without_their_file_are_dropped_and_said(tmp_path, catalog_row, write_catalog):
+    rows = [catalog_row(id=f"S{k}", file_name=f"vil/{k}.h5") for k in range(3)]
+    write_catalog(tmp_path, rows)
     (tmp_path / "data/vil/1.h5").unlink()
     said = []
     assert [event.id for event in catalog.read_catalog(tmp_path, said.append)] == ["S0", "S2"]
-    assert said == ["dropped 1 of 3 events whose file is absent (1 file, 1.h5 the first)"]
+    assert said == ["dropped 1 of 3 events whose file is absent (1 file, the first is 1.h5)"]
 
 
-def test_no_file_at_all(tmp_path, catalogue_row, write_catalogue):
-    write_catalogue(tmp_path, [catalogue_row()])
+def test_no_file_at_all(tmp_path, catalog_row, write_catalog):
+    write_catalog(tmp_path, [catalog_row()])
     (tmp_path / "data/vil/2018/a.h5").unlink()
     with pytest.raises(InputError, match=r"`--data`.*none of them.*vil/2018/a\.h5"):
         catalog.read_catalog(tmp_path)
 
 
-def test_pct_missing_is_a_share_unless_it_exceeds_one(tmp_path, catalogue_row, write_catalogue):
-    rows = [catalogue_row(id="S0", pct_missing=0.5), catalogue_row(id="S1", pct_missing=1)]
-    write_catalogue(tmp_path, rows)
+def test_pct_missing_is_a_share_unless_it_exceeds_one(tmp_path, catalog_row, write_catalog):
+    rows = [catalog_row(id="S0", pct_missing=0.5), catalog_row(id="S1", pct_missing=1)]
+    write_catalog(tmp_path, rows)
     assert [event.missing_share for event in catalog.read_catalog(tmp_path)] == [0.5, 1]
-    rows = [catalogue_row(id="S0", pct_missing=0.5), catalogue_row(id="S1", pct_missing=65)]
-    write_catalogue(tmp_path, rows)
+    rows = [catalog_row(id="S0", pct_missing=0.5), catalog_row(id="S1", pct_missing=65)]
+    write_catalog(tmp_path, rows)
     assert [event.missing_share for event in catalog.read_catalog(tmp_path)] == [0.005, 0.65]
 
 
@@ -131,41 +131,41 @@ def test_pct_missing_is_a_share_unless_it_exceeds_one(tmp_path, catalogue_row, w
         ({"minute_offsets": f"0:{10**15}"}, "`minute_offsets` must be minutes from 2018-05-01"),
     ],
 )
-def test_a_faulty_row_is_named(tmp_path, catalogue_row, write_catalogue, values, message):
-    write_catalogue(tmp_path, [catalogue_row(id="S0"), catalogue_row(**{"id": "S1"} | values)])
+def test_a_faulty_row_is_named(tmp_path, catalog_row, write_catalog, values, message):
+    write_catalog(tmp_path, [catalog_row(id="S0"), catalog_row(**{"id": "S1"} | values)])
     with pytest.raises(InputError, match=rf"CATALOG\.csv, line 3: {message}"):
         catalog.read_catalog(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/a.h5", "vil/../../../a.h5", "..", ""])
-def test_a_file_outside_of_the_data_set(tmp_path, catalogue_row, write_catalogue, name):
-    write_catalogue(tmp_path, [catalogue_row(), catalogue_row(id="S1", file_name="vil/b.h5")])
+def test_a_file_outside_of_the_data_set(tmp_path, catalog_row, write_catalog, name):
+    write_catalog(tmp_path, [catalog_row(), catalog_row(id="S1", file_name="vil/b.h5")])
     path = tmp_path / "CATALOG.csv"
     path.write_text(path.read_text().replace("vil/b.h5", name))
     with pytest.raises(InputError, match="line 3: `file_name` must be a path below data/"):
         catalog.read_catalog(tmp_path)
 
 
-def test_a_row_cut_short(tmp_path, catalogue_row, write_catalogue):
-    write_catalogue(tmp_path, [catalogue_row(id="S0"), catalogue_row(id="S1")])
+def test_a_row_cut_short(tmp_path, catalog_row, write_catalog):
+    write_catalog(tmp_path, [catalog_row(id="S0"), catalog_row(id="S1")])
     path = tmp_path / "CATALOG.csv"
     path.write_text(path.read_text().rstrip()[:-80])
     with pytest.raises(InputError, match="line 3: `row` must be as long as the header"):
         catalog.read_catalog(tmp_path)
 
 
-def test_a_quote_that_never_ends(tmp_path, catalogue_row, write_catalogue):
-    write_catalogue(tmp_path, [catalogue_row()])
+def test_a_quote_that_never_ends(tmp_path, catalog_row, write_catalog):
+    write_catalog(tmp_path, [catalog_row()])
     with open(tmp_path / "CATALOG.csv", "a") as file:
         file.write('"and so on')
-    with pytest.raises(InputError, match="catalogue that can be read"):
+    with pytest.raises(InputError, match="must have a readable catalog"):
         catalog.read_catalog(tmp_path)
 
 
-def test_no_folder_no_catalogue_no_columns_no_vil(tmp_path, catalogue_row, write_catalogue):
-    with pytest.raises(InputError, match="no folder"):
+def test_no_folder_no_catalog_no_columns_no_vil(tmp_path, catalog_row, write_catalog):
+    with pytest.raises(InputError, match="not a folder"):
         catalog.read_catalog(tmp_path / "absent")
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         catalog.read_catalog(tmp_path / ("x" * 300))
     with pytest.raises(InputError, match=r"no CATALOG\.csv"):
         catalog.read_catalog(tmp_path)
@@ -178,7 +178,7 @@ def test_no_folder_no_catalogue_no_columns_no_vil(tmp_path, catalogue_row, write
     (tmp_path / "CATALOG.csv").write_bytes(b"\x89HDF\r\n\x1a\n\xff\xfe")
     with pytest.raises(InputError, match=r"CATALOG\.csv"):
         catalog.read_catalog(tmp_path)
-    write_catalogue(tmp_path, [catalogue_row(img_type="vis")])
+    write_catalog(tmp_path, [catalog_row(img_type="vis")])
     with pytest.raises(InputError, match="has none"):
         catalog.read_catalog(tmp_path)
 
@@ -231,35 +231,35 @@ def test_events_of_one_time_are_not_divided():
 def test_an_empty_side_is_an_error():
     events = [_event("2010-01-01"), _event("2010-01-02")]
     date = datetime.datetime(2015, 1, 1)
-    with pytest.raises(InputError, match="leave no test events"):
+    with pytest.raises(InputError, match="must leave test events"):
         splits.split_events(events, train_before=date)
-    with pytest.raises(InputError, match="leave no test events"):
+    with pytest.raises(InputError, match="must leave test events"):
         splits.split_events(events, test_from=date)
     early = datetime.datetime(2000, 1, 1)
     split = splits.split_events(events, test_from=datetime.datetime(2010, 1, 1, 12))
     assert [event.time.day for event in split.train + split.test] == [1, 2]
-    with pytest.raises(InputError, match="leave no training events"):
+    with pytest.raises(InputError, match="must leave training events"):
         splits.split_events(events, early, early)
-    with pytest.raises(InputError, match="two times"):
+    with pytest.raises(InputError, match="two or more times"):
         splits.split_events([_event("2010-01-01"), _event("2010-01-01")])
     with pytest.raises(InputError, match="both sets"):
         splits.split_events(events, date, early)
 
 
-def test_the_authors_rule_gives_the_published_numbers(tmp_path, catalogue_row, write_catalogue):
-    """A catalogue of the real one's size: incomplete events, repeated ids, unfilled batches."""
+def test_the_authors_rule_gives_the_published_numbers(tmp_path, catalog_row, write_catalog):
+    """A catalog of the real one's size: incomplete events, repeated ids, unfilled batches."""
 
     def rows(prefix, year, complete):
         for k in range(complete + 5):  # the last five do not fill a batch
-            yield catalogue_row(id=f"{prefix}{k}", time_utc=f"{year}-01-01 00:00:00")
+            yield catalog_row(id=f"{prefix}{k}", time_utc=f"{year}-01-01 00:00:00")
         for k in range(100):
-            yield catalogue_row(id=f"{prefix}M{k}", pct_missing=0.1)
+            yield catalog_row(id=f"{prefix}M{k}", pct_missing=0.1)
         for k in range(100):  # repeated rows, also at other times and with gaps in one
-            yield catalogue_row(id=f"{prefix}R{k}")
-            yield catalogue_row(id=f"{prefix}R{k}", time_utc="2018-06-01 12:00:00")
-        yield catalogue_row(id="S0", time_utc=f"{year}-01-01 00:00:00", pct_missing=0.2)
+            yield catalog_row(id=f"{prefix}R{k}")
+            yield catalog_row(id=f"{prefix}R{k}", time_utc="2018-06-01 12:00:00")
+        yield catalog_row(id="S0", time_utc=f"{year}-01-01 00:00:00", pct_missing=0.2)
 
-    write_catalogue(tmp_path, [*rows("S", 2018, 8 * 1865), *rows("T", 2020, 8 * 506)])
+    write_catalog(tmp_path, [*rows("S", 2018, 8 * 1865), *rows("T", 2020, 8 * 506)])
     split = splits.authors_split(tmp_path, say=str)
     windows = [
         sum(len(sevir.window_starts(event.frames)) for event in side)
@@ -268,10 +268,12 @@ def test_the_authors_rule_gives_the_published_numbers(tmp_path, catalogue_row, w
     assert windows == [44760, 12144]
 
 
-def test_the_authors_rule_needs_a_batch_on_each_side(tmp_path, catalogue_row, write_catalogue):
-    rows = [catalogue_row(id=f"S{k}", time_utc=f"{2018 + k // 8}-01-01") for k in range(23)]
-    write_catalogue(tmp_path, rows)
-    with pytest.raises(InputError, match="`--authors-split` needs 8 .* Received: 16 and 7"):
+def test_the_authors_rule_needs_a_batch_on_each_side(tmp_path, catalog_row, write_catalog):
+    rows = [catalog_row(id=f"S{k}", time_utc=f"{2018 + k // 8}-01-01") for k in range(23)]
+    write_catalog(tmp_path, rows)
+    with pytest.raises(
+        InputError, match="`--authors-split` needs at least 8 .* Received: 16 and 7"
+    ):
         splits.authors_split(tmp_path, say=str)
 
 
@@ -403,17 +405,17 @@ def _refused(event, match):
 def test_a_truncated_file(event):
     with open(event.file, "r+b") as file:
         file.truncate(event.file.stat().st_size // 2)
-    _refused(event, "cannot be read as HDF5")
+    _refused(event, "must be readable as HDF5")
 
 
 def test_an_empty_file(event):
     event.file.write_bytes(b"")
-    _refused(event, "cannot be read as HDF5")
+    _refused(event, "must be readable as HDF5")
 
 
 def test_a_file_that_vanished(event):
     event.file.unlink()
-    _refused(event, "cannot be read as HDF5")
+    _refused(event, "must be readable as HDF5")
 
 
 def test_a_damaged_event_is_named(event):
@@ -423,7 +425,7 @@ def test_a_damaged_event_is_named(event):
         place = file["vil"].id.get_chunk_info(event.index).byte_offset
     event.file.write_bytes(raw[:place] + b"\0" * 64 + raw[place + 64 :])
     sevir.check_files([event])
-    with pytest.raises(InputError, match=rf"event {event.id} in {event.file} cannot be read"):
+    with pytest.raises(InputError, match=rf"event {event.id} in {event.file} must be readable"):
         sevir.read_event(event)
 
 
@@ -443,18 +445,18 @@ def test_vil_of_another_shape_or_type(event):
     _rewritten(event, good.astype(np.float32))
     _refused(event, r"must be uint8.*Received: float32")
     _rewritten(event, good[:, :8])
-    _refused(event, r"must have the catalogue's shape.*Received: \(3, 8, 16, 49\)")
+    _refused(event, r"must have the shape of the catalog.*Received: \(3, 8, 16, 49\)")
     _rewritten(event, good[..., :48])
-    _refused(event, "must have the catalogue's shape")
+    _refused(event, "must have the shape of the catalog")
     _rewritten(event, good[:1])
-    _refused(event, "at index 1, as the catalogue says. Received: 1 events")
+    _refused(event, "at index 1, as in the catalog. Received: 1 events")
     _rewritten(event, None)
-    _refused(event, "must hold the data set `vil`")
+    _refused(event, "must have the data set `vil`")
 
 
 def test_another_event_at_the_index(event):
     _rewritten(event, np.zeros((3, 16, 16, 49), np.uint8), ids=(b"S1", b"S0", b"S2"))
-    _refused(event, r"`id` in .* must be the catalogue's, S1, at index 1. Received: S0\.")
+    _refused(event, r"`id` in .* must be that of the catalog, S1, at index 1. Received: S0\.")
 
 
 @pytest.mark.parametrize(
@@ -469,19 +471,19 @@ def test_ids_of_another_form(event, ids):
 
 def test_an_id_that_is_no_text(event):
     _rewritten(event, np.zeros((3, 16, 16, 49), np.uint8), ids=(b"S0", b"\xff", b"S2"))
-    _refused(event, "must be the catalogue's, S1, at index 1")
+    _refused(event, "must be that of the catalog, S1, at index 1")
 
 
 def test_a_length_of_ids_that_cannot_be(event):
     with h5py.File(event.file, "w") as file:
         file["vil"] = np.zeros((3, 16, 16, 49), np.uint8)
         file.create_dataset("id", (2**40,), "S10", chunks=(4,))
-    _refused(event, "must be the catalogue's, S1, at index 1. Received: ")
+    _refused(event, "must be that of the catalog, S1, at index 1. Received: ")
 
 
-def test_ids_cut_to_the_length_of_the_file(tmp_path, catalogue_row, write_catalogue):
+def test_ids_cut_to_the_length_of_the_file(tmp_path, catalog_row, write_catalog):
     long = "R18032505027684"
-    write_catalogue(tmp_path, [catalogue_row(id=long)])
+    write_catalog(tmp_path, [catalog_row(id=long)])
     (event,) = catalog.read_catalog(tmp_path)
     _rewritten(event, np.zeros((1, 16, 16, 49), np.uint8), ids=[long.encode()])  # S10
     sevir.check_files([event])

@@ -45,7 +45,7 @@ def test_layout_of_the_published_files(root):
             assert file["vil"].compression == "gzip"
 
 
-def test_catalogue_of_the_published_form(root):
+def test_catalog_of_the_published_form(root):
     rows = _rows(root)
     assert tuple(rows[0]) == catalog.CATALOG_COLUMNS
     assert len({row["id"] for row in rows}) == 10

@@ -20,8 +20,8 @@ HOSTILE = "a 'b'\"; touch pwned; $(touch pwned) `touch pwned`\n| touch pwned & #
 
 def rename_events(data):
     """Gives the events of the data set names that are formulas to matplotlib, and no good ones."""
-    catalogue = data / "CATALOG.csv"
-    catalogue.write_text(catalogue.read_text().replace("S0000", "$^$00"))
+    catalog_file = data / "CATALOG.csv"
+    catalog_file.write_text(catalog_file.read_text().replace("S0000", "$^$00"))
     for path in data.rglob("*.h5"):
         with h5py.File(path, "r+") as file:
             file["id"][...] = [id_.replace(b"S0000", b"$^$00") for id_ in file["id"][...]]

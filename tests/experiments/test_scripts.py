@@ -84,9 +84,9 @@ def test_no_folder(train, script_here, tmp_path):
         assert "`--data` must be a folder" in train(tmp_path / "absent", start=start)
 
 
-def test_a_catalogue_without_vil(train, own):
-    catalogue = own / "CATALOG.csv"
-    catalogue.write_text(catalogue.read_text().replace(",vil,", ",ir069,"))
+def test_a_catalog_without_vil(train, own):
+    catalog_file = own / "CATALOG.csv"
+    catalog_file.write_text(catalog_file.read_text().replace(",vil,", ",ir069,"))
     assert "rows with img_type vil" in train(own)
 
 

@@ -239,7 +239,7 @@ def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypat
     with pytest.raises(InputError) as raised:
         train_here(own, tmp_path / "run", epochs=6)
     message = str(raised.value)
-    assert re.search(r"event S\d+ in \S+\.h5 cannot be read", message), message
+    assert re.search(r"event S\d+ in \S+\.h5 must be readable", message), message
     assert "--resume --skip-bad-events 1" in message
     record = RunFolder(tmp_path / "run").read_record()
     assert record["status"] == "failed" and record["status_reason"] == message
@@ -257,7 +257,7 @@ def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypat
 def test_a_file_that_vanishes_stops_the_run(own, tmp_path, monkeypatch):
     events = splits.split_events(catalog.read_catalog(own)).train
     at_step(monkeypatch, 7, events[0].file.unlink)
-    with pytest.raises(InputError, match=r"\.h5 cannot be read.*No such file.*--resume") as raised:
+    with pytest.raises(InputError, match=r"\.h5 must be readable.*No such file.*--resume") as raised:
         train_here(own, tmp_path / "run", epochs=6)
     assert "--skip-bad-events" not in str(raised.value)  # without the file, --resume is refused
     assert RunFolder(tmp_path / "run").read_record()["status"] == "failed"
