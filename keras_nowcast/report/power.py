@@ -47,7 +47,9 @@ def power_traces(runs):
                 axes.plot(
                     *_thinned(seconds, watts), linewidth=0.8, color=COLORS[number % len(COLORS)]
                 )
-            axes.set_title(label(run.row) + estimate_mark(run.row), fontsize=7)
+            # On two lines, since both together are wider than a panel.
+            lines = (label(run.row), estimate_mark(run.row).strip())
+            axes.set_title("\n".join(filter(None, lines)), fontsize=7)
         # All panels share this axis. Earlier, it would fix the top at the traces drawn so far.
         panels[0, 0].set_ylim(bottom=0)
         for axes in panels.flat[len(drawn) :]:

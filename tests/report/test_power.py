@@ -36,3 +36,14 @@ def test_every_trace_lies_within_its_panel(tmp_path):
         low, high = axes.get_ylim()
         assert low == 0 and high > 300.0
     figures.plt.close(figure)
+
+
+def test_the_mark_of_an_estimate_does_not_widen_a_title(tmp_path):
+    study_runs.write_run(tmp_path / "a", joules=20.0, source="estimate")
+    study_runs.write_run(tmp_path / "b", joules=20.0, seed=1)
+    figure = power.power_traces(read(tmp_path))
+    assert [axes.get_title() for axes in figure.axes] == [
+        "depth 4, 16 filters, float32, 1 process, seed 0\n(an ESTIMATE, not measured)",
+        "depth 4, 16 filters, float32, 1 process, seed 1",
+    ]
+    figures.plt.close(figure)
