@@ -1,6 +1,7 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and locks on files."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -81,3 +82,28 @@ def write_json(path, value, new=False):
     """
     with written_whole(path, new) as beside:
         beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def take_lock(file, *, shared=False, wait=False):
+    """Locks an open file with flock, until the last process that has it open closes it or ends.
+
+    The content of the file plays no part; the file must stay where it is, since another one of the
+    same name would have another lock.
+
+    Args:
+      file: an open file, or its descriptor.
+      shared: whether others may hold a shared lock at the same time.
+      wait: whether to wait for the lock.
+
+    Returns:
+      True, or False if another process holds the lock (only without `wait`).
+
+    Raises:
+      OSError: the file system has no locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -7,7 +7,6 @@ docs/run_folder.md describes both. A number that was not measured is null, or an
 
 import csv
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from keras_nowcast import columns, schema
 from keras_nowcast.errors import InputError
-from keras_nowcast.files import write_json, written_whole
+from keras_nowcast.files import take_lock, write_json, written_whole
 
 EPOCH_COLUMNS = schema.names(columns.EPOCHS)
 LAYER_COLUMNS = schema.names(columns.LAYERS)
@@ -127,14 +126,11 @@ class RunFolder:
         """
         try:
             with open(self.lock_file) as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not take_lock(file, shared=True)
         except FileNotFoundError:
             return False
-        except BlockingIOError:
-            return True
         except OSError:  # no locks here, or not for this user
             return None
-        return False
 
     def stored_config(self):
         """Returns the fields of the config of the run as a dict, or None if there is no run."""

@@ -12,7 +12,7 @@ import pytest
 from keras_nowcast import records
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
-from keras_nowcast.files import written_whole
+from keras_nowcast.files import take_lock, written_whole
 
 
 def test_a_number_that_is_not_finite_is_null_with_its_reason():
@@ -177,3 +177,18 @@ def test_scores_are_read_with_their_gaps(tmp_path):
         {"method": "model", "threshold": 16, "lead_minutes": 5, "csi": 0.5},
         {"method": "model", "threshold": 219, "lead_minutes": "all", "csi": None},
     ]
+
+
+def test_a_file_is_locked_by_one_or_shared(tmp_path):
+    """Locks belong to open files, so that two of one process are enough."""
+    path = tmp_path / ".lock"
+    with open(path, "a") as first, open(path, "a") as second:
+        assert take_lock(first) and not take_lock(second) and not take_lock(second, shared=True)
+    with open(path, "a") as first, open(path) as second, open(path, "a") as third:
+        assert (
+            take_lock(first, shared=True)
+            and take_lock(second, shared=True)
+            and not take_lock(third)
+        )
+    with open(path, "a") as last:
+        assert take_lock(last, wait=True)

@@ -11,7 +11,6 @@ import collections
 import concurrent.futures
 import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -25,7 +24,7 @@ import numpy as np
 from keras_nowcast.data import catalog, hdf5, sevir
 from keras_nowcast.data.checksums import hash_bytes, note_sum, read_sums, sha256_of
 from keras_nowcast.errors import InputError
-from keras_nowcast.files import written_whole
+from keras_nowcast.files import take_lock, written_whole
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 AUTHORS_FILES = {"train": "nowcast_training.h5", "test": "nowcast_testing.h5"}
@@ -239,14 +238,12 @@ def write_files(
 
 @contextlib.contextmanager
 def _alone(root):
-    with open(root / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with open(root / ".lock", "a") as file:
+        if not take_lock(file):
             raise InputError(
                 f"`--out` must not be written by two processes. Received: {root}, which another "
                 "one is writing to."
-            ) from None
+            )
         yield
 
 

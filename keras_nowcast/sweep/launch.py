@@ -7,7 +7,6 @@ dies: nothing goes on training unnoticed.
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from keras_nowcast.config import MAY_CHANGE_ON_RESUME, RunConfig, as_arguments
 from keras_nowcast.errors import InputError
+from keras_nowcast.files import take_lock
 from keras_nowcast.records import RunFolder
 
 LAUNCHERS = ("horovodrun", "mpirun")
@@ -124,14 +124,11 @@ def locked(folder):
 
 def _take(file):
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return take_lock(file)
     except OSError as error:
         raise InputError(
             f"`--sweep-dir` must be on a file system with locks. Received: {file.name} ({error})."
         ) from None
-    return True
 
 
 def rank_0_of(folder):

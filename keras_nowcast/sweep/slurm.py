@@ -1,13 +1,12 @@
 """A sweep as Slurm jobs: an array for each number of processes, a task a cell."""
 
-import fcntl
 import json
 import shutil
 import subprocess
 from collections import defaultdict
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.files import write_json
+from keras_nowcast.files import take_lock, write_json
 from keras_nowcast.sweep.cells import Cell
 
 CELLS = "cells.json"
@@ -23,8 +22,8 @@ def list_cells(folder, cells):
       cells: PlacedCells.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".cells.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(folder / ".cells.lock", "a") as file:
+        take_lock(file, wait=True)
         listed = _read(folder / CELLS)
         indices = {each["name"]: index for index, each in enumerate(listed)}
         for cell in cells:

@@ -8,13 +8,13 @@ holds on one host.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
 import time
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.files import take_lock
 from keras_nowcast.records import RunFolder
 
 TOUCH_EVERY_S = 2.0
@@ -60,8 +60,16 @@ class RunLock:
             return
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _lock(file)
-        except BlockingIOError:
+            is_free = _lock(file)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                os.close(file)
+                raise
+            self._say(
+                f"{self._path} cannot be locked here ({error.strerror}): do not start a second job"
+            )
+            is_free = True
+        if not is_free:
             holder = _read(file)
             os.close(file)
             job = f", Slurm job {holder['job']}" if holder.get("job") else ""
@@ -69,13 +77,6 @@ class RunLock:
                 f"`--run-dir` must not be in use by another job. Received: {self._path.parent}, in "
                 f"use by process {holder.get('pid', 'unknown')} on {holder.get('host', 'a host')}"
                 f"{job}; wait for it to end, or choose another folder."
-            ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
-                os.close(file)
-                raise
-            self._say(
-                f"{self._path} cannot be locked here ({error.strerror}): do not start a second job"
             )
         self._file = file
         self._previous = _read(file)
@@ -155,16 +156,15 @@ def _union(intervals):
 
 
 def _lock(file):
-    """Locks a file, or raises BlockingIOError if a job holds the lock.
+    """Locks a file and returns True, or False if a job holds the lock.
 
     A process that only checks (`RunFolder.is_running`) holds the lock for an instant, so a second
     try follows.
     """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(RETRY_S)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if take_lock(file):
+        return True
+    time.sleep(RETRY_S)
+    return take_lock(file)
 
 
 def _read(file):

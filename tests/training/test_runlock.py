@@ -198,12 +198,12 @@ def test_a_long_trace_takes_no_more_memory(tmp_path):
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     import errno
 
-    from keras_nowcast.training import runlock
+    from keras_nowcast import files
 
     def refuse(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(runlock.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     said = []
     (tmp_path / "running.json").touch()
     assert RunFolder(tmp_path).is_running() is None
