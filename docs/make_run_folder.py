@@ -23,7 +23,6 @@ JSON_TYPES = {
     schema.TEXT: "string",
     schema.INTEGER: "integer",
     schema.NUMBER: "number",
-    schema.BOOLEAN: "boolean",
     schema.OBJECT: "object",
     str: "string",
     int: "integer",

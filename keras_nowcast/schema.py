@@ -12,7 +12,7 @@ from dataclasses import dataclass
 # Records of version 1 are still read. Some lack keys: those of failed cells have no `roofs`.
 VERSION = 2
 
-TEXT, INTEGER, NUMBER, BOOLEAN, OBJECT = "text", "integer", "number", "true or false", "object"
+TEXT, INTEGER, NUMBER, OBJECT = "text", "integer", "number", "object"
 TEXTS, NUMBERS, OBJECTS = "list of texts", "list of numbers", "list of objects"
 FRACTION = "fraction, 0 to 1"
 
