@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
     "keras>=3.12",  # the network and its training loop, on TensorFlow
     "matplotlib>=3.8",  # figures
     "nvidia-ml-py>=12.535",  # power and energy of NVIDIA GPUs; pure Python, harmless without a GPU
+    "scipy>=1.12",  # non-negative least squares of the planner, Student's t of the claims
     "tqdm>=4.66",  # progress bars
 ]
 EXTRAS_REQUIRE = {

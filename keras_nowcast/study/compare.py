@@ -9,39 +9,6 @@ from keras_nowcast import config
 from keras_nowcast.study import table
 
 ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
-# The 0.975 quantile of Student's t for 1, 2, ... degrees of freedom; that of 30 serves for more.
-T_975 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
-)
 # What sets one size of network apart from another.
 SIZES = config.names_of(config.SIZE)
 
@@ -227,10 +194,12 @@ def mean_difference(differences):
 
     Source: Student's t with one degree of freedom less than there are differences.
     """
+    from scipy.special import stdtrit  # the quantile of Student's t
+
     count = len(differences)
     deviation = statistics.stdev(differences)
-    t = T_975[min(count - 1, len(T_975)) - 1]
-    return statistics.fmean(differences), deviation, t * deviation / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
+    return statistics.fmean(differences), deviation, half
 
 
 def seed_range(first, second, skill):

@@ -1,6 +1,5 @@
 """The planner's regressions: which terms a quantity has, their rates, and how well they predict."""
 
-import itertools
 import math
 import statistics
 from collections import Counter
@@ -85,29 +84,26 @@ def memory_terms(cost, precision, batch):
 
 
 def fit_rates(terms, values):
-    """Returns the rates, none below 0, whose sums come closest to values in relative error.
+    """Fits rates by non-negative least squares on the relative error.
 
-    Exact: the best of the least-squares solutions on all subsets of the terms that are feasible.
-    Terms beyond one less than there are values are left out (their rates 0).
+    With n values at most n - 1 terms are fitted, at least one; the later terms get the rate 0.
 
     Args:
       terms: (n, k) array.
       values: n numbers above 0.
+
+    Returns:
+      Array of k rates, none below 0: `terms @ rates` predicts `values`.
     """
+    from scipy.optimize import nnls
+
     terms = np.asarray(terms, float)
     relative = terms / np.asarray(values, float)[:, None]
     scale = relative.max(axis=0)
     scale[scale == 0] = 1
-    relative /= scale
-    usable = range(min(terms.shape[1], max(1, len(terms) - 1)))
-    best, rates = math.inf, np.zeros(terms.shape[1])
-    for count in range(1, len(usable) + 1):
-        for chosen in map(list, itertools.combinations(usable, count)):
-            solution = np.linalg.lstsq(relative[:, chosen], np.ones(len(terms)), rcond=None)[0]
-            misfit = np.sum((relative[:, chosen] @ solution - 1) ** 2)
-            if (solution >= 0).all() and misfit < best - 1e-12:
-                best, rates = misfit, np.zeros(terms.shape[1])
-                rates[chosen] = solution
+    usable = min(terms.shape[1], max(1, len(terms) - 1))
+    rates = np.zeros(terms.shape[1])
+    rates[:usable] = nnls((relative / scale)[:, :usable], np.ones(len(terms)))[0]
     return rates / scale
 
 
