@@ -4,7 +4,7 @@ import pytest
 import study_runs
 
 from keras_nowcast import records
-from keras_nowcast.study import claims, compare, table
+from keras_nowcast.study import claims, table
 
 
 def answers(tmp_path):
@@ -214,39 +214,6 @@ def test_gpus_of_their_own_share_nothing(tmp_path):
     claim = answers(tmp_path)[3]
     assert claim.rows[0]["efficiency"] == "100%"
     assert not any("share" in note for note in claim.notes)
-
-
-def test_time_to_a_level(tmp_path):
-    study_runs.write_run(tmp_path / "a", losses=(0.5, 0.4))
-    study_runs.write_run(tmp_path / "b", losses=("", ""))
-    one, unscored = table.read(records.read_runs([tmp_path]))
-    assert compare.seconds_to(one, 0.45) == 4.0
-    assert compare.seconds_to(one, 0.3) is None
-    assert compare.seconds_to(unscored, 0.3) is None
-
-
-@pytest.mark.parametrize(("skipped_events", "seconds"), [(0, 4.2), (1, 4.0)])
-def test_the_first_step_counts_as_one_of_the_others(tmp_path, skipped_events, seconds):
-    """The first step had 4 of 40 windows: 0.2 s at 20 windows per second, and 10 J per window."""
-    study_runs.write_run(
-        tmp_path / "a",
-        seconds=2.0,
-        joules=400.0,
-        losses=(0.5, 0.4),
-        first_samples=36,
-        skipped_events=skipped_events,
-    )
-    (run,) = table.read(records.read_runs([tmp_path]))
-    assert compare.seconds_to(run, 0.4) == pytest.approx(seconds)
-    joules = [each for _, _, each in table.whole_epochs(run)]
-    assert joules == [440.0 if skipped_events == 0 else 400.0, 400.0]
-
-
-def test_spread():
-    assert compare.spread([None, 3, 1, 2]) == compare.Spread(2, 1, 3, 3)
-    assert compare.spread([None]) is None
-    assert compare.Spread(2, 1, 3, 3).text(".1f") == "2.0 (1.0 to 3.0, 3 times)"
-    assert compare.Spread(2, 2, 2, 1).text(".1f") == "2.0"
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])

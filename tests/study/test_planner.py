@@ -217,57 +217,6 @@ def test_other_machines_have_no_say(tmp_path):
     assert planned.errors["seconds"].median < 0.01
 
 
-def test_the_terms_of_a_step():
-    # All channels fill their blocks of 16, except the 13 frames in and the 12 out.
-    cost = count_unet(32, 13, 12, 1, 16)
-    computed, moved, layers, parameters = laws.step_terms(cost, "float32", 3)
-    scaling, first, head, loss = (cost.layers[i] for i in (0, 1, -2, -1))
-    flops = sum(layer.training_flops for layer in cost.layers)
-    more = 3 / 13 * first.training_flops + 4 / 12 * head.training_flops
-    assert computed == pytest.approx(3 * (flops + more))
-    # Kernels are moved three times, that of the first convolution twice, for any batch size.
-    kernels = 4 * (3 * cost.kernel_parameters - first.kernel_parameters)
-    assert parameters == pytest.approx(kernels + 28 * cost.trainable_parameters)
-    endless = float("inf")
-    plain = sum(layer.training_bytes_moved("float32", endless) for layer in cost.layers)
-    filled = (
-        3 / 13 * scaling.training_bytes_moved("float32", endless)
-        + 4 / 12 * head.training_bytes_moved("float32", endless)
-        + 4 / 12 * loss.training_bytes_moved("float32", endless)
-    )
-    assert moved == pytest.approx(3 * (plain + filled))
-    assert layers == len(cost.layers)
-
-
-def test_rates_are_not_negative():
-    terms = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [4.0, 0.5]])
-    assert laws.fit_rates(terms, [1, 2, 3, 4]) == pytest.approx([1, 0])
-    falling = laws.fit_rates(terms, [3.0, 2.0, 1.0, 0.4])
-    assert (falling >= 0).all() and falling[0] == 0
-    # With as few values as terms, the later terms are left out.
-    assert laws.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
-
-
-def test_the_cell_left_out_has_no_say():
-    points = [laws.Point("float32", 1, (1.0,), 0, 1, value) for value in (1, 1, 1, 1, 2)]
-    assert laws.leave_one_out(points).percent[-1] == pytest.approx(-50)
-    # The only cell of two processes has no other cell to be predicted from.
-    points.append(laws.Point("float32", 2, (1.0,), 0, 1, 3))
-    assert len(laws.leave_one_out(points).percent) == 5
-
-
-def test_numbers_have_three_figures():
-    interval = laws.Interval(12345.6, 999.6, 1234567.0, 0.9)
-    assert interval.text("J") == "12,300 (1,000 to 1,230,000) J"
-
-
-def test_errors():
-    errors = laws.Errors((10.0, -5.0, 1.0))
-    assert errors.text() == "median 5.0 %, at most 10.0 %, over 3 cells"
-    factor, share = errors.factor
-    assert (factor, share) == (pytest.approx(1.1), 0.75)
-
-
 def predictions():
     def interval(value):
         return laws.Interval(value, value / 2, value * 2, 0.9)

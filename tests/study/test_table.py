@@ -7,7 +7,7 @@ import pytest
 import study_runs
 
 from keras_nowcast import records
-from keras_nowcast.study import compare, table
+from keras_nowcast.study import table
 
 
 def read(tmp_path):
@@ -162,23 +162,3 @@ def test_one_measure_of_skill_for_all(tmp_path):
     study_runs.write_run(tmp_path / "c", csi=("", "", ""))
     skill = table.choose_skill(read(tmp_path))
     assert (skill.name, skill.higher_is_better) == ("validation loss", False)
-
-
-def test_increases_as_the_paper_states_them(tmp_path):
-    study_runs.write_run(tmp_path / "a", seconds=2.0, joules=100.0, filters=4)
-    study_runs.write_run(tmp_path / "b", seconds=5.0, joules=163.22, csi=(0.6, 0.4, 0.2))
-    first, second = (run.row for run in read(tmp_path))
-    found = compare.increases(first, second, table.choose_skill(read(tmp_path)))
-    assert found["energy"] == pytest.approx(63.22)
-    assert found["time"] == pytest.approx(150)
-    assert found["parameters"] == pytest.approx(100 * (4143628 / first["trainable_parameters"] - 1))
-    assert found["skill"] == pytest.approx(100)
-    assert found["skill_difference"] == pytest.approx(0.2)
-    other = {**second, "energy_source": "rapl"}
-    assert compare.increases(first, other, None)["energy"] is None
-    without = compare.increases({**first, "joules_per_sample": None}, second, None)
-    assert without["energy"] is None and without["skill"] is None
-
-
-def test_pareto():
-    assert compare.pareto([(1, 1), (2, 3), (2, 2), (3, 3), (4, 4), (0.5, 0)]) == [5, 0, 1, 4]
