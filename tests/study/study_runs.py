@@ -40,6 +40,12 @@ CONFIG = {
     "tensorboard": False,
 }
 WINDOWS = 40
+SIZES = ("depth", "filters", "center_filters")
+PARTS = {  # of the record
+    "training": {"skipped_events": 1, "skipped_steps": 0, "lost_seconds": 2.5},
+    "energy": {"lost_joules": None},
+    "memory": {"peak_rss_bytes": 800 * 2**20, "peak_gpu_bytes": None},
+}
 
 
 def write_run(
@@ -55,17 +61,11 @@ def write_run(
     reason=None,
     gpus=(),
     cores=2,
-    peak_rss_bytes=800 * 2**20,
-    peak_gpu_bytes=None,
     test_csi=None,
     coverages=None,
-    skipped_events=1,
-    skipped_steps=0,
-    lost_seconds=2.5,
-    lost_joules=None,
     first_samples=WINDOWS,
     roofs=None,
-    **config,
+    **fields,
 ):
     """Writes a run whose every epoch took `seconds` and, unless None, `joules`.
 
@@ -78,45 +78,63 @@ def write_run(
       first_samples: windows of the first epoch whose time was measured.
       roofs: None, or the record's roofs; each layer then takes a hundredth of a second.
       test_csi: None, or the CSI in scores.csv at 16, 74, 133.
-      config: fields of the configuration that differ from CONFIG.
+      fields: of the configuration or of PARTS, where they differ from CONFIG or PARTS.
     """
     of_epochs = joules if isinstance(joules, tuple) else (joules,) * len(losses)
     if joules is not None:
         joules = statistics.fmean(each for each in of_epochs if each != "")
-    config = {**CONFIG, "epochs": len(losses), "run_dir": str(folder), **config}
-    sizes = (config["depth"], config["filters"], config["center_filters"])
-    cost = count_unet(config["grid"], 13, 12, *sizes)
+    parts = _taken_parts(fields)
+    config = {**CONFIG, "epochs": len(losses), "run_dir": str(folder), **fields}
+    cost = count_unet(config["grid"], 13, 12, *(config[name] for name in SIZES))
     record = {
         "schema": schema.VERSION,
         "status": status,
         "status_reason": reason,
         "config": config,
-        "environment": {
-            "python": "3.11.1",
-            "tensorflow": "2.21.0",
-            "keras": "3.15.1",
-            "horovod": "0.28.1",
-            "hosts": ["h"],
-            "cpu": "EPYC",
-            "cores": cores,
-            "gpus": [{"uuid": name, "name": name} for name in gpus],
-            "world_size": world_size,
-            "git_commit": "abc",
-            "slurm_job_id": None,
-        },
+        "environment": _environment(world_size, cores, gpus),
         "model": cost.record(config["precision"], config["batch_per_replica"]),
-        "training": _training(config, cost, seconds, losses)
-        | {
-            "skipped_events": skipped_events,
-            "skipped_steps": skipped_steps,
-            "lost_seconds": lost_seconds,
-        },
-        "energy": _energy(joules, seconds, source, len(losses)) | {"lost_joules": lost_joules},
-        "memory": {"peak_rss_bytes": peak_rss_bytes, "peak_gpu_bytes": peak_gpu_bytes},
-    }
+        "training": _training(config, cost, seconds, losses) | parts["training"],
+        "energy": _energy(joules, seconds, source, len(losses)) | parts["energy"],
+        "memory": parts["memory"],
+    } | ({} if roofs is None else {"roofs": roofs})
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "record.json").write_text(json.dumps(record))
+    epochs = _epochs(losses, seconds, of_epochs, csi, coverages, first_samples)
+    _write_csv(folder / "epochs.csv", epochs)
+    if joules is not None:
+        _write_power(folder / "power.csv", joules / seconds)
+    if roofs is not None:
+        _write_csv(folder / "layers.csv", _layers(config, cost))
+    if test_csi:
+        _write_csv(folder / "scores.csv", _scores(test_csi))
+
+
+def _taken_parts(fields):
+    """Takes what belongs in PARTS out of `fields` and returns it, the rest as in PARTS."""
+    return {
+        part: {name: fields.pop(name, default) for name, default in defaults.items()}
+        for part, defaults in PARTS.items()
+    }
+
+
+def _environment(world_size, cores, gpus):
+    return {
+        "python": "3.11.1",
+        "tensorflow": "2.21.0",
+        "keras": "3.15.1",
+        "horovod": "0.28.1",
+        "hosts": ["h"],
+        "cpu": "EPYC",
+        "cores": cores,
+        "gpus": [{"uuid": name, "name": name} for name in gpus],
+        "world_size": world_size,
+        "git_commit": "abc",
+        "slurm_job_id": None,
+    }
+
+
+def _epochs(losses, seconds, joules, csi, coverages, first_samples):
     rows = [
         {
             **dict.fromkeys(EPOCH_COLUMNS),
@@ -128,7 +146,7 @@ def write_run(
             "seconds": seconds,
             "val_seconds": seconds / 10,
             "samples_per_second": WINDOWS / seconds,
-            "joules": of_epochs[epoch],
+            "joules": joules[epoch],
             "samples": WINDOWS if epoch else first_samples,
             "val_mae": 20.0,
             **{f"val_csi_{t}": value for t, value in zip((16, 74, 133), csi, strict=True)},
@@ -137,28 +155,23 @@ def write_run(
     ]
     for row, coverage in zip(rows, coverages or (), strict=False):
         row["joules_coverage"] = coverage
-    _write_csv(folder / "epochs.csv", rows)
-    if joules is not None:
-        _write_power(folder / "power.csv", joules / seconds)
-    if roofs is not None:
-        record["roofs"] = roofs
-        (folder / "record.json").write_text(json.dumps(record))
-        _write_csv(folder / "layers.csv", _layers(config, cost))
-    if test_csi:
-        scores = [
-            {
-                "method": method,
-                "threshold": t,
-                "lead_minutes": lead,
-                "csi": value,
-                "mae": 10.0,
-                "mse": 300.0,
-            }
-            for method in ("model", "persistence")
-            for lead in (5, "all")
-            for t, value in zip((16, 74, 133), test_csi, strict=True)
-        ]
-        _write_csv(folder / "scores.csv", scores)
+    return rows
+
+
+def _scores(csi):
+    return [
+        {
+            "method": method,
+            "threshold": t,
+            "lead_minutes": lead,
+            "csi": value,
+            "mae": 10.0,
+            "mse": 300.0,
+        }
+        for method in ("model", "persistence")
+        for lead in (5, "all")
+        for t, value in zip((16, 74, 133), csi, strict=True)
+    ]
 
 
 def _layers(config, cost):

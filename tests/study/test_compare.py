@@ -62,3 +62,14 @@ def test_increases_as_the_paper_states_them(tmp_path):
 
 def test_pareto():
     assert compare.pareto([(1, 1), (2, 3), (2, 2), (3, 3), (4, 4), (0.5, 0)]) == [5, 0, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("count", "t"), [(2, 12.7062), (3, 4.3027), (31, 2.0423), (61, 2.0003), (121, 1.9799)]
+)
+def test_the_interval_of_a_mean_follows_students_t(count, t):
+    """Published 0.975 quantiles, also for more than 30 degrees of freedom."""
+    differences = [0.01 * (-1) ** i for i in range(count)]
+    mean, deviation, half = compare.mean_difference(differences)
+    assert mean == pytest.approx(0 if count % 2 == 0 else 0.01 / count)
+    assert half * count**0.5 / deviation == pytest.approx(t, abs=5e-5)

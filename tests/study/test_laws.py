@@ -56,3 +56,12 @@ def test_errors():
     assert errors.text() == "median 5.0 %, at most 10.0 %, over 3 cells"
     factor, share = errors.factor
     assert (factor, share) == (pytest.approx(1.1), 0.75)
+
+
+def test_rates_minimize_the_relative_error():
+    """Of terms (1, x) at x = 1, 2, 3 and values 2, 4, 3: weights 1/4, 1/16 and 1/9, by hand."""
+    terms, values = np.array([[1, 1], [1, 2], [1, 3.0]]), np.array([2, 4, 3.0])
+    relative = terms / values[:, None]
+    normal = np.linalg.solve(relative.T @ relative, relative.T @ np.ones(3))
+    assert (normal > 0).all()
+    assert laws.fit_rates(terms, values) == pytest.approx(normal, rel=1e-12)
