@@ -287,7 +287,10 @@ def _config_rows():
     for each in dataclasses.fields(RunConfig):
         options = typing.get_args(each.type) or (each.type,)
         kinds = " or ".join(names.get(kind, "null") for kind in options)
-        meaning = each.metadata["help"].replace("|", "\\|").replace("*", "\\*")
+        meaning = each.metadata["help"]
+        if each.metadata["choices"]:
+            meaning += f" ({', '.join(each.metadata['choices'])})"
+        meaning = meaning.replace("|", "\\|").replace("*", "\\*")
         yield f"| `{each.name}` | {kinds} | {meaning} |"
 
 
