@@ -147,7 +147,7 @@ def test_killed_it_goes_on(root, tmp_path, number):
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(number)
-    errors = process.communicate(timeout=20)[1]
+    errors = process.communicate(timeout=120)[1]
     assert process.returncode == (75 if number == signal.SIGTERM else -number), errors
     assert list(tmp_path.glob("cut/data/vil/*/.*.part"))
     again = subprocess.run(command, capture_output=True, text=True)

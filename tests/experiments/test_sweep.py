@@ -72,7 +72,7 @@ def sweep(start):
 
     def sweep(*flags, **more):
         process = start(*flags, **more)
-        printed, _ = process.communicate(timeout=600)
+        printed, _ = process.communicate(timeout=1200)
         return process.returncode, printed
 
     return sweep
@@ -96,7 +96,7 @@ def starts(folder):
 
 
 def wait_for_checkpoint(process, folder, pattern, more_than=0):
-    give_up = time.monotonic() + 300
+    give_up = time.monotonic() + 1200
     while len(list(folder.glob(f"{pattern}/checkpoint/*.npz"))) <= more_than:
         assert process.poll() is None and time.monotonic() < give_up, process.stdout.read()
         time.sleep(0.1)
@@ -113,7 +113,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, 
     process = start(*flags)
     wait_for_checkpoint(process, tmp_path, "*-np1-s0-*")
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=1200)
     assert process.returncode == 75, printed
     assert "the same command goes on" in printed
     first = cell(tmp_path, "*-np1-s0-*")
@@ -126,7 +126,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, 
 
     both = [start(*flags) for _ in range(2)]
     for process in both:
-        printed, _ = process.communicate(timeout=600)
+        printed, _ = process.communicate(timeout=1200)
         assert process.returncode == 0, printed
         assert "2 cells: 2 completed" in printed
     for each in (first, cell(tmp_path, second)):

@@ -72,7 +72,7 @@ class Job:
     def run(self, script, *words, **variables):
         """Returns (status, standard error) of a job that gets no signal."""
         process = self.start(script, *words, **variables)
-        errors = process.communicate(timeout=20)[1]
+        errors = process.communicate(timeout=120)[1]
         return process.returncode, errors
 
     def warn(self, number, script, *words, times=1, **variables):
@@ -83,7 +83,7 @@ class Job:
         for _ in range(times):
             process.send_signal(number)
             time.sleep(0.1)
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
         return process.returncode
 
     @property

@@ -147,6 +147,7 @@ sys.exit(75)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="there is no horovodrun")
 def test_a_step_longer_than_horovodrun_waits_is_saved(tmp_path):
     (tmp_path / "train.py").write_text(SLOW_STEP)
@@ -197,13 +198,19 @@ def test_a_second_signal_kills(tmp_path):
 
 def test_a_process_that_does_not_stop_in_time_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "GRACE_S", 0.5)
-    ended = attended(tmp_path, PATIENT.replace("sys.exit(75)", "None"), timeout_s=2.0)
+    default = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the process inherits
+    try:
+        ended = attended(tmp_path, "import time; time.sleep(600)", timeout_s=0.5)
+    finally:
+        signal.signal(signal.SIGTERM, default)
     assert (ended.status, ended.timed_out, ended.stopped) == (-signal.SIGKILL, True, False)
 
 
 def test_a_process_dies_with_its_sweep_and_holds_the_lock_so_long(tmp_path):
     """The sweep is killed; its process gets a signal, ends later, and holds the lock until then."""
-    lingering = PATIENT.replace("sys.exit(75)", "(time.sleep(2), sys.exit(75))")
+    end = tmp_path / "end"
+    linger = f"[time.sleep(0.05) for _ in iter(lambda: os.path.exists({str(end)!r}), True)]"
+    lingering = "import os" + PATIENT.replace("sys.exit(75)", f"({linger}, sys.exit(75))")
     sweep = subprocess.Popen(
         [sys.executable, "-c", _SWEEP.format(folder=str(tmp_path), code=lingering)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -213,6 +220,7 @@ def test_a_process_dies_with_its_sweep_and_holds_the_lock_so_long(tmp_path):
     sweep.wait()
     with locked(tmp_path) as lock:
         assert lock is None  # its process still lives
+    end.touch()
 
     def is_free():
         with locked(tmp_path) as lock:
@@ -237,7 +245,7 @@ def _text(path):
     return path.read_text() if path.exists() else ""
 
 
-def _until(holds, seconds=20):
+def _until(holds, seconds=120):
     give_up = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < give_up

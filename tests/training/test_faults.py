@@ -48,7 +48,7 @@ def run_with_fault(what, rank, step, launcher=(), **fields):
     """Runs a training of a million epochs, which ends because of the fault, or not at all."""
     script = ROOT / "tests" / "training" / "ranks_fault.py"
     command = [*launcher, sys.executable, script, what, rank, step]
-    return run([*command, *flags(epochs=10**6, **fields)], timeout=120)
+    return run([*command, *flags(epochs=10**6, **fields)])
 
 
 def train_here(root, run_dir, **fields):
@@ -99,7 +99,7 @@ def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line
         launcher=launcher,
         data=small_sevir,
         run_dir=tmp_path / "run",
-        stall_seconds=4,
+        stall_seconds=10 if what in ("input", "stopped") else 300,
         batch_per_replica=2,
     )
     assert done.returncode != 0
@@ -133,7 +133,7 @@ def test_horovods_own_stall_check_names_the_rank_under_gloo(small_sevir, tmp_pat
         launcher=(*GLOO, "--stall-check-warning-time-seconds", "1"),
         data=small_sevir,
         run_dir=tmp_path / "run",
-        stall_seconds=8,
+        stall_seconds=12,
         batch_per_replica=2,
     )
     assert re.search(r"Missing ranks:\n\[0\]<stderr>:1: \[\S*HorovodAllreduce", done.stderr)
@@ -145,7 +145,7 @@ def test_a_single_process_that_waits_for_its_input(small_sevir, tmp_path):
         "input", 0, 2, data=small_sevir, run_dir=tmp_path / "run", stall_seconds=2
     )
     assert done.returncode == 1
-    assert re.search(r"failed: rank 0 on .* has waited \d s for event S.*\.h5;", done.stderr)
+    assert re.search(r"failed: rank 0 on .* has waited \d+ s for event S.*\.h5;", done.stderr)
     assert "Traceback" not in done.stderr
 
 
@@ -278,7 +278,7 @@ def test_two_ranks_leave_bad_events_out_together(own, tmp_path):
         2,
         *flags(epochs=3, batch_per_replica=2),
     ]
-    done = run(command, timeout=120)
+    done = run(command)
     assert done.returncode == 0, done.stdout + done.stderr
     training = json.loads((tmp_path / "run" / "record.json").read_text())["training"]
     assert (training["skipped_events"], training["steps"]) == (2, 18)

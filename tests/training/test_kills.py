@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from launch import HORUN, ROOT  # noqa: E402
+from launch import HORUN, LONGEST_S, ROOT  # noqa: E402
 
 from keras_nowcast.records import RunFolder  # noqa: E402
 from keras_nowcast.training import checkpoint  # noqa: E402
@@ -28,7 +28,6 @@ KINDS = ("during a checkpoint", "one rank of two", "all ranks of two", "a proces
 HAS_HOROVOD = importlib.util.find_spec("horovod") is not None
 EPOCHS = 6
 WINDOWS = 24  # of an epoch; a step of a rank has one
-LONGEST_S = 1200  # guards against a hang, even on a busy machine
 
 
 def start(root, run_dir, ranks, *flags):

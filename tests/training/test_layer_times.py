@@ -222,7 +222,7 @@ def test_a_run_writes_its_layers_and_roofs(small_sevir, tmp_path, hurried):
 
 def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch):
     def slow(policy):
-        time.sleep(5)
+        time.sleep(2)
         return {"compute_flops_per_second": {"float32": 1.0}, "memory_bytes_per_second": 1.0}
 
     monkeypatch.setattr(layer_times, "layer_row", lambda part, *_: {"seconds_median": 1.0})
@@ -238,7 +238,7 @@ def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch
     ).read_record()
     took_s = time.monotonic() - since
     training, energy = record["training"], record["energy"]
-    assert record["roofs"]["measuring_seconds"] > 5
+    assert record["roofs"]["measuring_seconds"] > 2
     apart_s = training["setup_seconds"] + record["roofs"]["measuring_seconds"]
     assert apart_s + training["seconds"] < took_s  # no second is counted twice
     assert "layer times" in {window["name"] for window in energy["windows"]}
