@@ -13,7 +13,7 @@ from stub_nvml import Device, constant
 from keras_nowcast.energy import EnergyMonitor
 from keras_nowcast.energy.source import choose_source
 
-TRACING_S = 2.0
+TRACING_S = 1.5
 X, Y = np.zeros((64, 8), "float32"), np.zeros((64, 1), "float32")
 
 

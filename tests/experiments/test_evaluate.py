@@ -123,6 +123,7 @@ def test_saved_forecasts_are_read_by_our_own_reader(evaluated):
     assert sevir.read_event(events[0]).shape == (32, 32, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 def test_two_processes_give_the_same(evaluated, run_dir, tmp_path):
     done = shell(HORUN, "-np", 2, "--gloo", *EVALUATE, run_dir, "--out", tmp_path)

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("float32_after")
 needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
 )
+slow = pytest.mark.slow
 needs_mpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
 GLOO = (HORUN, "-np", "2", "--gloo")
 MPI = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "-bind-to", "none")
@@ -82,13 +83,31 @@ def at_step(monkeypatch, step, action):
             8,
             "rank 1 on .* exited without a shutdown message: killed, or out of memory",
         ),
-        (GLOO, "memory", 8, r"rank 1 on .* ran out of memory \(Unable to allocate 8.00 EiB\)"),
-        (GLOO, "told", 8, r"rank 1 on .* failed \(RuntimeError: something unheard of\)"),
         pytest.param(
-            MPI, "killed", 8, "rank 1 on .* exited without a shutdown message", marks=needs_mpi
+            GLOO,
+            "memory",
+            8,
+            r"rank 1 on .* ran out of memory \(Unable to allocate 8.00 EiB\)",
+            marks=slow,
         ),
-        pytest.param(MPI, "input", 2, r"rank 1 on .* has waited \d+ s for event", marks=needs_mpi),
-        (GLOO, "stopped", 8, r"rank 1 on .* has not responded for \d+ s"),
+        pytest.param(
+            GLOO,
+            "told",
+            8,
+            r"rank 1 on .* failed \(RuntimeError: something unheard of\)",
+            marks=slow,
+        ),
+        pytest.param(
+            MPI,
+            "killed",
+            8,
+            "rank 1 on .* exited without a shutdown message",
+            marks=[needs_mpi, slow],
+        ),
+        pytest.param(
+            MPI, "input", 2, r"rank 1 on .* has waited \d+ s for event", marks=[needs_mpi, slow]
+        ),
+        pytest.param(GLOO, "stopped", 8, r"rank 1 on .* has not responded for \d+ s", marks=slow),
     ],
 )
 def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line):
@@ -123,6 +142,7 @@ def test_one_rank_cannot_go_on(small_sevir, tmp_path, launcher, what, step, line
         assert training["lost_seconds"] > 0
 
 
+@slow
 @needs_horovod
 def test_horovods_own_stall_check_names_the_rank_under_gloo(small_sevir, tmp_path):
     """Horovod 0.28.1 as published finds nobody missing there; our build's patch mends it."""
@@ -257,12 +277,15 @@ def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypat
 def test_a_file_that_vanishes_stops_the_run(own, tmp_path, monkeypatch):
     events = splits.split_events(catalog.read_catalog(own)).train
     at_step(monkeypatch, 7, events[0].file.unlink)
-    with pytest.raises(InputError, match=r"\.h5 must be readable.*No such file.*--resume") as raised:
+    with pytest.raises(
+        InputError, match=r"\.h5 must be readable.*No such file.*--resume"
+    ) as raised:
         train_here(own, tmp_path / "run", epochs=6)
     assert "--skip-bad-events" not in str(raised.value)  # without the file, --resume is refused
     assert RunFolder(tmp_path / "run").read_record()["status"] == "failed"
 
 
+@slow
 @needs_horovod
 def test_two_ranks_leave_bad_events_out_together(own, tmp_path):
     names = spoil(own, 2)
