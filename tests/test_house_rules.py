@@ -184,6 +184,24 @@ def test_no_two_public_classes_share_a_name():
     assert {name: places for name, places in holders.items() if len(places) > 1} == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "most"), [(ast.Module, 500), (ast.ClassDef, 300), (ast.FunctionDef, 60)]
+)
+def test_nothing_is_too_long_to_read(kind, most):
+    """A module is read at a sitting, and a function fits a screen."""
+    paths = LIBRARY + SCRIPTS + sorted((ROOT / "tests").rglob("*.py"))
+    lengths = {}
+    for path in paths:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Module):
+                lines, name = len(path.read_text().splitlines()), where(path)
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+                lines, name = node.end_lineno - node.lineno + 1, where(path, node.lineno)
+            if isinstance(node, kind):
+                lengths[name] = lines
+    assert not {name: lines for name, lines in lengths.items() if lines > most}
+
+
 def test_scaling_constants_live_once():
     """Other codes type them in six modules, and then they differ."""
     holders = {
