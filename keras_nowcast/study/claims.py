@@ -1,10 +1,10 @@
-"""The paper's claims, each with this study's own numbers beside the paper's.
+"""The paper's claims, each with this study's own numbers next to the paper's.
 
-A claim is answered from completed runs alone. Where they do not hold what it needs, its answer is
-'not measured here' and why. docs/study.md says how each number is made.
+Only completed runs answer a claim. If they lack what it needs, the answer is 'not measured here'
+and the reason. docs/study.md explains how each number is computed.
 
-Two things are called faster, and they differ: throughput (windows trained a second) and time to
-quality (seconds of training until the loss level that the slower-converging of the two reached).
+Two measures of speed are reported, and they differ: throughput (windows trained per second) and
+time to quality (seconds of training until the lowest validation loss that both runs reached).
 """
 
 import itertools
@@ -43,21 +43,21 @@ PAPER = "arXiv 2008.08062"
 PAPER_DEPTH = 4
 PAPER_PARAMETERS_PERCENT = 1549
 PAPER_ENERGY_PERCENT = 63.22
-_VERDICTS = ("not told apart", "better", "worse")
+_VERDICTS = ("not distinguishable", "better", "worse")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what this study has to say of it.
+    """A claim and this study's answer to it.
 
     Attributes:
-      title: what is asked.
-      paper: what the paper says of it, or that no figure of it is at hand.
-      answer: this study's, in words and numbers, a line a precision or setting.
-      is_measured: whether there were data for an answer.
+      title: the question.
+      paper: the paper's statement, or a note that no value of the paper is available.
+      answer: this study's, as text with numbers, one line per precision or setting.
+      is_measured: True if there were data for an answer.
       rows: the comparisons behind it, dicts of text with the same keys.
       notes: lines on how to read it.
-      missing: lines on what it lacks although it is answered: energy, and why.
+      missing: lines on what an answered claim still lacks: energy, and why.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Claim:
 
 
 def claims(runs):
-    """Returns the paper's Claims, answered from Runs (`table.read`)."""
+    """Returns the paper's Claims, answered from MeasuredRuns (`table.read`)."""
     cells = table.cells(runs)
     skill = table.choose_skill(runs)
     return [
@@ -82,7 +82,7 @@ def claims(runs):
 
 
 def mixed_precision(cells, skill):
-    """Mixed precision's time and energy against float32's, and whether the skill is equal."""
+    """Returns the Claim on time, energy and skill of mixed precision compared with float32."""
     title = "Mixed precision: less time and energy at equal skill?"
     paper = f"Training time falls significantly with no loss of model performance ({PAPER})."
     pairs = precision_pairs(cells)
@@ -91,7 +91,7 @@ def mixed_precision(cells, skill):
             title,
             paper,
             "it needs a completed run in float32 and one in mixed precision that differ in nothing "
-            "else but the seed",
+            "else except the seed",
         )
     compared = [_precision_row(plain, mixed, skill) for plain, mixed in pairs]
     answers = []
@@ -99,15 +99,17 @@ def mixed_precision(cells, skill):
         mine = [row for row in compared if row["precision"] == policy]
         answers.append(" ".join(_precision_sentences(policy, mine, skill)))
     notes = (
-        "Throughput and time to quality: seconds of float32 over seconds of mixed precision, above "
-        "1 where mixed precision is faster. Time to quality counts whole epochs until the "
-        "validation loss that the slower-converging of the two reached; the first step of each "
-        "start, which compiles, counts as one of the others. Energy: joules a window of mixed "
-        "precision over those of float32.",
-        "Skill: the difference between runs of the same seed, its mean over the seeds and the 95 % "
-        "interval of that (Student's t). Not told apart: the interval holds 0. Of few seeds it is "
-        "wide, and that is no proof that there is no difference. Better or worse: it does not hold "
-        "0.",
+        "Throughput and time to quality are seconds of float32 divided by seconds of mixed "
+        "precision: above 1, mixed precision is faster. Time to quality counts complete epochs "
+        "until the lowest validation loss that both runs reached. The first step of each start "
+        "includes compilation and is counted at the rate of the other steps. Energy is joules per "
+        "window of mixed precision divided by those of float32. Brackets hold the minimum and the "
+        "maximum, over the pairs of seeds in the table and over the cells in the answer.",
+        "Skill: the medians of float32 and of mixed precision, then the difference (mixed minus "
+        "float32) between runs of the same seed: its mean over the seeds and the 95% "
+        "confidence interval of the mean (Student's t). Not distinguishable: the interval contains "
+        "0. With few seeds the interval is wide, so that is not evidence of equality. Better or "
+        "worse: the interval excludes 0.",
         *_certainty(compared),
     )
     missing = _without_energy(compared)
@@ -135,37 +137,43 @@ def _both(first, second):
 def _precision_sentences(policy, rows, skill):
     rates = spread(row["throughput"] and row["throughput"].median for row in rows)
     quality = spread(row["time to quality"] and row["time to quality"].median for row in rows)
-    yield f"{policy}, over {counted(len(rows), 'cell')}:"
+    yield f"{policy} compared with float32 in {counted(len(rows), 'cell')}:"
     if rates:
-        yield f"throughput {_over_cells(rates, '.2f')} times float32's;"
+        yield f"throughput {_over_cells(rates, '.2f')} times that of float32;"
     if quality:
-        yield f"to the same validation loss {_over_cells(quality, '.2f')} times as fast;"
+        yield f"reached the same validation loss {_over_cells(quality, '.2f')} times as fast;"
     else:
-        yield f"time to the same validation loss {NOT_MEASURED}, no level was reached by both;"
+        yield f"time to the same validation loss {NOT_MEASURED}: no known level that both reached;"
     energies = [row["energy"] for row in rows if row["energy"].spread]
     if energies:
         ratio = spread(each.spread.median for each in energies)
-        yield f"energy {_over_cells(ratio, '.2f')} times float32's{_mark(energies)};"
+        yield f"energy {_over_cells(ratio, '.2f')} times that of float32{_mark(energies)};"
     else:
         yield f"energy {NOT_MEASURED};"
     told = [row["skill"] for row in rows if row["skill"].verdict]
     if told:
         counts = Counter(each.verdict for each in told)
         found = ", ".join(f"{word} in {counts[word]}" for word in _VERDICTS if counts[word])
-        yield f"{skill.name} {found} of the {counted(len(told), 'cell')} with several seeds."
+        seeds = spread(each.pairs for each in told)
+        yield (
+            f"{skill.name} (95% confidence interval of the mean difference over "
+            f"{_over_cells(seeds, 'g')} common seeds): {found} of the "
+            f"{counted(len(told), 'cell')} with several seeds."
+        )
     else:
         yield (
-            f"whether the skill is equal is {NOT_MEASURED}: no cell has several seeds of both, and "
-            "a difference in one cannot be told from chance."
+            f"whether the skill differs is {NOT_MEASURED}: no cell has two seeds in both "
+            "precisions, and one seed cannot distinguish a difference from chance."
         )
 
 
 def more_parameters(cells, skill):
-    """More parameters against more energy and time, at the paper's number of encoding levels."""
-    title = f"More parameters against more energy, at {PAPER_DEPTH} encoding levels"
+    """Returns the Claim on what more parameters cost, at the paper's number of encoding levels."""
+    title = f"More parameters: how much more energy, at {PAPER_DEPTH} encoding levels"
     paper = (
-        f"+{PAPER_PARAMETERS_PERCENT} % trainable parameters cost +{PAPER_ENERGY_PERCENT} % energy "
-        f"for a UNet with {PAPER_DEPTH} encoding levels ({PAPER}); which two models is not said."
+        f"+{PAPER_PARAMETERS_PERCENT:,}% trainable parameters cost +{PAPER_ENERGY_PERCENT}% energy "
+        f"for a UNet with {PAPER_DEPTH} encoding levels ({PAPER}). The abstract does not name the "
+        "two models."
     )
     deep = [cell for cell in cells if cell.setting["depth"] == PAPER_DEPTH]
     ladders = [ladder for ladder in map(by_size, table.group(deep, *SIZES)) if len(ladder) > 1]
@@ -176,24 +184,25 @@ def more_parameters(cells, skill):
             f"it needs two completed runs of --depth {PAPER_DEPTH} that differ in their filters "
             "alone",
         )
-    pairs = [pair for ladder in ladders for pair in _told_pairs(ladder)]
+    pairs = [pair for ladder in ladders for pair in _shown_pairs(ladder)]
     compared = [_size_row(small, large, skill) for small, large in pairs]
     closest = min(compared, key=_far_from_paper)
     energies = [row["energy"] for row in compared if row["energy"].spread]
     if energies:
         closest = min((row for row in compared if row["energy"].spread), key=_far_from_paper)
-        cost = f"{closest['energy'].spread.text('+.1f', ' %')} energy{_mark([closest['energy']])}, "
+        cost = f"{closest['energy'].spread.text('+.1f', '%')} energy{_mark([closest['energy']])}, "
     else:
         cost = f"energy {NOT_MEASURED}, "
     time = closest["time"]
     answer = (
-        f"{closest['from']} to {closest['to']} in {closest['precision']}, the pair closest to the "
-        f"paper's of those measured here: {closest['parameters']:+,.0f} % trainable parameters, "
-        f"{cost}{time.text('+.1f', ' %') + ' time' if time else 'time ' + NOT_MEASURED}."
+        f"{closest['from']} to {closest['to']} in {closest['precision']}, of the pairs measured "
+        f"here the closest to the paper's: {closest['parameters']:+,.0f}% trainable parameters, "
+        f"{cost}{time.text('+.1f', '%') + ' time' if time else 'time ' + NOT_MEASURED}."
     )
     notes = (
-        "Of every setting, smallest to largest and the pair closest to the paper's. Time and "
-        "energy are those of a trained window; the spread is over pairs of seeds.",
+        "For each setting: the smallest to the largest network, and the pair closest to the "
+        "paper's. Time and energy are per trained window. Values are medians over pairs of seeds; "
+        "brackets hold the minimum and the maximum over the pairs.",
         *_certainty(compared),
     )
     missing = _without_energy(compared)
@@ -204,7 +213,7 @@ def _far_from_paper(row):
     return abs(row["parameters"] - PAPER_PARAMETERS_PERCENT)
 
 
-def _told_pairs(ladder):
+def _shown_pairs(ladder):
     """Returns the smallest and largest of a ladder, and the pair nearest the paper's increase."""
     pairs = list(itertools.combinations(ladder, 2))
     nearest = min(pairs, key=lambda pair: abs(growth_percent(*pair) - PAPER_PARAMETERS_PERCENT))
@@ -227,11 +236,11 @@ def _size_row(small, large, skill):
 
 
 def larger_models(cells, skill):
-    """What skill larger models bring, and what each step up costs."""
+    """Returns the Claim on what skill larger models bring, and what each step up costs."""
     title = "Larger models: what more skill costs"
-    paper = f"No figure of {PAPER} is at hand for it but that of the second claim."
+    paper = f"No value of {PAPER} is available for it except that of the second claim."
     if skill is None:
-        return _not_measured(title, paper, "no score is known of all completed runs")
+        return _not_measured(title, paper, "no score is known for all completed runs")
     ladders = [each for each in map(by_size, table.group(cells, *SIZES)) if len(each) > 1]
     if not ladders:
         return _not_measured(
@@ -247,12 +256,12 @@ def larger_models(cells, skill):
         compared += steps
         sentences.append(_front_sentence(ladder, front, skill, cost))
     if not sentences:
-        return _not_measured(title, paper, "neither time nor energy is known of the runs")
+        return _not_measured(title, paper, "neither time nor energy of the runs is known")
     notes = (
-        "Along the Pareto front of each setting: from each network that no other beats in both "
-        f"cost and skill to the next. Skill is {skill.name}, "
-        f"{'higher' if skill.higher_is_better else 'lower'} is better, the median over seeds. A "
-        "gain smaller than the spread of the seeds is none that was shown.",
+        "Each row is a step along the Pareto front of a setting: from one network that no other "
+        f"beats in both cost and skill to the next. Skill is {skill.name} "
+        f"({'higher' if skill.higher_is_better else 'lower'} is better), the median over seeds. A "
+        "gain smaller than the spread of seeds (maximum minus minimum) does not show a difference.",
     )
     return Claim(title, paper, "\n".join(sentences), True, _texts(compared), notes)
 
@@ -267,7 +276,7 @@ def _step_row(small, large, skill, cost):
         "precision": small.setting["precision"],
         "processes": str(small.setting["world_size"]),
         "parameters": growth_percent(small, large),
-        "cost": f"{more:+.1f} % {cost.label}",
+        "cost": f"{more:+.1f}% {cost.label}",
         "skill": f"{gain:+.4f}",
         "spread of seeds": NOT_MEASURED if chance is None else f"{chance:.4f}",
     }
@@ -280,12 +289,12 @@ def _front_sentence(ladder, front, skill, cost):
     if len(front) == 1:
         return (
             f"{where}: of {len(ladder)} networks the cheapest, {model_name(first.setting)}, is "
-            f"also the most skilful ({skill.name} {statistics.median(skill.of_cell(first)):.4f})."
+            f"also the most skillful ({skill.name} {statistics.median(skill.of_cell(first)):.4f})."
         )
     more = compare.increase_percent(first.median(cost.column), last.median(cost.column))
     return (
         f"{where}: {model_name(first.setting)} to {model_name(last.setting)}, "
-        f"{growth_percent(first, last):+,.0f} % trainable parameters, {more:+.1f} % {cost.label}, "
+        f"{growth_percent(first, last):+,.0f}% trainable parameters, {more:+.1f}% {cost.label}, "
         f"{skill.name} {statistics.median(skill.of_cell(first)):.4f} to "
         f"{statistics.median(skill.of_cell(last)):.4f}; {len(front)} of {len(ladder)} networks are "
         "on the Pareto front."
@@ -293,11 +302,11 @@ def _front_sentence(ladder, front, skill, cost):
 
 
 def data_parallel(cells):
-    """Speed-up and efficiency of several processes against the fewest of the same setting."""
+    """Returns the Claim on several processes compared with the fewest of the same setting."""
     title = "Data-parallel training: speed-up and efficiency"
     paper = (
-        "No figure of the paper is at hand; the same group's earlier one (arXiv 1908.10964) cut "
-        "training from 59 hours to just over 1 hour by data parallelism."
+        "No value of the paper is available. An earlier paper of the same group (arXiv 1908.10964) "
+        "cut training from 59 hours to just over 1 hour by data parallelism."
     )
     pairs = scaling_pairs(cells)
     if not pairs:
@@ -316,21 +325,25 @@ def data_parallel(cells):
         quality = spread(row["time to quality"] and row["time to quality"].median for row in mine)
         efficiency = spread(row["efficiency"].median for row in mine if row["efficiency"])
         sentences.append(
-            f"{many} processes against {few}, over {counted(len(mine), 'cell')}: throughput "
-            f"{_over_cells(speed, '.2f')} times, efficiency {_over_cells(efficiency, '.0%')}; to "
-            "the same validation loss "
-            + (f"{_over_cells(quality, '.2f')} times as fast." if quality else f"{NOT_MEASURED}.")
+            f"{many} processes compared with {few} in {counted(len(mine), 'cell')}: throughput "
+            f"{_over_cells(speed, '.2f')} times, efficiency {_over_cells(efficiency, '.0%')}; "
+            + (
+                f"reached the same validation loss {_over_cells(quality, '.2f')} times as fast."
+                if quality
+                else f"time to the same validation loss {NOT_MEASURED}."
+            )
         )
     notes = [
-        "Each process keeps its batch, so the global batch grows with the processes, and so does "
-        "the learning rate. Efficiency is the speed-up over the ratio of processes."
+        "The batch size per process is constant, so the global batch size and the learning rate "
+        "grow with the number of processes. Efficiency is the speed-up divided by the ratio of "
+        "the numbers of processes."
     ]
     shared = [many for _, many in pairs if shares_cores(many.setting)]
     if shared:
         notes.append(
-            "Without a GPU of its own, each process shares the cores of one host with the others: "
+            "No process has its own GPU, so all share the cores of one host: up to "
             f"{max(cell.setting['world_size'] for cell in shared)} processes on "
-            f"{shared[0].setting['cores']} cores here. That is no measure of a cluster."
+            f"{shared[0].setting['cores']} cores here. That does not measure a cluster."
         )
     answer = "\n".join(sentences)
     return Claim(title, paper, answer, bool(sentences), _texts(compared), tuple(notes))
@@ -356,7 +369,7 @@ def _scaling_row(few, many):
 
 @dataclass(frozen=True)
 class _Energy:
-    """A ratio or increase of energy; `spread` is None where it was not measured."""
+    """A ratio or increase of energy; `spread` is None if it was not measured."""
 
     spread: Spread | None
     form: str
@@ -367,10 +380,11 @@ class _Energy:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What the seeds tell of two skills: one of _VERDICTS; None where they tell nothing."""
+    """A comparison of skills: its text; one of _VERDICTS or None; the number of common seeds."""
 
     text: str
     verdict: str | None
+    pairs: int = 0
 
 
 _RATIO, _PERCENT = ".2f", "+.1f"
@@ -380,7 +394,7 @@ def _energy(of_pairs, form, *cells):
     rows = [run.row for cell in cells for run in cell.runs]
     sources = {row["energy_source"] for row in rows if row["energy_joules"] is not None}
     if len(sources) > 1:
-        reason = f"the runs were measured by different sensors, {' and '.join(sorted(sources))}"
+        reason = f"the runs used different sensors, {' and '.join(sorted(sources))}"
         return _Energy(None, form, "estimate" in sources, reason, None)
     reasons = [row["energy_reason"] for row in rows if row["energy_reason"]]
     uncertain = [row["uncertainty_percent"] for row in rows if row["uncertainty_percent"]]
@@ -398,20 +412,20 @@ def _without_energy(rows):
     counts = Counter(row["energy"].reason for row in rows if row["energy"].spread is None)
     return tuple(
         f"Energy{'' if counts.total() == len(rows) else f' of {count} of {len(rows)} comparisons'} "
-        f"{NOT_MEASURED}: {reason or 'the runs do not say why'}."
+        f"{NOT_MEASURED}: {reason or 'the runs give no reason'}."
         for reason, count in counts.items()
     )
 
 
 def _certainty(rows):
-    """Returns a line on how sure the joules are, where the sensors' calibration is known."""
+    """Returns a line on the uncertainty of the joules if the sensors' calibration is known."""
     known = [row["energy"].uncertainty_percent for row in rows]
     known = [percent for percent in known if percent is not None]
     if not known:
         return ()
     return (
-        f"Joules are certain to {max(known):.0f} % (docs/energy.md); on the same devices most of "
-        "that is common to both sides of a ratio.",
+        f"Joules are uncertain by up to {max(known):.0f}% (docs/energy.md). On the same devices "
+        "most of that error is common to both sides of a ratio.",
     )
 
 
@@ -427,15 +441,16 @@ def _skill_verdict(plain, mixed, skill):
     differences = seed_differences(plain, mixed, skill)
     if len(differences) < 2:
         common = counted(len(differences), "common seed")
-        return _Verdict(f"{text}; {common}: not told from chance", None)
+        return _Verdict(f"{text}; {common}: not distinguished from chance", None)
     mean, deviation, half = mean_difference(differences)
     verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
     if abs(mean) <= half:
-        verdict = "not told apart"
+        verdict = "not distinguishable"
     return _Verdict(
         f"{text}; {verdict}: {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) over "
         f"{len(differences)} pairs of seeds, standard deviation {deviation:.4f}",
         verdict,
+        len(differences),
     )
 
 
@@ -466,14 +481,14 @@ def _text(name, value):
     if isinstance(value, _Energy):
         if value.spread is None:
             return NOT_MEASURED
-        unit = " %" if value.form == _PERCENT else ""
+        unit = "%" if value.form == _PERCENT else ""
         return value.spread.text(value.form, unit) + _mark([value])
     if isinstance(value, Spread):
-        unit = " %" if name == "time" else ""
+        unit = "%" if name == "time" else ""
         return value.text(_FORMS.get(name, ".2f"), unit)
     if value is None:
         return NOT_MEASURED
-    return f"{value:+,.0f} %"
+    return f"{value:+,.0f}%"
 
 
 def _energy_ratio(first, second):

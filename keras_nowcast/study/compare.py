@@ -15,7 +15,7 @@ SIZES = config.names_of(config.SIZE)
 
 @dataclass(frozen=True)
 class Spread:
-    """A number measured several times: its median, least and most, and how often."""
+    """A number measured several times: median, minimum, maximum and count."""
 
     median: float
     minimum: float
@@ -23,7 +23,7 @@ class Spread:
     count: int
 
     def text(self, form, unit=""):
-        """Returns '1.32 (1.20 to 1.41, 3 times)', the median alone where it was measured once."""
+        """Returns '1.32 (1.20 to 1.41, 3 times)', or the median alone if it was measured once."""
         middle = f"{self.median:{form}}{unit}"
         if self.count == 1:
             return middle
@@ -33,13 +33,13 @@ class Spread:
 
 
 def spread(values):
-    """Returns the Spread of numbers, without those that are None; None where none is left."""
+    """Returns the Spread of numbers, leaving out None; None if nothing is left."""
     known = [value for value in values if value is not None]
     return Spread(statistics.median(known), min(known), max(known), len(known)) if known else None
 
 
 def precision_pairs(cells):
-    """Returns (float32, mixed precision) Cells that differ in nothing else."""
+    """Returns pairs (float32, mixed precision) of cells that differ in nothing else."""
     return [
         (plain, mixed)
         for alike in table.group(cells, "precision", "fp16_allreduce")
@@ -50,23 +50,23 @@ def precision_pairs(cells):
 
 
 def throughput_ratio(first, second):
-    """Returns the Spread of the second Cell's windows a second over the first's; None without."""
+    """Returns the Spread of the second cell's windows per second over the first's, or None."""
     return spread(ratio_of(b, a, "samples_per_second") for a, b in paired(first, second))
 
 
 def quality_ratio(first, second):
-    """Returns the Spread of `time_to_quality_ratio` over pairs of the Cells' runs, or None."""
+    """Returns the Spread of `time_to_quality_ratio` over pairs of the cells' runs, or None."""
     return spread(time_to_quality_ratio(a, b) for a, b in paired(first, second))
 
 
 @dataclass(frozen=True)
 class CostMeasure:
-    """What cells are compared by: energy where all measured it by one kind of sensor, else time.
+    """What cells are compared by: energy if one kind of sensor measured all, otherwise time.
 
     Attributes:
       column: of the table, per epoch.
-      name, unit: in words.
-      is_estimate: whether the energy of any is an estimate.
+      name, unit: as text.
+      is_estimate: True if the energy of any cell is an estimate.
     """
 
     column: str
@@ -76,7 +76,7 @@ class CostMeasure:
 
     @property
     def label(self):
-        """Returns its name, with the mark of an estimate where it is one."""
+        """Returns its name, marked if it is an estimate."""
         return self.name + (ESTIMATE if self.is_estimate else "")
 
 
@@ -106,10 +106,10 @@ def pareto_cells(cells, skill, cost):
 
 
 def scaling_pairs(cells):
-    """Returns (few, many) Cells that differ in the number of processes alone, few the fewest."""
+    """Returns (few, many) pairs of cells that differ only in their processes, few the fewest."""
     pairs = []
     for alike in table.group(cells, "world_size", "hosts", "gpus"):
-        # Of one number of processes there may be several: the same GPUs, on one host or on two.
+        # Several cells may have one number of processes: the same GPUs, on one host or on two.
         ordered = sorted(alike, key=lambda cell: cell.setting["world_size"])
         first = ordered[0]
         pairs += [
@@ -121,15 +121,15 @@ def scaling_pairs(cells):
 
 
 def shares_cores(setting):
-    """Whether its processes compute on the cores of one host."""
+    """Returns True if its processes compute on the cores of one host."""
     return not setting["gpus"] and setting["world_size"] > (setting["hosts"] or 1)
 
 
 def time_to_quality_ratio(slow, fast):
     """Returns seconds of `slow` over seconds of `fast` until the level both reached, or None.
 
-    The level is the validation loss of the slower-converging of the two: the higher of their
-    lowest. Seconds are of training, whole epochs, as `table.whole_epochs` counts them.
+    The level is the higher of their two lowest validation losses. Seconds are of training, in
+    complete epochs as `table.whole_epochs` counts them.
     """
     level = common_level(slow, fast)
     if level is None:
@@ -139,7 +139,7 @@ def time_to_quality_ratio(slow, fast):
 
 
 def common_level(*runs):
-    """Returns the lowest validation loss that every one of the Runs reached, None if unknown."""
+    """Returns the lowest validation loss that every run reached, or None if unknown."""
     lowest = [
         min((row["val_loss"] for row in run.epochs if row["val_loss"] is not None), default=None)
         for run in runs
@@ -148,7 +148,7 @@ def common_level(*runs):
 
 
 def seconds_to(run, level):
-    """Returns the seconds a Run trained until its first epoch of a validation loss, or None."""
+    """Returns the seconds of training until a run reached a validation loss, or None."""
     seconds = 0.0
     for row, of_epoch, _ in table.whole_epochs(run):
         seconds += of_epoch
@@ -158,15 +158,15 @@ def seconds_to(run, level):
 
 
 def is_estimate(cell):
-    """Whether the energy of any run of a cell is an estimate, which no sensor measured."""
+    """Returns True if the energy of any run of a cell is an estimate, not measured."""
     return any(run.row["energy_is_estimate"] for run in cell.runs)
 
 
 def model_name(setting):
-    """Returns 'depth 4, 16 filters', with the centre's where they are not the default."""
+    """Returns 'depth 4, 16 filters', with the center's if they are not the default."""
     default = table.default_center_filters(setting["depth"], setting["filters"])
     other = setting["center_filters"] != default
-    center = f", {setting['center_filters']} in the centre" if other else ""
+    center = f", {setting['center_filters']} in the center" if other else ""
     return f"depth {setting['depth']}, {counted(setting['filters'], 'filter')}{center}"
 
 
@@ -176,7 +176,7 @@ def processes(world_size):
 
 
 def seed_differences(first, second, skill):
-    """Returns the skill of the second Cell less that of the first, of each seed that both have."""
+    """Returns the skill of the second cell minus that of the first, for each common seed."""
     one, other = (_skill_by_seed(cell, skill) for cell in (first, second))
     return [other[seed] - one[seed] for seed in sorted(one.keys() & other.keys())]
 
@@ -190,9 +190,12 @@ def _skill_by_seed(cell, skill):
 
 
 def mean_difference(differences):
-    """Returns (mean, standard deviation, half the 95 % interval of the mean) of two or more.
+    """Returns (mean, standard deviation, half the 95% confidence interval of the mean).
 
-    Source: Student's t with one degree of freedom less than there are differences.
+    Source: Student's t with n - 1 degrees of freedom for n differences.
+
+    Args:
+      differences: two or more numbers.
     """
     from scipy.special import stdtrit  # the quantile of Student's t
 
@@ -210,7 +213,7 @@ def seed_range(first, second, skill):
 
 
 def paired(first, second):
-    """Returns pairs of Runs of the same seed; all pairs where no seed is in both cells."""
+    """Returns pairs of runs of the same seed, or all pairs if the cells have no common seed."""
     everything = list(itertools.product(first.runs, second.runs))
     alike = [(a, b) for a, b in everything if a.row["seed"] == b.row["seed"]]
     return alike or everything
@@ -235,22 +238,22 @@ def growth_percent(small, large):
 
 
 def increase_percent(first, second):
-    """Returns by how many percent `second` is more than `first`; None where either is unknown."""
+    """Returns by how many percent `second` is more than `first`; None if either is unknown."""
     if first is None or second is None or first == 0:
         return None
     return 100 * (second / first - 1)
 
 
 def increases(first, second, skill):
-    """Returns what the second of two rows has more than the first, as the paper states it.
+    """Returns the increase from the first to the second of two rows, as the paper states it.
 
     Args:
       first, second: rows of the table.
       skill: the Skill to compare by, or None.
 
     Returns:
-      A dict of percent: parameters, time and energy of a sample; skill, and the `skill_difference`
-      itself. None where either row has no value, and for energy by two kinds of sensor.
+      A dict of percent: parameters, time and energy of a sample, and skill; `skill_difference` is
+      the difference itself. None if either row has no value, and for energy of two sensor kinds.
     """
     joules = [row["joules_per_sample"] for row in (first, second)]
     if first["energy_source"] != second["energy_source"]:
@@ -271,7 +274,7 @@ def increases(first, second, skill):
 
 
 def pareto(points):
-    """Returns the indices of the points nothing beats, cheapest first.
+    """Returns the indices of the points that no other point beats, cheapest first.
 
     Args:
       points: list of (cost, worth): less cost and more worth are better.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 QUANTITIES = ("seconds", "wall_seconds", "joules", "memory_bytes")
-SHARE = 0.9  # of leave-one-out errors that an interval is to hold
-FEWEST_CELLS = 3  # of a precision, to fit anything
+SHARE = 0.9  # of leave-one-out errors that an interval is to cover
+FEWEST_CELLS = 3  # of a precision that a fit needs
 # The side of the blocks in which vector instructions handle channels: a convolution of 4 channels
 # takes nearly as long as one of 16. Choice: that of float32 in AVX-512.
 CHANNEL_BLOCK = 16
@@ -21,8 +21,8 @@ class Interval:
 
     Attributes:
       value: the prediction.
-      low, high: between them lies, by the errors of leaving one cell out, a share of the truths.
-      share: that share; below SHARE where there are too few cells for it.
+      low, high: ends of the interval, from the leave-one-out errors.
+      share: nominal coverage of true values; below SHARE if there are too few cells.
     """
 
     value: float
@@ -36,7 +36,7 @@ class Interval:
         return f"{value} ({low} to {high}) {unit}"
 
     def scaled(self, factor):
-        """Returns it in another unit."""
+        """Returns the interval multiplied by a factor, for another unit."""
         return Interval(self.value * factor, self.low * factor, self.high * factor, self.share)
 
 
@@ -49,7 +49,7 @@ def _three_figures(number):
 
 
 def step_terms(cost, precision, windows):
-    """Returns what a step of one process is made of, for the rates to multiply.
+    """Returns the terms of a step of one process, which the rates multiply.
 
     Args:
       cost: the Cost of the network.
@@ -58,13 +58,13 @@ def step_terms(cost, precision, windows):
 
     Returns:
       (FLOPs computed, bytes of activations moved, both with channels filled up to blocks; layers;
-      bytes of kernels moved, with the optimizer's): the order in which few cells can tell them
-      apart.
+      bytes of kernels moved, with the optimizer's): in the order in which few cells can
+      distinguish them.
     """
     computed = moved = kernels = 0.0
     for layer in cost.layers:
         filled = _filled(layer.channels)
-        # Of an endless batch no sample has a share in moving the kernels.
+        # In an infinite batch, moving the kernels costs a sample nothing.
         activations = layer.training_bytes_moved(precision, math.inf)
         kernels += layer.training_bytes_moved(precision, 1) - activations
         moved += filled * activations
@@ -79,7 +79,7 @@ def _filled(channels):
 
 
 def memory_terms(cost, precision, batch):
-    """Returns what the memory of a process is made of: counted bytes, and the base of 1."""
+    """Returns the terms of the memory of a process: counted bytes, and 1 for the base."""
     return cost.step_bytes(precision, batch) + cost.state_bytes, 1
 
 
@@ -109,15 +109,15 @@ def fit_rates(terms, values):
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A cell as a law sees it.
+    """A cell as the input of a law.
 
     Attributes:
-      precision, world_size: which rates it follows.
-      terms: what they multiply.
-      exchanged: bytes of gradients a step, for the law of several processes; 0 for memory.
-      times: steps that one value of the law is multiplied by, and
+      precision, world_size: select the rates.
+      terms: what the rates multiply.
+      exchanged: bytes of gradients per step, for the law of several processes; 0 for memory.
+      times: number of steps that the law's value is multiplied by.
       value: the measured quantity; None for a cell that was not run.
-      cell: the Cell; None likewise.
+      cell: the MeasuredCell; None for a cell that was not run.
     """
 
     precision: str
@@ -130,7 +130,7 @@ class Point:
 
 
 class Laws:
-    """The rates of one quantity, of every precision and number of processes that was measured.
+    """The rates of one quantity for each measured precision and number of processes.
 
     Args:
       points: measured Points.
@@ -157,15 +157,15 @@ class Laws:
         return float(np.dot(self._rates[point.precision], point.terms))
 
     def value(self, point):
-        """Returns (value, None), or (None, why there is none)."""
+        """Returns (value, None), or (None, the reason) if it cannot be predicted."""
         if point.precision not in self._rates:
-            return None, f"fewer than {FEWEST_CELLS} completed cells in {point.precision} tell it"
+            return None, f"fewer than {FEWEST_CELLS} completed cells in {point.precision} have it"
         alone = self._alone(point)
         if point.world_size == self._base[point.precision]:
             return point.times * alone, None
         key = (point.precision, point.world_size)
         if key not in self._several:
-            return None, f"no completed cell of {key[1]} processes in {key[0]} tells it"
+            return None, f"no completed cell of {key[1]} processes in {key[0]} has it"
         return point.times * float(np.dot(self._several[key], (alone, point.exchanged))), None
 
 
@@ -174,10 +174,10 @@ def _fit(points, terms):
 
 
 def leave_one_out(points):
-    """Returns the Errors of predicting each measured Point from the others, None without any."""
+    """Returns the Errors of predicting each measured Point from the others, or None."""
     percent = []
     for left in points:
-        # Another precision's cells have no say.
+        # Cells of another precision do not matter.
         others = [each for each in points if each is not left and each.precision == left.precision]
         value, _ = Laws(others).value(left)
         if value:
@@ -190,29 +190,29 @@ class Errors:
     """How far predictions of cells from the other cells were off.
 
     Attributes:
-      percent: one an error, signed, predicted over measured.
+      percent: signed errors, predicted relative to measured.
     """
 
     percent: tuple
 
     @property
     def median(self):
-        """The median of their sizes, percent."""
+        """The median absolute error, percent."""
         return statistics.median(map(abs, self.percent))
 
     def text(self):
-        """Returns 'median 4.2 %, at most 13.0 %, over 24 cells'."""
+        """Returns 'median 4.2%, at most 13.0%, over 24 cells'."""
         worst = max(map(abs, self.percent))
-        return f"median {self.median:.1f} %, at most {worst:.1f} %, over {len(self.percent)} cells"
+        return f"median {self.median:.1f}%, at most {worst:.1f}%, over {len(self.percent)} cells"
 
     @property
     def factor(self):
-        """(factor, share): a truth lies within this factor of its prediction, in this share.
+        """(factor, share): a fraction `share` of true values is within `factor` of the prediction.
 
-        Source: the jackknife as conformal prediction has it: of n errors, the n + 1 times the
-        share smallest; with too few of them the largest, which holds n of n + 1. The share is
-        nominal: it holds for cells that are like the measured ones, not for sizes beyond them, and
-        the plain jackknife guarantees none.
+        Source: the jackknife of conformal prediction. The factor is the ceil(SHARE (n + 1))-th
+        smallest of n errors. With too few errors it is the largest, which covers n/(n + 1). The
+        coverage is nominal: it holds for cells like the measured ones, not for sizes beyond them,
+        and the plain jackknife guarantees none.
         """
         sizes = sorted(abs(math.log1p(each / 100)) for each in self.percent)
         rank = min(len(sizes), math.ceil((len(sizes) + 1) * SHARE))

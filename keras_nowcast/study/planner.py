@@ -1,17 +1,18 @@
-"""What runs that were not made would take, from those that were and from counted cost.
+"""Predictions of what other runs would take, from completed runs and from counted cost.
 
-Seconds of a training step are a sum of parts that cannot be negative, one set of rates for each
-precision: computing, moving activations, starting each layer's operations, and moving and updating
-the parameters (`step_terms`). Joules of a step have the same form, because power times each part's
-time has; the memory of a process is a base and a multiple of what is counted. The rates are those
-of the least squared relative error over the completed cells.
+The seconds of a training step are a sum of parts that cannot be negative: computing, moving
+activations, starting each layer's operations, and moving and updating the parameters
+(`step_terms`). Each precision has its own rates. The joules of a step have the same form, because
+the power multiplies the time of each part. The memory of a process is a base plus a multiple of
+the counted bytes. The rates come from non-negative least squares on the relative error over the
+completed cells.
 
-Several processes share a machine in ways that no count tells, so a number of processes other than
-the one most cells have is a factor on the law of that one, and a time for each byte of gradients
-exchanged.
+Counts do not show how several processes share a machine. The base is the number of processes that
+most cells have. Another number of processes gets a factor on the law of the base, and a time for
+each byte of gradients exchanged.
 
-How good this is, is measured: every cell is predicted from the others (`leave_one_out`), and the
-errors of those predictions are the intervals. docs/study.md says more.
+The accuracy is measured: each cell is predicted from the others (`leave_one_out`), and the errors
+of those predictions give the intervals. docs/study.md has the details.
 """
 
 import dataclasses
@@ -40,11 +41,11 @@ from keras_nowcast.study.laws import (
 
 WORDS = {
     "seconds": "time of training",
-    "wall_seconds": "time of the process (set-up, training, validation)",
+    "wall_seconds": "time of the process (setup, training, validation)",
     "joules": "energy of training",
     "memory_bytes": "peak memory of a process",
 }
-# How they are shown: a short name, the unit, and how many of it make one of the quantity's own.
+# How they are shown: a short name, the unit, and the factor from the quantity's own unit.
 UNITS = {
     "seconds": ("training", "s", 1),
     "wall_seconds": ("process", "s", 1),
@@ -56,18 +57,18 @@ _MACHINE = ("cpu", "cores", "gpus", "hosts")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a cell would take; None where it cannot be said, and why in `reasons`.
+    """What a cell would take; what cannot be predicted is None, with its reason in `reasons`.
 
     Attributes:
-      setting: dict of the cell's configuration, its world_size and its centre's filters.
-      parameters: trainable ones.
+      setting: dict of the cell's configuration, its world_size and its center filters.
+      parameters: number of trainable parameters.
       seconds: of training, all epochs.
-      wall_seconds: of the process: set-up, training and validation, without writing checkpoints.
+      wall_seconds: of the process: setup, training and validation, without writing checkpoints.
       joules: of training, all epochs.
-      memory_bytes: peak of its fullest process, on the GPU where there is one, else resident.
-      reasons: {name of a quantity: why there is none}.
-      is_estimate: whether the joules rest on runs whose energy was an estimate.
-      is_extrapolated: whether a step of it computes more, or less, than any measured one.
+      memory_bytes: peak of the process that uses most: of the GPU if there is one, or resident.
+      reasons: {name of a quantity: why it is not predicted}.
+      is_estimate: True if the joules are based on runs whose energy was an estimate.
+      is_extrapolated: True if its step computes more, or less, than every measured one.
     """
 
     setting: dict
@@ -94,10 +95,10 @@ def predict(cells, runs):
 
 
 def total(predictions, name):
-    """Returns (Interval, number without): the sum of one quantity over Predictions.
+    """Returns (Interval, number without it): the sum of one quantity over Predictions.
 
-    The ends are the sums of the ends, as if all predictions erred together. None if no prediction
-    has the quantity.
+    The ends are the sums of the ends, as if all predictions erred in the same direction. The
+    Interval is None if no prediction has the quantity.
     """
     known = [getattr(each, name) for each in predictions if getattr(each, name) is not None]
     if not known:
@@ -110,15 +111,15 @@ class Planner:
     """The laws that completed runs of one machine follow.
 
     Args:
-      runs: list of Run; where they are of several machines, the one with most cells counts.
+      runs: list of MeasuredRun; of several machines, only the one with most cells counts.
 
     Attributes:
-      cells: the Cells the laws are fitted to.
-      machine: dict of what tells it apart; None without runs.
-      left_out: how many cells of other machines there are.
-      energy_source: the kind of sensor whose joules are predicted, that of most runs; None where
-        none measured any.
-      energy_left_out: how many runs were measured by other kinds.
+      cells: the MeasuredCells that the laws are fitted to.
+      machine: dict that identifies the machine; None if there are no runs.
+      left_out: number of cells of other machines.
+      energy_source: the kind of sensor whose joules are predicted, that of most runs; None if no
+        run measured energy.
+      energy_left_out: number of runs that other kinds of sensor measured.
     """
 
     def __init__(self, runs):
@@ -128,7 +129,7 @@ class Planner:
         self.machine = chosen and dict(chosen)
         self.cells = [cell for cell in everything if _machine(cell) == chosen]
         self.left_out = len(everything) - len(self.cells)
-        # Joules of two kinds of sensor follow no one law. Of as many, an estimate gives way.
+        # Joules of two kinds of sensor do not follow one law. In a tie, an estimate is not used.
         sources = Counter(
             run.row["energy_source"]
             for cell in self.cells
@@ -162,13 +163,13 @@ class Planner:
         fields["world_size"] = processes
         prediction = {"setting": fields, "parameters": cost.trainable_parameters}
         if not self.cells:
-            reasons = dict.fromkeys(QUANTITIES, "there is no completed run to go by")
+            reasons = dict.fromkeys(QUANTITIES, "there is no completed run to predict from")
             return Prediction(**prediction, reasons=reasons)
         windows = windows or self._windows(fields)
         values, reasons, outside = {}, {}, False
         for quantity in QUANTITIES:
             if windows is None and quantity != "memory_bytes":
-                reasons[quantity] = "no completed run tells how many windows these data have"
+                reasons[quantity] = "no completed run records how many windows these data have"
                 continue
             point = _new_point(fields, cost, windows or 1, quantity)
             value, reason = self._laws[quantity].value(point)
@@ -178,7 +179,7 @@ class Planner:
             elif value is None:
                 reasons[quantity] = reason
             elif errors is None:
-                reasons[quantity] = "too few completed cells to tell how far off it would be"
+                reasons[quantity] = "too few completed cells to measure the error of a prediction"
             else:
                 factor, share = errors.factor
                 values[quantity] = Interval(value, value / factor, value * factor, share)
@@ -193,7 +194,7 @@ class Planner:
         )
 
     def why_no_errors(self, quantity):
-        """Returns why a quantity has no Errors."""
+        """Returns the reason why a quantity has no Errors."""
         if not self.cells:
             return "there is no completed run"
         if not self._points[quantity]:
@@ -204,21 +205,21 @@ class Planner:
 
     @property
     def energy_note(self):
-        """Says which runs' joules are left out, in a sentence; empty where none are."""
+        """A sentence on the runs whose joules are left out; empty if there are none."""
         if not self.energy_left_out:
             return ""
         runs = f"{self.energy_left_out} run{'s' * (self.energy_left_out > 1)}"
-        return f"Energy is as {self.energy_source} tells it; {runs} of other sensors left out."
+        return f"Energy is as {self.energy_source} measures it; {runs} with other sensors left out."
 
     def candidates(self, depths=None, filters=None, precisions=None, processes=None, **fields):
-        """Returns (RunConfig, processes) of every combination, all else as in the largest cell.
+        """Returns (RunConfig, processes) of every combination, the rest as in the largest cell.
 
         Args:
-          depths, filters, precisions, processes: lists; None for what was measured.
-          fields: of RunConfig, to change.
+          depths, filters, precisions, processes: lists; None for the measured values.
+          **fields: fields of RunConfig to change.
 
         Raises:
-          InputError: no completed run tells what is not given, or a field breaks its rule.
+          InputError: there is no completed run to take the rest from, or a field breaks its rule.
         """
         base = self._largest()
         axes = (
@@ -228,7 +229,7 @@ class Planner:
             processes or [base["world_size"]],
         )
         known = {each.name for each in dataclasses.fields(RunConfig)} & set(base)
-        # The schedule costs nothing, and that of an earlier version's run may be refused today.
+        # The schedule costs nothing, and one that an earlier version accepted may be refused now.
         free = {"center_filters": None, "start_from": None, "schedule": "constant"}
         config = RunConfig(**{name: base[name] for name in known} | free)
         config = dataclasses.replace(config, **fields)
@@ -286,7 +287,7 @@ class Planner:
 
 
 def _point(cell, quantity):
-    """Returns the Point of a measured cell; None where this was not measured."""
+    """Returns the Point of a measured cell, or None if this was not measured."""
     value = _measured(cell, quantity)
     windows = cell.median("windows_per_epoch")
     if not value or not windows:
@@ -304,14 +305,14 @@ def _new_point(setting, cost, windows, quantity):
     terms = step_terms(cost, precision, windows / steps / processes)
     times = steps * setting["epochs"]
     if quantity == "wall_seconds":
-        # Set-up happens once: seconds, and some for each layer that is traced.
+        # Setup happens once: a constant time, and a time for each layer that is traced.
         terms = (1, *(times * term for term in terms), len(cost.layers))
         return Point(precision, processes, terms, times * cost.allreduce_bytes(), 1)
     return Point(precision, processes, terms, cost.allreduce_bytes(), times)
 
 
 def _measured_by(cells, source):
-    """Returns the cells with those of their runs alone whose energy is by one kind of sensor."""
+    """Returns the cells, reduced to the runs whose energy one kind of sensor measured."""
     mine = [
         table.MeasuredCell(cell.setting, [r for r in cell.runs if r.row["energy_source"] == source])
         for cell in cells
@@ -320,7 +321,7 @@ def _measured_by(cells, source):
 
 
 def _measured(cell, quantity):
-    """Returns the median over the seeds of one quantity of whole runs, or None."""
+    """Returns the median over the seeds of one quantity of complete runs, or None."""
     if quantity == "memory_bytes":
         return cell.median("peak_gpu_bytes") or cell.median("peak_rss_bytes")
     totals = [_total_of_run(run.row, quantity) for run in cell.runs]
@@ -329,15 +330,15 @@ def _measured(cell, quantity):
 
 
 def _total_of_run(row, quantity):
-    """Returns seconds or joules of all epochs of a run, the first step's training among them."""
+    """Returns seconds or joules of all epochs of a run, including the first step's training."""
     windows = row["epochs"] * row["windows_per_epoch"] if row["windows_per_epoch"] else 0
     if quantity == "joules":
         each = row["joules_per_sample"]
         return None if each is None else each * windows
     if not row["samples_per_second"] or not windows:
         return None
-    # The median epoch, which one that something else held up does not move; the only one lacks
-    # its first step.
+    # The median epoch is robust to one that was delayed. With a single epoch the rate is used,
+    # because that epoch lacks its first step.
     several = row["epochs_done"] > 1
     rate = row["samples_per_second"]
     seconds = row["epochs"] * row["seconds_per_epoch"] if several else windows / rate
@@ -345,7 +346,7 @@ def _total_of_run(row, quantity):
         return seconds
     if row["val_seconds_per_epoch"] is None or row["setup_seconds"] is None:
         return None
-    setup = row["setup_seconds"] / (row["starts"] or 1)  # of a run that was resumed, of each start
+    setup = row["setup_seconds"] / (row["starts"] or 1)  # per start, if the run was resumed
     return setup + seconds + row["epochs"] * row["val_seconds_per_epoch"]
 
 
@@ -354,7 +355,7 @@ def _machine(cell):
 
 
 def text_row(prediction):
-    """Returns a Prediction as a dict of text, a line of a table."""
+    """Returns a Prediction as a dict of text, one row of a table."""
     setting = prediction.setting
     row = {
         "model": model_name(setting),
@@ -367,7 +368,7 @@ def text_row(prediction):
         row[words] = interval.scaled(factor).text(unit) if interval else "not predicted"
         if name == "joules" and interval and prediction.is_estimate:
             row[words] += ESTIMATE
-    row["note"] = "beyond what was measured" if prediction.is_extrapolated else ""
+    row["note"] = "outside the measured range" if prediction.is_extrapolated else ""
     return row
 
 
@@ -375,15 +376,15 @@ def text_row(prediction):
 
 
 def largest_within(predictions, name, most):
-    """Returns (likely, sure): the Predictions of most parameters within a budget, or None.
+    """Returns (likely, sure): the largest Predictions within a budget, or None.
 
     Args:
       predictions: Predictions.
-      name: of the quantity the budget is of.
-      most: the budget, in its unit.
+      name: name of the quantity that the budget limits.
+      most: the budget, in the unit of the quantity.
 
     Returns:
-      The largest whose prediction is within, and the largest whose whole interval is.
+      The largest whose prediction is within the budget, and the largest whose complete interval is.
     """
     known = [each for each in predictions if getattr(each, name) is not None]
 
@@ -396,13 +397,13 @@ def largest_within(predictions, name, most):
 
 @dataclass(frozen=True, eq=False)
 class Reached:
-    """A measured run that reached a skill, and what it had cost by the end of that epoch.
+    """A measured run that reached a skill, and its cost until the end of that epoch.
 
     Attributes:
-      run: the Run.
+      run: the MeasuredRun.
       epoch: the number of epochs it took.
       seconds: of training, as `table.whole_epochs` counts them.
-      joules: likewise; None where not measured.
+      joules: counted like the seconds; None if not measured.
     """
 
     run: object
@@ -412,15 +413,15 @@ class Reached:
 
 
 def reaching(runs, skill, level):
-    """Returns what it cost each completed Run to reach a skill, cheapest first.
+    """Returns the Reached of each completed run that reached a skill, cheapest first.
 
-    By what `cost_of_reaching` says. Skill is not predicted for what was not run: nothing that is
-    counted tells it.
+    Ordered by the quantity of `cost_of_reaching`. Skill is not predicted for what was not run: it
+    does not follow from anything that is counted.
 
     Args:
-      runs: list of Run.
+      runs: list of MeasuredRun.
       skill: a Skill of the validation, which every epoch has.
-      level: of it.
+      level: the level of that skill.
     """
     found = [
         each
@@ -433,16 +434,16 @@ def reaching(runs, skill, level):
 
 
 def cost_of_reaching(found):
-    """Returns what Reached runs are compared by, and why that is not energy.
+    """Returns the quantity that compares Reached runs, and why it is not energy.
 
     Returns:
-      ("joules", None) where all measured them by one kind of sensor, else ("seconds", the reason).
+      ("joules", None) if one kind of sensor measured all, otherwise ("seconds", the reason).
     """
     if any(each.joules is None for each in found):
-        return "seconds", "not every one of them measured its energy"
+        return "seconds", "not all of them measured their energy"
     sources = sorted({each.run.row["energy_source"] for each in found})
     if len(sources) > 1:
-        return "seconds", f"their energy is by different sensors, {' and '.join(sources)}"
+        return "seconds", f"different sensors measured their energy, {' and '.join(sources)}"
     return "joules", None
 
 

@@ -1,8 +1,8 @@
-"""What training takes at least on a GPU that nobody has measured: by its roofs alone.
+"""Lower bound (roofline) of the training time on a GPU that has not been measured.
 
-Each layer takes no less than its FLOPs at the GPU's rate of computing, nor than its bytes at its
-rate of moving them (Williams, Waterman and Patterson 2009). How far above that bound real steps
-are is measured where a run timed its own machine's roofs (`--layer-times`), and nowhere else.
+A layer takes at least as long as its FLOPs at the GPU's peak compute rate, and at least as long as
+its bytes at the memory bandwidth (Williams, Waterman and Patterson 2009). Only runs that timed
+the roofline limits of their own machine (`--layer-times`) show how far above that bound steps are.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class GpuSpec:
     """A GPU by its maker's datasheet.
 
     Attributes:
-      product: which one of the name.
-      roofs: dict as a record's `roofs`: compute_flops_per_second {dtype: of products of matrices
-        without sparsity}, memory_bytes_per_second. A dtype that its matrix units do not have is
-        not in it.
-      watts: the limit of its power.
+      product: the full name of the product.
+      roofs: dict of the roofline limits as in a record's `roofs`: compute_flops_per_second {dtype:
+        FLOPs of matrix products without sparsity}, memory_bytes_per_second. A dtype that its
+        matrix units lack is left out.
+      watts: the power limit.
     """
 
     product: str
@@ -27,13 +27,13 @@ class GpuSpec:
     watts: int
 
     def text(self):
-        """Returns its figures in words."""
+        """Returns its values as text."""
         rates = ", ".join(
             f"{flops / 1e12:g} TFLOP/s {dtype}"
             for dtype, flops in self.roofs["compute_flops_per_second"].items()
         )
         moved = self.roofs["memory_bytes_per_second"] / 1e9
-        return f"{self.product}: {rates}, {moved:,.0f} GB/s, {self.watts} W by its datasheet"
+        return f"{self.product}: {rates}, {moved:,.0f} GB/s, {self.watts} W in its datasheet"
 
 
 def _gpu(product, float32, half, gigabytes, watts, halves=("float16", "bfloat16")):
@@ -42,7 +42,7 @@ def _gpu(product, float32, half, gigabytes, watts, halves=("float16", "bfloat16"
     return GpuSpec(product, roofs, watts)
 
 
-# Source: NVIDIA's datasheets. float32 on A100 and H100 is TF32, which TensorFlow computes in there.
+# Source: NVIDIA's datasheets. On A100 and H100, float32 is TF32, as TensorFlow computes it.
 GPUS = {
     "V100": _gpu("V100 SXM2", 15.7, 125, 900, 300, halves=("float16",)),
     "A100": _gpu("A100 SXM 80 GB", 156, 312, 2039, 400),
@@ -51,9 +51,9 @@ GPUS = {
 
 
 def lower_bound_step_seconds(cost, policy, windows, roofs):
-    """Returns the least a training step of one process can take.
+    """Returns the lower bound of the seconds of a training step of one process.
 
-    The allreduce, the input and the start of each operation are not in it.
+    Excludes the allreduce, the input and the start of each operation.
 
     Args:
       cost: the Cost of the network.
@@ -62,7 +62,7 @@ def lower_bound_step_seconds(cost, policy, windows, roofs):
       roofs: dict as in GpuSpec.
 
     Returns:
-      Seconds; None where the roofs lack the policy's dtype.
+      Seconds; None if the roofs lack the policy's dtype.
     """
     rates, moved = roofs["compute_flops_per_second"], roofs["memory_bytes_per_second"]
     half = policy.removeprefix("mixed_")
@@ -79,10 +79,11 @@ def lower_bound_step_seconds(cost, policy, windows, roofs):
 
 
 def ratios_to_lower_bound(runs):
-    """Returns how many times the least of its own machine's roofs a step of each run took.
+    """Returns the time of a step over its lower bound on the same machine, for each run.
 
     Args:
-      runs: list of Run; those of one process, completed, that measured their roofs count.
+      runs: list of MeasuredRun; only completed runs of one process that measured their roofs
+        count.
     """
     found = []
     for run in runs:

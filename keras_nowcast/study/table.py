@@ -1,7 +1,7 @@
-"""One row a run: what finished runs are compared by. Everything comes from run folders.
+"""One row per run: what finished runs are compared by. Everything comes from run folders.
 
-A cell of the study is a setting: everything that decides a result but the seed. Runs of one cell
-are its repetitions, and the only measure of chance there is.
+A cell of the study is a setting: everything that determines a result except the seed. The runs of
+a cell are its repetitions, and the only measure of chance available.
 """
 
 import csv
@@ -17,10 +17,10 @@ from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.sizes import default_center_filters
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
-THRESHOLDS = (16, 74, 133)  # codes whose CSI every run validates
-RUNNING = "running"  # the status of a run that a job works on
-# Of an epoch's time, for its joules to count: with less they are too few by more than what runs
-# on one machine differ by.
+THRESHOLDS = (16, 74, 133)  # VIL codes whose CSI every validation computes
+RUNNING = "running"  # the status of a run that a job is training
+# Fraction of an epoch's time that its joules must cover to be used. Below it, they would be too
+# low by more than runs on one machine differ.
 ENOUGH_COVERAGE = 0.99
 
 # Columns of the table: fields of the configuration, then the keys that the schema marks.
@@ -44,18 +44,18 @@ _NOT_THE_SETTING = frozenset(names_of(FOLDER, WATCHING, SEED))
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """A run as the study sees it.
+    """A run as the study uses it.
 
     Attributes:
       folder: its RunFolder.
-      row: dict of what table.csv has; None where nothing was measured.
+      row: dict of the columns of table.csv; None if not measured.
       config: dict of its configuration.
-      setting: dict of everything that decides its result but the seed, the machine included.
-      epochs: rows of its epochs.csv; `joules` None also where they are of less than
+      setting: dict of everything that determines its result except the seed, including the machine.
+      epochs: rows of its epochs.csv; `joules` is None also if they cover less than
         ENOUGH_COVERAGE of the epoch.
-      devices: how many devices measured its energy; their power is in its trace.
-      roofs: what its first process could do at most, of its record; None where it was not measured.
-      changed_processes: whether it went on with another number of processes than before.
+      devices: number of devices that measured its energy and whose power is in its trace.
+      roofs: roofline limits of its first process, from its record; None if not measured.
+      changed_processes: True if it was resumed with another number of processes.
     """
 
     folder: object
@@ -74,7 +74,7 @@ class MeasuredRun:
 
     @property
     def is_completed(self):
-        """Whether it trained to its last epoch."""
+        """True if it trained to its last epoch."""
         return self.row["status"] == "completed"
 
 
@@ -84,18 +84,18 @@ class MeasuredCell:
 
     Attributes:
       setting: as in MeasuredRun.
-      runs: list of MeasuredRun, at least one.
+      runs: list of at least one MeasuredRun.
     """
 
     setting: dict
     runs: list
 
     def values(self, column):
-        """Returns what its runs have in a column of the table, without those that have nothing."""
+        """Returns the values of its runs in a column of the table, leaving out None."""
         return [run.row[column] for run in self.runs if run.row[column] is not None]
 
     def median(self, column):
-        """Returns the median over its runs, or None where none has a value."""
+        """Returns the median over its runs, or None if no run has a value."""
         values = self.values(column)
         return statistics.median(values) if values else None
 
@@ -105,7 +105,7 @@ class Skill:
     """The score by which runs are compared.
 
     Attributes:
-      name: in words, with thresholds.
+      name: as text, with thresholds.
       columns: of the table; their mean is the skill.
       higher_is_better: False for a loss.
     """
@@ -115,9 +115,9 @@ class Skill:
     higher_is_better: bool
 
     def of(self, row):
-        """Returns the skill of a row of the table or of epochs.csv; None where it was not scored.
+        """Returns the skill of a row of the table or of epochs.csv; None if it was not scored.
 
-        A row of epochs.csv knows the validation's columns only.
+        A row of epochs.csv has only the validation's columns.
         """
         values = [row.get(column) for column in self.columns]
         return None if None in values else statistics.fmean(values)
@@ -128,14 +128,14 @@ class Skill:
 
 
 def read(runs):
-    """Returns a MeasuredRun for each of what `records.read_runs` gives."""
+    """Returns a MeasuredRun for each run that `records.read_runs` returns."""
     return [_run(folder, record) for folder, record in runs]
 
 
 def cells(runs):
-    """Returns the Cells of the completed ones among the Runs, the smallest network first.
+    """Returns the MeasuredCells of the completed runs, the smallest network first.
 
-    A run that went on with another number of processes is of no number's cell.
+    A run that was resumed with another number of processes is in no cell.
     """
     found = {}
     for run in sorted(runs, key=order):
@@ -145,7 +145,7 @@ def cells(runs):
 
 
 def order(run):
-    """Sorts Runs: by size, those of one size by precision, processes and seed."""
+    """Returns the sort key of a run: its size, then precision, processes and seed."""
     row = run.row
     return (
         row["trainable_parameters"] or 0,
@@ -158,7 +158,7 @@ def order(run):
 
 
 def group(cells_of_study, *free):
-    """Returns lists of Cells that differ in the settings named `free` alone."""
+    """Returns lists of cells that differ only in the settings named `free`."""
     found = {}
     for cell in cells_of_study:
         found.setdefault(_key(cell.setting, free), []).append(cell)
@@ -166,16 +166,16 @@ def group(cells_of_study, *free):
 
 
 def validation_skill(runs):
-    """Returns the Skill that every epoch of all completed Runs has, or None."""
+    """Returns the Skill that every epoch of all completed runs has, or None."""
     return _skill_of([run.row for run in runs if run.is_completed], ("val",))
 
 
 def choose_skill(runs):
-    """Returns the Skill by which completed Runs can all be compared, or None.
+    """Returns the Skill by which all completed runs can be compared, or None.
 
-    The test set's CSI where all were evaluated, else the validation's, else the validation loss:
-    one measure for all, since a CSI of one kind says nothing beside one of another. A threshold
-    that is undefined in any run (nothing was observed at it) is left out.
+    It is the test set's CSI if all runs were evaluated, otherwise the validation's CSI, otherwise
+    the validation loss. All runs get one measure, because CSI of two sets cannot be compared. A
+    threshold that is undefined in any run (nothing was observed at it) is left out.
     """
     return _skill_of([run.row for run in runs if run.is_completed], ("test", "val"))
 
@@ -193,14 +193,14 @@ def _skill_of(rows, kinds):
 
 
 def whole_epochs(run):
-    """Yields (row, seconds, joules) of each epoch of a Run, for all of its windows.
+    """Yields (row, seconds, joules) of each epoch of a run, for all of its windows.
 
-    What epochs.csv has lacks the first step of each start, which compiles. Its windows are added
-    at the run's own rate, its compiling is not. Where events were skipped, nothing tells how many
-    windows that step had, and it stays left out.
+    epochs.csv lacks the first step of each start, which includes compilation. The windows of that
+    step are added at the run's own rate, without the compilation. If events were skipped, the
+    number of windows of that step is unknown, and it stays left out.
 
     Yields:
-      The row of epochs.csv; seconds of training; joules, None where not measured.
+      The row of epochs.csv; seconds of training; joules, None if not measured.
     """
     rate, each_joules = run.row["samples_per_second"], run.row["joules_per_sample"]
     for row in run.epochs:
@@ -214,7 +214,7 @@ def whole_epochs(run):
 
 
 def write_table(runs, path):
-    """Writes the rows of Runs, at least one, as CSV, whole; an empty cell where not measured."""
+    """Writes the rows of at least one run as CSV, atomically; empty if not measured."""
     with written_whole(path) as beside, open(beside, "w", newline="") as file:
         writer = csv.DictWriter(file, list(runs[0].row))
         writer.writeheader()
@@ -234,7 +234,7 @@ def _run(folder, record):
         "reason": record.get("status_reason"),
     }
     if folder.is_running():
-        row |= {"status": RUNNING, "reason": "a job goes on with it now; its record is older"}
+        row |= {"status": RUNNING, "reason": "a job is running it now; its record is older"}
     row |= {name: parts["config"].get(name) for name in _OF_CONFIG}
     for section, keys in schema.SECTIONS.items():
         for name in (key.name for key in keys if key.in_table):
@@ -247,7 +247,7 @@ def _run(folder, record):
     row["energy_reason"] = (
         None
         if row["energy_joules"] is not None
-        else (parts["energy"].get("joules_reason") or "the run left no record of its energy")
+        else (parts["energy"].get("joules_reason") or "the run recorded no energy")
     )
     if (parts["energy"].get("lost_coverage") or 1) < ENOUGH_COVERAGE:
         row["lost_joules"] = None
@@ -264,9 +264,9 @@ def _run(folder, record):
 
 
 def _epochs(folder, coverage):
-    """Returns the rows of epochs.csv, without joules that are of too small a part of an epoch.
+    """Returns the rows of epochs.csv, without joules that cover too little of an epoch.
 
-    Earlier versions did not record the coverage of each epoch: there it is that of the run.
+    Earlier versions did not record the coverage of each epoch; their run's coverage is used.
     """
     rows = folder.read_epochs()
     for row in rows:
@@ -277,14 +277,14 @@ def _epochs(folder, coverage):
 
 
 def center_filters(config):
-    """Returns the centre's filters of a dict of a configuration, the default where it leaves it."""
+    """Returns the center filters of a configuration's dict, or the default if it has none."""
     if config.get("center_filters") is None and "depth" in config:
         return default_center_filters(config["depth"], config["filters"])
     return config.get("center_filters")
 
 
 def _gpu_names(environment):
-    """Returns '2 x NVIDIA A100' or the like, '' without a GPU, None where it is unknown."""
+    """Returns '2 x NVIDIA A100' or the like, '' without a GPU, or None if unknown."""
     if environment.get("gpus") is None:
         return None
     names = [gpu["name"] or "GPU" for gpu in environment["gpus"]]
@@ -295,7 +295,7 @@ def _counted(config):
     """Returns the bytes of the network's state and of a step, as model/cost.py counts them."""
     names = ("counted_state_bytes", "counted_step_bytes", "counted_intensity")
     if not config or config["grid"] is None or config["precision"] == "auto":
-        return dict.fromkeys(names)  # it failed before data and machine had told it
+        return dict.fromkeys(names)  # it failed before data and machine determined it
     try:
         cost = count_config(config)
     except InputError:  # the sizes fit no network: the row's reason says so
@@ -314,8 +314,8 @@ def count_config(config):
 def _of_epochs(epochs, row):
     """Returns the columns that come from epochs.csv.
 
-    Times and joules are medians over the epochs. The first one lacks the first, compiling step of
-    its process and is left out where there are others.
+    Times and joules are medians over the epochs. The first epoch lacks the first step, which
+    includes compilation; it is left out if there are others.
     """
     whole = epochs[1:] or epochs
 
@@ -344,7 +344,7 @@ def _of_epochs(epochs, row):
 
 
 def _test_scores(folder):
-    """Returns the model's scores on the test set, all leads pooled; None without scores.csv."""
+    """Returns the model's test scores, all leads pooled; None if there is no scores.csv."""
     pooled = {
         row["threshold"]: row
         for row in folder.read_scores()
@@ -356,7 +356,7 @@ def _test_scores(folder):
 
 
 def _setting(row, parts):
-    # A run of an earlier version knows fewer fields: it was as their defaults say.
+    # A run of an earlier version has fewer fields: the others had their default values.
     config = {each.name: each.default for each in dataclasses.fields(RunConfig)} | parts["config"]
     setting = {name: value for name, value in config.items() if name not in _NOT_THE_SETTING}
     names = ("center_filters", "world_size", "cpu", "cores", "gpus", "hosts", "tensorflow", "keras")

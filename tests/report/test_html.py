@@ -99,7 +99,7 @@ def test_it_parses_and_has_every_part(study):
         "dead was killed: it has no record",
         "alive is running",
         "leave-one-out",
-        "+63.22 % energy",
+        "+63.22% energy",
         "make it",
         "experiments/train.py",
         "median",
@@ -174,7 +174,7 @@ def test_a_run_that_goes_on_now_is_called_running(tmp_path):
     with open(records.RunFolder(tmp_path / "a").lock_file, "w") as job:
         fcntl.flock(job, fcntl.LOCK_EX)
         text = Page(page(tmp_path)).text
-    assert "a running a job goes on with it now; its record is older" in text
+    assert "a running a job is running it now; its record is older" in text
     assert "b interrupted interrupted in epoch 3" in text
 
 
@@ -183,7 +183,7 @@ def test_joules_of_two_sensors_are_not_compared(tmp_path):
         study_runs.write_run(tmp_path / str(number), filters=4 + number, joules=9.0, source=source)
     text = page(tmp_path)
     assert text.count('data-source="rapl"') == 8 and text.count('data-source="nvml_counter"') == 2
-    assert "Energy is as rapl tells it; 1 run of other sensors left out." in Page(text).text
+    assert "Energy is as rapl measures it; 1 run with other sensors left out." in Page(text).text
 
 
 def test_energy_of_parts_of_epochs_is_named(tmp_path):

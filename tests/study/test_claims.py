@@ -48,11 +48,14 @@ def test_mixed_precision(tmp_path):
     assert row["energy"] == "0.60 (0.60 to 0.60, 2 times)"
     # Differences 0 and -0.00333 of two seeds: 12.706 x 0.002357 / sqrt(2) around their mean.
     assert row["skill"] == (
-        "0.2017, 0.2000; not told apart: -0.0017 (-0.0228 to +0.0195) over 2 pairs of seeds, "
+        "0.2017, 0.2000; not distinguishable: -0.0017 (-0.0228 to +0.0195) over 2 pairs of seeds, "
         "standard deviation 0.0024"
     )
-    assert "not told apart in 1 of the 1 cell with several seeds" in claim.answer
-    assert "throughput 2.00 times float32's" in claim.answer
+    assert (
+        "(95% confidence interval of the mean difference over 2 common seeds): not "
+        "distinguishable in 1 of the 1 cell with several seeds." in claim.answer
+    )
+    assert "throughput 2.00 times that of float32" in claim.answer
 
 
 def test_a_skill_beyond_chance_is_worse(tmp_path):
@@ -93,9 +96,9 @@ def test_one_seed_of_both_tells_nothing_of_chance(tmp_path, seeds):
         for number, seed in enumerate(mine):
             study_runs.write_run(tmp_path / f"{name}{number}", seed=seed, precision=precision)
     claim = answers(tmp_path)[0]
-    assert claim.rows[0]["skill"].endswith("; 1 common seed: not told from chance")
-    assert "whether the skill is equal is not measured here" in claim.answer
-    assert "a difference in one cannot be told from chance" in claim.answer
+    assert claim.rows[0]["skill"].endswith("; 1 common seed: not distinguished from chance")
+    assert "whether the skill differs is not measured here" in claim.answer
+    assert "one seed cannot distinguish a difference from chance" in claim.answer
 
 
 def test_runs_that_differ_in_more_are_no_pair(tmp_path):
@@ -115,12 +118,12 @@ def test_more_parameters_against_more_energy(tmp_path):
     study_runs.write_run(tmp_path / "shallow", depth=3, filters=64, joules=1.0)
     claim = answers(tmp_path)[1]
     assert "depth 4, 4 filters to depth 4, 16 filters in float32" in claim.answer
-    assert "+1,489 % trainable parameters, +63.2 % energy, +63.2 % time" in claim.answer
+    assert "+1,489% trainable parameters, +63.2% energy, +63.2% time" in claim.answer
     ends, nearest = claim.rows
-    assert (ends["from"], ends["energy"]) == ("depth 4, 2 filters", "+226.4 %")
-    assert nearest["energy"] == "+63.2 %"
-    assert any("certain to 5 %" in note for note in claim.notes)
-    assert "63.22" in claim.paper and "1549" in claim.paper
+    assert (ends["from"], ends["energy"]) == ("depth 4, 2 filters", "+226.4%")
+    assert nearest["energy"] == "+63.2%"
+    assert any("uncertain by up to 5%" in note for note in claim.notes)
+    assert "63.22" in claim.paper and "1,549" in claim.paper
 
 
 def test_an_estimate_is_marked_wherever_it_shows(tmp_path):
@@ -156,7 +159,7 @@ def test_energy_of_some_comparisons_is_not_called_missing_of_all(tmp_path):
     study_runs.write_run(tmp_path / "c", filters=4)
     study_runs.write_run(tmp_path / "d", filters=4, precision="mixed_bfloat16")
     claim = answers(tmp_path)[0]
-    assert "energy 0.50 times float32's" in claim.answer
+    assert "energy 0.50 times that of float32" in claim.answer
     (missing,) = claim.missing
     assert missing.startswith("Energy of 1 of 2 comparisons not measured here: ")
 
@@ -167,7 +170,7 @@ def test_joules_of_two_sensors_share_no_front(tmp_path):
         tmp_path / "b", seconds=3.0, joules=90.0, source="rapl", filters=32, csi=(0.2, 0.2, 0.2)
     )
     (row,) = answers(tmp_path)[2].rows
-    assert row["cost"] == "+50.0 % training time"
+    assert row["cost"] == "+50.0% training time"
 
 
 def test_larger_models(tmp_path):
@@ -178,7 +181,7 @@ def test_larger_models(tmp_path):
     claim = answers(tmp_path)[2]
     (row,) = claim.rows  # 8 filters cost more than 4 and score worse, so they are not on the front
     assert (row["from"], row["to"]) == ("depth 4, 4 filters", "depth 4, 16 filters")
-    assert row["cost"] == "+200.0 % training time" and row["skill"] == "+0.0500"
+    assert row["cost"] == "+200.0% training time" and row["skill"] == "+0.0500"
     assert row["spread of seeds"] == "not measured here"
     assert "2 of 3 networks are on the Pareto front" in claim.answer
 
@@ -205,7 +208,7 @@ def test_data_parallel(tmp_path):
     (row,) = claim.rows
     assert (row["speed-up"], row["efficiency"]) == ("1.60", "80%")
     assert row["time to quality"] == f"{8.0 / 7.5:.2f}"
-    assert any("share" in note and "2 cores" in note for note in claim.notes)
+    assert any("share the cores" in note and "2 cores" in note for note in claim.notes)
 
 
 def test_gpus_of_their_own_share_nothing(tmp_path):

@@ -53,7 +53,7 @@ def test_numbers_have_three_figures():
 
 def test_errors():
     errors = laws.Errors((10.0, -5.0, 1.0))
-    assert errors.text() == "median 5.0 %, at most 10.0 %, over 3 cells"
+    assert errors.text() == "median 5.0%, at most 10.0%, over 3 cells"
     factor, share = errors.factor
     assert (factor, share) == (pytest.approx(1.1), 0.75)
 

@@ -174,7 +174,7 @@ def test_joules_are_of_one_kind_of_sensor(tmp_path):
     planned = planner.Planner(table.read(records.read_runs([tmp_path])))
     assert (planned.energy_source, planned.energy_left_out) == ("nvml_counter", 4)
     assert planned.energy_note == (
-        "Energy is as nvml_counter tells it; 4 runs of other sensors left out."
+        "Energy is as nvml_counter measures it; 4 runs with other sensors left out."
     )
     found = planned.predict(config(depth=5, filters=16), 1)
     assert found.joules.value == pytest.approx(WATTS * 4 * seconds_of(5, 16, "float32"), rel=1e-6)
@@ -201,11 +201,11 @@ def test_joules_of_two_sensors_are_not_compared(tmp_path):
     assert [each.run.name for each in found] == ["a", "b", "c"]
     assert planner.cost_of_reaching(found) == (
         "seconds",
-        "their energy is by different sensors, nvml_counter and rapl",
+        "different sensors measured their energy, nvml_counter and rapl",
     )
     study_runs.write_run(tmp_path / "d", filters=2)
     found = planner.reaching(table.read(records.read_runs([tmp_path])), skill, 0.1)
-    assert "not every one" in planner.cost_of_reaching(found)[1]
+    assert "not all of them" in planner.cost_of_reaching(found)[1]
 
 
 def test_other_machines_have_no_say(tmp_path):
