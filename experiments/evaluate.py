@@ -6,7 +6,7 @@
 Writes to the run folder, or to --out: scores.csv; differences.csv (model minus each baseline, with
 95% confidence intervals over events); statistics.npz; the pictures panel, scores_by_lead and
 performance_diagram, each as .png and .pdf; and animation.gif. The scores do not depend on the
-number of processes.
+number of processes, except for rounding if the number of threads per process changes the forecasts.
 """
 
 import concurrent.futures

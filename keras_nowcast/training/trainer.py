@@ -1,6 +1,6 @@
 """The entry to training: checks what a run needs, trains, and writes the run folder.
 
-TensorFlow is loaded only after bad flags, missing data and a folder in use have been refused.
+TensorFlow is loaded only after bad flags and missing or unreadable data have been refused.
 """
 
 import contextlib
