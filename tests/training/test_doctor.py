@@ -84,7 +84,7 @@ def test_small_disk(monkeypatch, tmp_path):
     usage = type("usage", (), {"free": 10 * 2**20})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
     found = examine(monkeypatch, tmp_path)
-    assert len(found["problems"]) == 1 and "10 MiB of disk are free" in found["problems"][0]
+    assert len(found["problems"]) == 1 and "10 MiB of disk space are free" in found["problems"][0]
     assert doctor.report(found)[-1].startswith("PROBLEM")
 
 
