@@ -109,7 +109,7 @@ class EpochRecorder(keras.callbacks.Callback):
         self._progress.epoch, self._progress.step, self._progress.sums = epoch + 1, 0, Sums()
         self._progress.seen = []
         if not math.isfinite(loss):
-            raise TrainingFailed(f"the loss of epoch {epoch} is {loss}")
+            raise TrainingFailed(f"the loss of epoch {epoch + 1} is {loss}")
 
     def _start_clock(self):
         """Counts time and energy as training from now on, if a step of the epoch is left."""
@@ -231,8 +231,8 @@ class StopTogether(keras.callbacks.Callback):
         if "stop" in agreed:
             self._save()
             raise Interrupted(
-                f"interrupted in epoch {self._progress.epoch} after step {self._progress.step}; "
-                "the checkpoint is saved, run again with --resume"
+                f"interrupted in epoch {self._progress.epoch + 1} after step "
+                f"{self._progress.step}; the checkpoint is saved, run again with --resume"
             )
 
 

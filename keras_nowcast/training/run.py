@@ -294,7 +294,7 @@ class Run:
         if not failed:
             return None
         (epoch, step), rank = min(failed)
-        return f"the loss was not finite in epoch {epoch}, step {step}, on rank {rank}"
+        return f"the loss was not finite in epoch {epoch + 1}, step {step}, on rank {rank}"
 
     def write_model(self):
         """Writes the model as it is now, with the statistics averaged for the last validation."""

@@ -208,7 +208,7 @@ def test_the_folder_is_locked_until_the_watchdog_has_ended(small_sevir, tmp_path
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(small_sevir, tmp_path):
-    with pytest.raises(TrainingFailed, match=r"not finite in epoch 0, step \d+, on rank 0"):
+    with pytest.raises(TrainingFailed, match=r"not finite in epoch 1, step \d+, on rank 0"):
         run(small_sevir, tmp_path, learning_rate=1e30)
     record = RunFolder(tmp_path).read_record()
     assert record["status"] == "failed" and "rank 0" in record["status_reason"]
