@@ -362,6 +362,7 @@ def test_an_error_comes_through_the_dataset(data):
     assert isinstance(pipe.error, InputError)
 
 
+@pytest.mark.slow
 def test_a_process_that_leaves_early_ends(tmp_path, write_sevir):
     write_sevir(tmp_path, events=8, chunks=(1, 16, 16, 49), compression="gzip")
     script = (
@@ -394,6 +395,7 @@ print(pipe.windows, peak_kib[1])
 """  # not getrusage's peak, which a process inherits from its parent
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path, write_sevir):
     """Ten times as many events, 180 MB of pixels, take the same memory."""
     peak_kib = {}
@@ -452,6 +454,7 @@ def test_freed_memory_is_used_again():
     assert _faults("pipeline.keep_freed_memory()") < 0.1 * _faults("")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_reading_beside_tensorflow_reuses_what_was_freed(tmp_path):
     """An event is 7 MB, 1,764 pages; with TensorFlow's settings it cost several times that."""

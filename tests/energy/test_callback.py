@@ -47,6 +47,7 @@ def fit(monitor, *layers, **more):
     return history.history["joules"]
 
 
+@pytest.mark.slow
 def test_joules_of_each_epoch_in_the_history(stub_driver):
     with stub_driver([Device(wave=constant(200.0))]).loaded_here():
         monitor = EnergyMonitor(choose_source("nvml", environ={}), idle_s=0.2)
@@ -75,6 +76,7 @@ def test_an_evaluation_alone_is_left_alone(stub_driver):
         assert monitor.record is record
 
 
+@pytest.mark.slow
 def test_used_twice(stub_driver):
     with stub_driver([Device()]).loaded_here():
         monitor = EnergyMonitor(choose_source("nvml", environ={}), idle_s=0)

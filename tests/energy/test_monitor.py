@@ -118,6 +118,7 @@ def test_faults_are_reasons(faulty, name):
     assert device["source"] == ("nvml_power" if gone else "nvml_counter")
 
 
+@pytest.mark.slow
 def test_power_alone_lost_for_a_while_is_absent(stub_driver):
     faults = (("GetPowerUsage", "lost", 1.0, 3.0),)
     stub = stub_driver([Device(wave=LOAD, counter_period_s=0.0, faults=faults)])
@@ -135,6 +136,7 @@ def test_lost_from_the_beginning(stub_driver):
     assert record["joules"] is None and "GPU is lost" in record["joules_reason"]
 
 
+@pytest.mark.slow
 def test_a_library_without_the_counter(stub_driver):
     stub = stub_driver([Device(wave=LOAD)], without=("counter",))
     with stub.loaded_here():
@@ -144,6 +146,7 @@ def test_a_library_without_the_counter(stub_driver):
     assert "Function Not Found" in record["problems_reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "faults",
     [
@@ -162,6 +165,7 @@ def test_a_hanging_driver_delays_no_step(stub_driver, faults):
     assert record["joules"] == pytest.approx(exact(stub, record, "epoch", 0), rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs_at_the_end_does_not_hold_it(stub_driver):
     faults = (("*", "hang", 1.0, 7.0),)
     stub = stub_driver([Device(wave=LOAD, faults=faults)])
@@ -174,6 +178,7 @@ def test_a_driver_that_hangs_at_the_end_does_not_hold_it(stub_driver):
         time.sleep(max(0.0, 7.5 - (time.monotonic() - stub.zero_s)))  # so that its thread ends
 
 
+@pytest.mark.slow
 def test_power_csv_integrates_to_the_joules(stub_driver, tmp_path):
     stub = stub_driver([Device(wave=square(100.0, 250.0, 2.0), usage=A100)])
     with stub.loaded_here():

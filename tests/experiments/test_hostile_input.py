@@ -27,6 +27,7 @@ def rename_events(data):
             file["id"][...] = [id_.replace(b"S0000", b"$^$00") for id_ in file["id"][...]]
 
 
+@pytest.mark.slow
 def test_names_are_names_to_every_script(tmp_path, monkeypatch, script_here):
     def script(*words):
         done = script_here(*words)

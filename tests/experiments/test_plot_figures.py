@@ -33,6 +33,7 @@ def study(tmp_path):
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 def test_everything_is_made_from_run_folders(study, tmp_path):
     out = tmp_path / "out"
     done = script("plot_figures.py", study, "--out", out)

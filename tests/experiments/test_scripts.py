@@ -120,6 +120,7 @@ def test_plots_of_nothing(script_here, tmp_path):
     assert done.returncode == 2 and "`runs` must hold at least one run" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_a_run_can_work():
     done = script("doctor.py")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -102,6 +102,14 @@ def wait_for_checkpoint(process, folder, pattern, more_than=0):
         time.sleep(0.1)
 
 
+def test_a_cell_is_trained_once(sweep, tmp_path):
+    for _ in range(2):
+        status, printed = sweep("--epochs", "1")
+        assert status == 0 and "1 cell: 1 completed" in printed, printed
+    folder = cell(tmp_path, "d1-f2-*")
+    assert record(folder)["status"] == "completed" and starts(folder) == 1
+
+
 @pytest.mark.slow
 def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, tmp_path):
     """Ctrl-C in the first cell, SIGKILL in the second, then two sweeps together."""
@@ -137,6 +145,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, 
     assert record(cell(tmp_path, second))["environment"]["world_size"] == (2 if several else 1)
 
 
+@pytest.mark.slow
 def test_what_fails_is_kept_and_retried_only_on_request(sweep, tmp_path):
     """Too little time, then too little memory, and a cell that no model fits."""
     flags = ["--epochs", "1", "--depth", "1", "6", "--center-filters", "4", "400000"]

@@ -142,6 +142,7 @@ def test_sizes_that_make_no_network(sizes, words):
         _unet(**sizes)
 
 
+@pytest.mark.slow
 def test_it_learns():
     keras.utils.set_random_seed(0)
     model = _unet(grid=16, filters=4)
@@ -164,6 +165,7 @@ assert ours == ["keras_nowcast.model", "keras_nowcast.model.layers", "keras_nowc
 """
 
 
+@pytest.mark.slow
 def test_a_saved_network_loads_with_our_layers_alone(tmp_path, policy):
     policy("mixed_bfloat16")
     model = _unet(grid=16)

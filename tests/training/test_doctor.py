@@ -58,6 +58,7 @@ def test_with_rapl_denied(monkeypatch, powercap):
     assert "only root can read" in "\n".join(doctor.report(found))
 
 
+@pytest.mark.slow
 def test_with_a_stub_driver(stub_driver):
     """GPUs that TensorFlow does not use are reported and not counted; `nvml` counts them."""
     stub = stub_driver([stub_nvml.Device(uuid="GPU-7", name="Stub A100")])

@@ -122,6 +122,7 @@ def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver
     assert sorted(settings[2:]) == sorted([[FIRST, "300000"], [SECOND, "300000"]])
 
 
+@pytest.mark.slow
 def test_the_trace_integrates_to_the_record(train_here, tmp_path, stub_driver):
     """The counter is reset once, at its 400th call, which may be in any epoch."""
     reset = ("GetTotalEnergyConsumption", "reset", 400, 401, 0)

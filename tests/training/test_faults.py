@@ -160,6 +160,7 @@ def test_horovods_own_stall_check_names_the_rank_under_gloo(small_sevir, tmp_pat
     assert re.search(r"failed: rank 1 on .* has waited", done.stderr)
 
 
+@pytest.mark.slow
 def test_a_single_process_that_waits_for_its_input(small_sevir, tmp_path):
     done = run_with_fault(
         "input", 0, 2, data=small_sevir, run_dir=tmp_path / "run", stall_seconds=2
@@ -172,6 +173,7 @@ def test_a_single_process_that_waits_for_its_input(small_sevir, tmp_path):
 # ---- a folder that cannot be written ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_the_former_checkpoint(small_sevir, tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     fill = (20_000, limits[1])  # bytes; a checkpoint has more, config.json and the record less
@@ -215,6 +217,7 @@ def test_a_folder_that_was_never_writable(small_sevir):
         train_here(small_sevir, "/proc/self/run")
 
 
+@pytest.mark.slow
 def test_two_jobs_in_one_folder(small_sevir, tmp_path):
     folder = train_here(small_sevir, tmp_path, epochs=1)
     first = RunLock(tmp_path)
@@ -254,6 +257,7 @@ def spoil(root, count):
     return [event.name for event in events]
 
 
+@pytest.mark.slow
 def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypatch):
     at_step(monkeypatch, 7, lambda: spoil(own, 1))
     with pytest.raises(InputError) as raised:
@@ -323,6 +327,7 @@ class Spiteful:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_runs_no_code(small_sevir, tmp_path, capsys):
     train_here(small_sevir, tmp_path / "run", epochs=1)
     hit = tmp_path / "hit"

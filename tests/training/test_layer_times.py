@@ -116,6 +116,7 @@ def test_each_part_is_forward_and_every_gradient(policy):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_timing_leaves_the_network_as_it_is(policy, hurried):
     model = build(policy)
@@ -200,6 +201,7 @@ def test_roofs_are_of_the_policys_dtype_and_of_float32(hurried):
 # ---- in a run ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_layers_and_roofs(small_sevir, tmp_path, hurried):
     plain = run(small_sevir, tmp_path / "plain")
     timed = run(small_sevir, tmp_path / "timed", layer_times=True)
@@ -220,6 +222,7 @@ def test_a_run_writes_its_layers_and_roofs(small_sevir, tmp_path, hurried):
         assert (ours["loss"], ours["val_loss"]) == (theirs["loss"], theirs["val_loss"])
 
 
+@pytest.mark.slow
 def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch):
     def slow(policy):
         time.sleep(2)
@@ -249,6 +252,7 @@ def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch
     )
 
 
+@pytest.mark.slow
 def test_it_is_in_no_peak_of_memory(small_sevir, tmp_path, hurried, monkeypatch):
     """The kernel knows only the highest peak of a process so far: it must be read before."""
     order = []
@@ -265,6 +269,7 @@ def test_it_is_in_no_peak_of_memory(small_sevir, tmp_path, hurried, monkeypatch)
     assert "layer_row" in order
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_may_begin_to_time_its_layers(small_sevir, tmp_path, hurried):
     run(small_sevir, tmp_path / "run")
     assert run(

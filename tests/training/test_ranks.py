@@ -43,6 +43,7 @@ def training(root, run_dir, *flags):
     ]
 
 
+@pytest.mark.slow
 def test_two_ranks_under_horovodrun_of_which_one_times_the_layers(small_sevir, tmp_path):
     flags = ("--epochs", "2", "--depth", "1", "--layer-times")
     done = run([*GLOO, *training(small_sevir, tmp_path, *flags)])

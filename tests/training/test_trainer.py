@@ -120,6 +120,7 @@ def test_validation_loss_is_the_saved_networks_own(finished, small_sevir):
     assert finished.read_record()["training"]["val_loss"] == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_model_loads_in_plain_keras(finished):
     code = (
         "import sys, keras, keras_nowcast.model.layers\n"
@@ -137,7 +138,10 @@ def test_a_finished_run_is_refused(finished, small_sevir):
     assert (finished.path / "record.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("after_steps", [3, 6, 9])
+@pytest.mark.parametrize(
+    "after_steps",
+    [pytest.param(3, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)],
+)
 def test_interrupted_and_resumed_equals_undisturbed(
     finished, small_sevir, tmp_path, monkeypatch, after_steps
 ):
@@ -178,6 +182,7 @@ def test_interrupted_and_resumed_equals_undisturbed(
     assert finished.read_record()["energy"]["lost_coverage_reason"] == "no work was lost"
 
 
+@pytest.mark.slow
 def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(small_sevir, tmp_path):
     folder = run(small_sevir, tmp_path, epochs=2)
     saved = []
@@ -192,6 +197,7 @@ def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(small_sevir, tmp
     assert record["energy"]["lost_coverage"] == 0
 
 
+@pytest.mark.slow
 def test_the_folder_is_locked_until_the_watchdog_has_ended(small_sevir, tmp_path, monkeypatch):
     """It writes the record of a job whose collective broke before it found the rank that died."""
     held = []
@@ -227,7 +233,9 @@ def test_a_file_that_breaks_while_training(small_sevir, tmp_path, monkeypatch):
         run(small_sevir, tmp_path)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_half_precision_trains(small_sevir, tmp_path, precision):
     folder = run(small_sevir, tmp_path, precision=precision, max_windows=8, epochs=3)
     rows, training = folder.read_epochs(), folder.read_record()["training"]
@@ -251,6 +259,7 @@ def test_a_run_starts_from_another_runs_network(finished, small_sevir, tmp_path)
         np.testing.assert_allclose(before, after, atol=1e-8, err_msg=before.path)
 
 
+@pytest.mark.slow
 def test_only_what_is_not_normalization_learns_on(finished, small_sevir, tmp_path):
     further = run(
         small_sevir,
