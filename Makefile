@@ -27,7 +27,10 @@ docs: .venv/docs-done
 
 # What builds the site is installed when it is first needed, and again when its list changes.
 .venv/docs-done: setup.py install/constraints.txt | install
-	.venv/bin/python -m pip install --quiet -c install/constraints.txt -e '.[docs]'
+	@echo "Installing what builds the site; the log is build/docs.log."
+	@mkdir -p build
+	@.venv/bin/python -m pip install -c install/constraints.txt -e '.[docs]' >build/docs.log 2>&1 || \
+	  { tail -n 8 build/docs.log >&2; exit 1; }
 	@touch $@
 
 lint: install
