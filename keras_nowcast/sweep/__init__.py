@@ -1,1 +1,1 @@
-"""Sweeps: makes the runs of many cells, here or as Slurm arrays."""
+"""Sweeps: runs many cells, on this machine or as Slurm job arrays."""

@@ -1,4 +1,7 @@
-"""What a sweep runs: cells, each a RunConfig and a number of processes, and the name of each."""
+"""The cells of a sweep: each a RunConfig and a number of processes, and their names.
+
+A name ends in a hash of everything that a result depends on, so each cell is trained once.
+"""
 
 import dataclasses
 import hashlib
@@ -17,23 +20,23 @@ from keras_nowcast.model.sizes import default_center_filters
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 DEFAULTS = {each.name: each.default for each in dataclasses.fields(RunConfig)}
-# A cell is known by the events themselves, however they were selected and wherever they are.
+# A cell is identified by the events themselves, not by how they were selected or where they are.
 SELECTION = frozenset(names_of(EVENTS))
-# What no result and no cost depends on: where files are and how a run is watched.
+# Fields that change no result and no cost: where files are, and how a run is watched.
 NOT_OF_THE_CELL = SELECTION | {*names_of(FOLDER, WATCHING)}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep, as asked for.
+    """One run of a sweep, as requested.
 
     Attributes:
       settings: fields of RunConfig that differ from their defaults, by name.
       processes: number of processes that train together.
 
     Raises:
-      InputError: a value breaks its rule. A grid that the depth does not fit is no error yet: in
-        a sweep over both, such a cell is one of the results.
+      InputError: a value breaks its rule. A grid that does not suit the depth is not an error yet:
+        in a sweep over both, such a cell is one of the results.
     """
 
     settings: dict
@@ -49,12 +52,12 @@ class Cell:
         """The RunConfig.
 
         Raises:
-          InputError: its grid and its depth do not fit.
+          InputError: the grid does not suit the depth.
         """
         return RunConfig(**self.settings)
 
     def config_in(self, folder, resume):
-        """Returns the RunConfig of its run in a folder."""
+        """Returns the RunConfig of this cell's run in a folder."""
         return RunConfig(**{**self.settings, "run_dir": str(folder), "resume": resume})
 
     def value(self, name):
@@ -63,25 +66,25 @@ class Cell:
 
 
 def all_combinations(processes=(1,), **values):
-    """Returns the cells of a grid, for a preset.
+    """Returns a cell for every combination of values, for a preset.
 
     Args:
       processes: numbers of processes.
-      **values: for each field of RunConfig that is not to be at its default, its values.
+      **values: the values of each field of RunConfig that is not left at its default.
     """
     return span([Cell({})], {**values, "processes": processes})
 
 
 def span(cells, axes):
-    """Returns each of the cells with every combination of the axes' values put in.
+    """Returns a copy of each cell for every combination of the values of the axes.
 
     Args:
       cells: Cells.
-      axes: for fields of RunConfig, and for `processes`, a sequence of values each; the last
+      axes: dict of sequences of values, by field of RunConfig or `processes`; the last axis
         varies fastest.
 
     Raises:
-      InputError: as Cell does.
+      InputError: a value breaks its rule.
     """
     spanned = []
     for cell in cells:
@@ -97,10 +100,10 @@ class PlacedCell:
     """A cell and the data it runs on.
 
     Attributes:
-      cell: the Cell, its data and grid filled in.
-      name: of its folder: what a reader looks for, and a hash of all that matters.
-      windows: (to train, to test) in an epoch.
-      refusal: why it cannot run, known before it starts; None where nothing is known to prevent it.
+      cell: the Cell, with its data and grid filled in.
+      name: name of its folder: its main settings, and a hash of everything that matters.
+      windows: number of windows per epoch, (training, test).
+      refusal: why the cell cannot run, known before it starts; None if no reason is known.
     """
 
     cell: Cell
@@ -110,43 +113,43 @@ class PlacedCell:
 
     @property
     def policy(self):
-        """The precision it trains in; where it is auto, what a machine like this one chooses.
+        """The precision of the training; for `auto`, the choice for the CPU of this machine.
 
-        A GPU can only be asked by the process that uses it, so that auto is that of the CPU.
+        GPUs are not taken into account: only the process that uses a GPU can query it.
         """
         return choose_precision(self.cell.value("precision"), gpus=())[0]
 
     @property
     def cost(self):
-        """The counted Cost of its network."""
+        """The counted Cost of its model."""
         sizes = map(self.cell.value, names_of(SIZE))
         return count_unet(self.cell.value("grid"), FRAMES_IN, FRAMES_OUT, *sizes)
 
     @property
     def training_flops(self):
-        """FLOPs of its whole training, by count."""
+        """Counted FLOPs of its complete training."""
         windows = self.windows[0] * self.cell.value("epochs")
         batch = self.cell.value("batch_per_replica")
         return windows * self.cost.training_flops(self.policy, batch)
 
     @property
     def tensor_bytes(self):
-        """Bytes of tensors of one process at the fullest moment of a step, by count."""
+        """Counted peak bytes of tensors of one process during a step."""
         step = self.cost.step_bytes(self.policy, self.cell.value("batch_per_replica"))
         return self.cost.state_bytes + step
 
     def model_record(self):
-        """Returns the `model` part of its record.json."""
+        """Returns the part `model` of its record.json."""
         batch, fp16 = (self.cell.value(name) for name in ("batch_per_replica", "fp16_allreduce"))
         return self.cost.record(self.policy, batch, fp16)
 
 
 def read_preset(folder, name):
-    """Returns the Cells of a preset, its list RUNS.
+    """Returns the Cells of a preset, which are its list RUNS.
 
     Args:
       folder: Path of the folder of presets.
-      name: the name of one of them, or the path of another such .py file.
+      name: name of a preset in it, or the path of another .py file with such a list.
 
     Raises:
       InputError: there is no such preset.
@@ -154,19 +157,21 @@ def read_preset(folder, name):
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
         names = ", ".join(sorted(each.stem for each in folder.glob("*.py")))
-        raise InputError(f"`--preset` must be one of {names}, or a .py file. Received: {name}.")
+        raise InputError(
+            f"`--preset` must be one of {names}, or an existing .py file. Received: {name}."
+        )
     return runpy.run_path(str(path))["RUNS"]
 
 
 def place(cells, say=print):
-    """Reads the data sets of cells and returns PlacedCells, each once, in their order.
+    """Reads the data sets of cells and returns distinct PlacedCells, in the order of the cells.
 
     Args:
-      cells: Cells. Where one names no data set, the small synthetic one is written first.
-      say: called with lines about the data sets.
+      cells: Cells. If one names no data set, the small synthetic one is written first.
+      say: function that is called with each message about the data sets.
 
     Raises:
-      InputError: a data set cannot be read or split, or not one of the cells can run.
+      InputError: a data set cannot be read or split, or none of the cells can run.
     """
     splits = {}
     placed = {}
@@ -227,10 +232,10 @@ def _windows(cell, events):
 
 
 def _name(cell, split):
-    """Returns for example d3-f16-g96-float32-np1-s0-1a2b3c4d.
+    """Returns the name of a cell, for example d3-f16-g96-float32-np1-s0-1a2b3c4d.
 
-    Choice: a field that is off (None or False) does not enter the hash, so that a switch added by
-    a later version, which is off in every earlier run, does not rename the cells.
+    Choice: a field that is off (None or False) does not enter the hash. Therefore a switch that a
+    later version adds, and that is off in all earlier runs, does not rename their cells.
     """
     matters = {
         name: type(default)(cell.value(name)) if default is not None else cell.value(name)

@@ -1,4 +1,4 @@
-"""What a sweep will take: the table of --dry-run, and what is left while it runs."""
+"""Estimates of what a sweep takes: the table of --dry-run, and the time left while it runs."""
 
 import statistics
 
@@ -18,7 +18,7 @@ NOT_KNOWN = "not known yet"
 
 
 def duration(seconds):
-    """Returns seconds in words: 42s, 3m 05s, 2h 10m."""
+    """Returns seconds as text: 42s, 3m 05s, 2h 10m."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"
@@ -28,7 +28,7 @@ def duration(seconds):
 
 
 def runs_below(folders):
-    """Returns what `records.read_runs` gives of folders; those that do not exist hold no runs."""
+    """Returns the runs of folders as `records.read_runs` does; a missing folder has none."""
     try:
         return read_runs([folder for folder in folders if folder.is_dir()])
     except InputError:
@@ -36,29 +36,31 @@ def runs_below(folders):
 
 
 def predictions(cells, runs):
-    """Returns what the planner says of cells that can run, a Prediction each, from runs."""
-    asked = [(cell.cell.config, cell.cell.processes, cell.windows[0]) for cell in cells]
-    return predict(asked, runs)
+    """Returns the planner's Prediction for each cell that can run, from finished runs."""
+    requested = [(cell.cell.config, cell.cell.processes, cell.windows[0]) for cell in cells]
+    return predict(requested, runs)
 
 
-# ---- what is left ---------------------------------------------------------------------------
+# ---- the time left --------------------------------------------------------------------------
 
 
 def seconds_left(waiting, finished, folder, overhead_s=0.0):
-    """Estimates how long cells that wait will take, from those that are finished.
+    """Returns an estimate of the time that waiting cells take, from the finished cells.
 
-    Each takes the median set-up of the finished, and for each layer of a step, and each FLOP with
-    channels filled up to blocks, what fits those of its precision, or all where they are few. By
-    FLOPs alone a sweep that begins with small networks would seem to last many times too long: they
-    compute at a fraction of the rate of large ones.
+    The setup of a cell takes the median setup time of the finished cells. Its steps take a time
+    per layer and a time per FLOP, where FLOPs count channels filled up to blocks. Both rates are
+    fitted to the finished cells of its precision, or to all finished cells if these are few. From
+    FLOPs alone, a sweep that begins with small models would seem to take many times too long,
+    because small models compute at a fraction of the rate of large ones.
 
     Args:
-      waiting, finished: PlacedCells; of one that was interrupted, the epochs that are left count.
+      waiting: PlacedCells; if one was interrupted, only its remaining epochs count.
+      finished: PlacedCells.
       folder: Path of the sweep's folder.
-      overhead_s: what each takes beside its set-up, training and validation.
+      overhead_s: seconds that each cell takes in addition to setup, training and validation.
 
     Returns:
-      Seconds; None while nothing is finished to tell it.
+      Seconds, or None while there is no finished cell to estimate from.
     """
     if not waiting:
         return 0.0
@@ -75,13 +77,15 @@ def seconds_left(waiting, finished, folder, overhead_s=0.0):
             [_work(cell) for cell, _, _ in mine], [seconds for _, _, seconds in mine]
         )
     return sum(
-        overhead_s + setup_s + _share_left(cell, folder) * float(rates[cell.policy] @ _work(cell))
+        overhead_s
+        + setup_s
+        + _fraction_left(cell, folder) * float(rates[cell.policy] @ _work(cell))
         for cell in waiting
     )
 
 
 def _work(cell):
-    """Returns what all steps of a cell do: layers started and filled FLOPs, of all processes."""
+    """Returns (layers started, FLOPs of filled channels) of all steps, over all processes."""
     processes, windows = cell.cell.processes, cell.windows[0]
     steps = steps_per_epoch(windows, processes, cell.cell.value("batch_per_replica"))
     computed, _, layers, _ = step_terms(cell.cost, cell.policy, windows / steps / processes)
@@ -89,18 +93,19 @@ def _work(cell):
     return times * layers, times * computed
 
 
-def _share_left(cell, folder):
-    """Returns the share of its epochs that a cell has still to train."""
+def _fraction_left(cell, folder):
+    """Returns the fraction of its epochs that a cell has not trained yet."""
     if outcome.state(folder / cell.name)[0] != outcome.INTERRUPTED:
-        return 1.0  # what failed starts anew
+        return 1.0  # a failed cell starts from scratch
     done = len(RunFolder(folder / cell.name).read_epochs())
     return max(0.0, 1 - done / cell.cell.value("epochs"))
 
 
 def measured_seconds(folder):
-    """Returns a finished run's seconds of set-up, of one start, and of its epochs with validation.
+    """Returns the seconds of a finished run: (setup of one start, epochs with validation).
 
-    What its first validation took longer than the others is set-up too: it compiles.
+    The first validation includes compilation: the time by which it was longer than the median of
+    the others counts as setup.
     """
     run = RunFolder(folder)
     training, rows = run.read_record()["training"], run.read_epochs()
@@ -128,23 +133,23 @@ HEADER = (
 
 
 def estimate_table(cells, states, folders, gpu=None):
-    """Returns what each cell is and will take, as lines of text.
+    """Returns a table of the cells, with what each takes, as text.
 
-    Parameters, FLOPs and the tensors of a step are counted; time, peak memory and energy are the
-    planner's predictions, each with its interval. On a GPU that nobody has measured there is the
-    least that its roofs allow, and beside it what that would be if it were as far above its roofs
-    as the measured runs were above theirs.
+    Parameters, FLOPs and the tensors of a step are counted. Time, peak memory and energy are
+    predictions of the planner, with intervals. For a GPU that has not been measured, the table has
+    the lower bound (roofline) of the training time. Below the table is its sum, and an estimate:
+    the sum multiplied by the ratio that measured runs had to the lower bound of their own machine.
 
     Args:
       cells: PlacedCells.
-      states: the state of each.
+      states: the state of each cell.
       folders: Paths of runs to predict from.
-      gpu: name of one in roofline.GPUS, or None.
+      gpu: name of a GPU in roofline.GPUS, or None.
     """
     runs = runs_below(folders)
     known = [cell for cell in cells if not cell.refusal]
     predicted = dict(zip((cell.name for cell in known), predictions(known, runs), strict=True))
-    rows = [(*HEADER, f"least on {gpu}") if gpu else HEADER]
+    rows = [(*HEADER, f"lower bound on {gpu}") if gpu else HEADER]
     for cell, state in zip(cells, states, strict=True):
         if cell.refusal:
             rows.append((cell.name, f"unfittable: {cell.refusal}"))
@@ -164,9 +169,10 @@ def estimate_table(cells, states, folders, gpu=None):
 
 
 def lower_bound_seconds(cell, gpu):
-    """Returns the least that the training of a PlacedCell takes on GPUs, or None.
+    """Returns the lower bound (roofline) of the training time of a PlacedCell on a GPU, or None.
 
-    Without set-up, input, allreduce and validation; None where the GPU's roofs do not tell it.
+    Setup, input, allreduce and validation are excluded. None if the roofline limits of the GPU
+    are not known for the precision of the cell.
     """
     windows, processes = cell.windows[0], cell.cell.processes
     steps = steps_per_epoch(windows, processes, cell.cell.value("batch_per_replica"))
@@ -176,7 +182,7 @@ def lower_bound_seconds(cell, gpu):
 
 
 def _of_gpu(left, gpu, runs):
-    """Returns lines on what cells would take on a GPU that nobody has measured."""
+    """Returns lines about the training time of cells on a GPU that has not been measured."""
     known = [
         (cell.cell.processes, lower_bound_s)
         for cell in left
@@ -186,16 +192,17 @@ def _of_gpu(left, gpu, runs):
         return []
     hours = sum(processes * lower_bound_s for processes, lower_bound_s in known) / 3600
     lines = [
-        f"by the roofs of {GPUS[gpu].text()}: training of {len(known)} of {len(left)} cells takes "
-        f"at least {duration(sum(each for _, each in known))} by the clock, one after "
-        f"another, and {hours:,.3g} GPU-hours, without set-up, input, allreduce and validation"
+        f"lower bound (roofline) on {GPUS[gpu].text()}: training of {len(known)} of {len(left)} "
+        f"cells takes at least {duration(sum(each for _, each in known))} of wall-clock time, one "
+        f"cell after another, and {hours:,.3g} GPU-hours; setup, input, allreduce and validation "
+        "are not included"
     ]
     times = spread(ratios_to_lower_bound(table.read(runs)))
     if times is None:
         return [
             *lines,
-            "how far above them real steps are is not known: no measured run of one "
-            "process timed its own machine's roofs (--layer-times)",
+            "the ratio of real steps to this lower bound is not known: no measured run of one "
+            "process timed the roofline limits of its own machine (--layer-times)",
         ]
 
     def scaled(factor):
@@ -206,10 +213,10 @@ def _of_gpu(left, gpu, runs):
     kilowatts = GPUS[gpu].watts / 1000
     return [
         *lines,
-        f"an estimate, no measurement: steps of {times.count} measured "
-        f"run{'s' * (times.count > 1)} took {scaled(1)} times the least that their own machine's "
-        f"roofs allow; were it so on {gpu}, {scaled(hours)} GPU-hours and, at no more than "
-        f"{GPUS[gpu].watts} W, {scaled(hours * kilowatts)} kWh of the GPUs",
+        f"estimate, not a measurement: the steps of {times.count} measured "
+        f"run{'s' * (times.count > 1)} took {scaled(1)} times the roofline lower bound of the "
+        f"machine they ran on; at the same ratio on {gpu}, {scaled(hours)} GPU-hours and, at no "
+        f"more than {GPUS[gpu].watts} W per GPU, {scaled(hours * kilowatts)} kWh for the GPUs",
     ]
 
 
@@ -233,19 +240,19 @@ def _interval(interval, shown):
 
 
 def _totals(waiting):
-    """Returns a line on what is not done; predictions that are missing are counted."""
+    """Returns a line on the cells left to run, with their predicted time if there is one."""
     if not waiting:
         return ["nothing is left to run"]
-    whole, without = total(waiting, "wall_seconds")
+    total_s, without = total(waiting, "wall_seconds")
     line = f"{len(waiting)} left to run"
-    if whole is not None:
+    if total_s is not None:
         predicted = len(waiting) - without
-        line += f"; predicted {_interval(whole, duration)} for {predicted} of them"
+        line += f"; predicted {_interval(total_s, duration)} for {predicted} of them"
     return [line]
 
 
 def _reasons(waiting):
-    """Returns, once each, why a prediction is missing."""
+    """Returns one line for each distinct reason why a prediction is missing."""
     reasons = dict.fromkeys(
         f"{name.replace('_', ' ')} {NOT_KNOWN}: {reason}"
         for each in waiting

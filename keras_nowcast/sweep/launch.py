@@ -1,8 +1,8 @@
-"""Starts a cell as a user would, attends it until it ends, and hands signals on to it.
+"""Starts a cell as a user would, waits until it ends, and forwards signals to it.
 
-No shell takes part: commands are lists of words. What is started here has a session of its own,
-holds the lock of its folder while it lives, and is told to stop when the sweep that started it
-dies: nothing goes on training unnoticed.
+Commands are lists of words; no shell interprets them. A started process has its own session and
+holds the lock of its folder while it lives. If the sweep that started it dies, the kernel sends it
+the signal to stop, so no cell continues to train unnoticed.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from keras_nowcast.records import RunFolder
 
 LAUNCHERS = ("horovodrun", "mpirun")
 POLL_S = 0.2
-# From the request to stop to the end: the step under way and a checkpoint. Then it is killed.
+# Time to stop after the request, for the current step and a checkpoint; then the cell is killed.
 GRACE_S = 120
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-# ---- what is started --------------------------------------------------------------------------
+# ---- commands ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class Launcher:
     """How the processes of a cell are started.
 
     Attributes:
-      name: one of LAUNCHERS, for cells of several processes; one process needs none.
-      scripts: folder with train.py and evaluate.py.
+      name: one of LAUNCHERS, for cells of several processes; a single process needs no launcher.
+      scripts: folder of train.py and evaluate.py.
     """
 
     name: str
     scripts: Path
 
     def check(self):
-        """Raises InputError unless the launcher's program is there."""
+        """Raises InputError if the launcher is not installed."""
         self._program()
 
     def training(self, config, processes):
-        """Returns the command that trains, or goes on training, a RunConfig in its run_dir."""
+        """Returns the command that trains a RunConfig in its run_dir, or resumes it."""
         if config.resume:
-            # The folder says how the run was started; only what may differ is given again.
+            # The run folder holds the config; only fields that may change are given again.
             free = MAY_CHANGE_ON_RESUME - {"epochs"}
             config = RunConfig(**{name: getattr(config, name) for name in free})
         return [
@@ -63,15 +63,15 @@ class Launcher:
         ]
 
     def evaluation(self, folder):
-        """Returns the command that scores the run in a folder."""
+        """Returns the command that evaluates the run in a folder."""
         return [sys.executable, str(self.scripts / "evaluate.py"), str(folder)]
 
     def stop_signal(self, processes):
         """Returns the signal to the launcher that ends a training with a checkpoint.
 
-        OpenMPI's mpirun kills its ranks at the others and hands SIGUSR1 on; horovodrun hands
-        SIGTERM on and kills its ranks five seconds later, in the middle of a slow step. So it is
-        sent only where rank 0 cannot be told (`rank_0_of`).
+        It is sent only if rank 0 cannot be signaled directly (`rank_0_of`). Open MPI's mpirun
+        forwards SIGUSR1 and kills its ranks at other signals. horovodrun forwards SIGTERM but
+        kills its ranks five seconds later, which can be in the middle of a slow step.
         """
         through_mpi = self.name == "mpirun" and processes > 1
         return signal.SIGUSR1 if through_mpi else signal.SIGTERM
@@ -84,27 +84,29 @@ class Launcher:
         return [self._program(), "-np", str(processes), "--gloo"]
 
     def _program(self):
-        beside = Path(sys.executable).with_name(self.name)
-        program = str(beside) if beside.exists() else shutil.which(self.name)
+        of_this_python = Path(sys.executable).with_name(self.name)
+        program = str(of_this_python) if of_this_python.exists() else shutil.which(self.name)
         if program is None:
             raise InputError(
-                f"`--launcher` must be a program that is installed; cells of several processes "
-                f"need it. Received: {self.name}; run `make install`, or choose another."
+                "`--launcher` must be an installed program, for cells of several processes. "
+                f"Received: {self.name}; run `make install`, or choose another launcher."
             )
         return program
 
 
-# ---- who may run a cell -----------------------------------------------------------------------
+# ---- the lock of a cell -----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def locked(folder):
-    """Makes a folder and locks it against other sweeps.
+    """Creates a folder and locks it against other sweeps.
 
-    Gives the open lock file, or None where another process holds the lock or trains in the folder.
-    The kernel frees a lock when the last process that has the file open is gone, however it ended;
-    so a process that inherits it is known to live. The file itself stays: removing it would let
-    two in.
+    The kernel releases the lock when the last process that has the file open has ended, in
+    whatever way. A process that inherits the open file therefore holds the lock while it lives.
+    The file is never deleted: two processes could then each lock a file of that name.
+
+    Yields:
+      The open lock file, or None if another process holds the lock or trains in the folder.
 
     Raises:
       InputError: the folder cannot be written, or its file system has no locks.
@@ -114,10 +116,11 @@ def locked(folder):
         file = open(folder / ".lock", "a")
     except OSError as error:
         raise InputError(
-            f"`--sweep-dir` must be a folder that can be written. Received: {folder} ({error})."
+            f"`--sweep-dir` must be a folder that can be written. Received: {folder} ({error}); "
+            "choose another folder."
         ) from None
     with file:
-        # A run holds a lock of its own: started by hand, or ranks that outlive their launcher.
+        # A run has its own lock: it may be started by hand, or ranks may outlive their launcher.
         free = _take(file) and not RunFolder(folder).is_running()
         yield file if free else None
 
@@ -127,27 +130,29 @@ def _take(file):
         return take_lock(file)
     except OSError as error:
         raise InputError(
-            f"`--sweep-dir` must be on a file system with locks. Received: {file.name} ({error})."
+            f"`--sweep-dir` must be on a file system with locks. Received: {file.name} ({error}); "
+            "choose a folder on another file system."
         ) from None
 
 
 def rank_0_of(folder):
-    """Returns the id of the process that trains in a folder as rank 0; None if not known here.
+    """Returns the id of the process that trains in a folder as rank 0, or None if unknown.
 
-    Known is who has running.json open on this host: a former run's id may be another's by now.
+    The process must have running.json open on this host, because the id that a previous run
+    wrote there may belong to another process by now.
     """
     lock_file = RunFolder(folder).lock_file
     try:
         holder = json.loads(lock_file.read_text())
         opened = _open_files(holder["pid"])
-    except (OSError, ValueError, KeyError):  # no run yet, or it has ended
+    except (OSError, ValueError, KeyError):  # the run has not started yet, or it has ended
         return None
     is_it = holder["host"] == socket.gethostname() and str(lock_file.resolve()) in opened
     return holder["pid"] if is_it else None
 
 
 def _open_files(process):
-    """Returns the paths of the files that a process has open."""
+    """Returns the paths of the open files of a process."""
     paths = []
     for link in Path(f"/proc/{process}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -155,7 +160,7 @@ def _open_files(process):
     return paths
 
 
-# ---- from its start to its end ----------------------------------------------------------------
+# ---- from start to end ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -163,11 +168,11 @@ class Ended:
     """How a process ended.
 
     Attributes:
-      status: its exit status, negative for a signal.
-      stopped: the sweep was told to stop, and handed that on.
-      timed_out: it was stopped for lack of time.
-      seconds: how long it lived.
-      printed: what it printed, at most the last 64 KiB.
+      status: exit status; minus the number of the signal if a signal ended it.
+      stopped: True if the sweep received a signal and asked the process to stop.
+      timed_out: True if it was asked to stop because its time limit had passed.
+      seconds: seconds from its start to its end.
+      printed: its output, at most the last 64 KiB.
     """
 
     status: int
@@ -182,13 +187,14 @@ def attend(command, log, lock, stop_signal, signals, timeout_s=None, tick=lambda
 
     Args:
       command: list of words.
-      log: Path of the file that its output is appended to, in the cell's folder.
+      log: Path of the file in the cell's folder that its output is appended to.
       lock: the open file from `locked`; the process inherits it.
-      stop_signal: what makes it stop in order, unless rank 0 in the cell's folder can be told.
-      signals: the Signals of the sweep. At the first the process is asked to stop, at the second
-        it is killed.
-      timeout_s: it is asked to stop after this time; None for never.
-      tick: called a few times a second.
+      stop_signal: signal that makes it stop with a checkpoint; not used if rank 0 of the cell can
+        be signaled directly.
+      signals: the Signals of the sweep. After the first signal the process is asked to stop, after
+        the second it is killed.
+      timeout_s: seconds after which it is asked to stop; None for no limit.
+      tick: function that is called a few times per second.
 
     Returns:
       An Ended.
@@ -224,7 +230,7 @@ def _start(command, console, lock, stop_signal):
 
     def stop_with_the_sweep():
         libc.prctl(_PR_SET_PDEATHSIG, stop_signal)
-        if os.getppid() != sweep:  # it died before this was set
+        if os.getppid() != sweep:  # the sweep died before this was set
             os.kill(os.getpid(), signal.SIGKILL)
 
     return subprocess.Popen(
@@ -233,16 +239,16 @@ def _start(command, console, lock, stop_signal):
         stdout=console,
         stderr=console,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        start_new_session=True,  # Ctrl-C in a terminal reaches the sweep alone, which hands it on
+        start_new_session=True,  # Ctrl-C in a terminal reaches only the sweep, which forwards it
         pass_fds=[lock.fileno()],
         preexec_fn=stop_with_the_sweep,
     )
 
 
 def _ask_to_stop(process, stop_signal, folder):
-    """Tells rank 0, which tells the others after the same step; else the process that was started.
+    """Signals rank 0, with which all ranks stop after the same step, or the process `process`.
 
-    A rank that is not known yet has trained nothing that could be lost.
+    The latter is used while rank 0 is unknown: then no training that could be lost was done yet.
     """
     rank_0 = rank_0_of(folder)
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,9 +1,9 @@
-"""What became of a cell, read from its folder and from how its process ended.
+"""The outcome of a cell, from its folder and from how its process ended.
 
-A cell that fails is a result: its folder holds a record.json with the status failed and the
-reason, whether its process wrote one or died without. When a rank ends the job, rank 0 writes one
-that names the rank; the sweep that attends then writes the kind of failure into it. If no sweep was
-left to do so, the cell was cut short together with its sweep.
+A failed cell is a result: its folder has a record.json with the status `failed` and the reason,
+even if its process died without writing one. If a lost rank ends the job, rank 0 writes a record
+that names the rank, and the sweep that runs the cell then adds the kind of failure. If the record
+has no kind, the sweep was lost too, and the cell counts as interrupted.
 """
 
 import re
@@ -19,24 +19,28 @@ TIMEOUT = "timeout"
 VMSTAT = Path("/proc/vmstat")
 
 _LINES_KEPT = 20
-# What TensorFlow, Python, C++ and the C library say when memory cannot be had.
+# Messages of TensorFlow, Python, C++, the C library and the watchdog if memory cannot be allocated.
 _NO_MEMORY = re.compile(
     r"ResourceExhausted|RESOURCE_EXHAUSTED|OOM when allocating|MemoryError|std::bad_alloc"
     r"|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY|ran out of memory"
 )
-# What horovodrun and mpirun say of a rank that SIGKILL ended.
+# Messages of horovodrun and mpirun about a rank that SIGKILL ended.
 _RANK_KILLED = re.compile(r"Exit code: -9\b|exited on signal 9\b")
 _ERROR = re.compile(r"(?:^|>:?\s*)error: (.+)", re.MULTILINE)
-# The last line of a run that cannot go on; the watchdog's names the rank.
+# The last line of a run that cannot continue; the line of the watchdog names the rank.
 _FAILED_LINE = re.compile(r"(?:^|>:?\s*)failed: (.+)", re.MULTILINE)
-_RANK = re.compile(r"rank \d+ on \S+ ")  # how the watchdog's reason begins
+_RANK = re.compile(r"rank \d+ on \S+ ")  # beginning of the watchdog's reason
 
 
 def state(folder):
-    """Returns the state of the cell in a folder that nobody runs now, and why, or None.
+    """Returns (state, reason) of the cell in a folder that no process is running.
 
-    A run without a record, or whose record says interrupted, was cut short and can go on; likewise
-    one that a rank ended when no sweep attended it.
+    A run is interrupted, and can be resumed, in three cases: it has no record, its record has the
+    status `interrupted`, or a lost rank ended it and no sweep was there to record the failure.
+
+    Returns:
+      One of NEW, COMPLETED, INTERRUPTED and FAILED, and the reason as text, or None if there is
+      none.
     """
     run = RunFolder(folder)
     record = run.read_record()
@@ -49,19 +53,19 @@ def state(folder):
 
 
 def state_now(folder):
-    """Returns the state of the cell in a folder that somebody may run now, in a word."""
+    """Returns the state of the cell in a folder as text, RUNNING if a process is running it."""
     return RUNNING if RunFolder(folder).is_running() else state(folder)[0]
 
 
 def ended_by_a_rank(record):
-    """Returns whether a record, None without one, is as rank 0 leaves it when a rank is lost."""
+    """Returns True if a record, or None, is one that rank 0 wrote because a rank was lost."""
     if record is None or record["status"] != FAILED:
         return False
     return _RANK.match(record.get("status_reason") or "") is not None
 
 
 def version_of_record(folder):
-    """Returns what differs after record.json was written anew; None where there is none."""
+    """Returns a value that changes when record.json is rewritten, or None if there is none."""
     try:
         status = (folder / "record.json").stat()
     except FileNotFoundError:
@@ -70,7 +74,7 @@ def version_of_record(folder):
 
 
 def oom_kills():
-    """Returns how often this kernel has killed a process for want of memory; None if not told."""
+    """Returns how many processes the kernel has killed to free memory, or None if unknown."""
     try:
         found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
     except OSError:
@@ -79,18 +83,18 @@ def oom_kills():
 
 
 def reason_of_failure(ended, timeout_s, oom_kills_before, oom_kills_after):
-    """Returns why a process failed that did not tell: its kind, a colon, what is known.
+    """Returns why a process failed that recorded no reason: the kind, a colon, the details.
 
     Args:
       ended: the Ended of launch.attend.
-      timeout_s: the time it was given.
-      oom_kills_before, oom_kills_after: what `oom_kills` returned around its life.
+      timeout_s: the time limit, seconds.
+      oom_kills_before, oom_kills_after: results of `oom_kills` before its start and after its end.
     """
     if ended.timed_out:
         return f"{TIMEOUT}: stopped after {timeout_s / 60:g} minutes"
-    told = _FAILED_LINE.search(ended.printed)
+    failed = _FAILED_LINE.search(ended.printed)
     if ended.status in (-9, 137) or _RANK_KILLED.search(ended.printed):
-        rank = told and _RANK.match(told[1])
+        rank = failed and _RANK.match(failed[1])
         who = f"; {rank[0].strip()}" if rank else ""
         return _reason_of_kill(oom_kills_before, oom_kills_after) + who
     lines = ended.printed.splitlines()
@@ -100,8 +104,8 @@ def reason_of_failure(ended, timeout_s, oom_kills_before, oom_kills_after):
     error = _ERROR.search(ended.printed)
     if error:
         return f"refused: {error[1].strip()}"
-    if told:
-        return f"crash: {told[1].strip()[:300]}"
+    if failed:
+        return f"crash: {failed[1].strip()[:300]}"
     how = f"signal {-ended.status}" if ended.status < 0 else f"exit status {ended.status}"
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     return f"crash: {how}; {last[:300]}"
@@ -111,7 +115,7 @@ def _reason_of_kill(oom_kills_before, oom_kills_after):
     if oom_kills_before is None or oom_kills_after is None:
         return (
             "killed: by SIGKILL, as the kernel does when memory runs out; this system does not "
-            "tell whether it did"
+            "report whether it did"
         )
     if oom_kills_after > oom_kills_before:
         return "out of memory: killed (SIGKILL) while the kernel ended processes to free memory"
@@ -124,9 +128,9 @@ def write_failure(folder, placed, reason, printed="", measured=False):
     Args:
       folder: Path of the cell's folder.
       placed: the PlacedCell.
-      reason: why, in one line.
-      printed: what its process printed; the last lines are kept.
-      measured: whether record.json holds what the run itself measured, which is kept then.
+      reason: the reason of the failure, one line.
+      printed: output of its process; the record keeps the last lines.
+      measured: True if record.json has the measurements of the run itself, which are then kept.
     """
     run = RunFolder(folder)
     record = run.read_record() if measured else _empty_record(run, placed)
@@ -135,8 +139,8 @@ def write_failure(folder, placed, reason, printed="", measured=False):
 
 
 def _empty_record(run, placed):
-    """Returns a record of all parts: what is counted and known, all else null with the reason."""
-    why = "it was not started" if placed.refusal else "the run ended without telling"
+    """Returns a complete record: counted and known values, and null with a reason for the rest."""
+    why = "it was not started" if placed.refusal else "the run ended without recording it"
     record = schema.empty_record(why) | {"config": _config(run, placed)}
     environment = {"world_size": placed.cell.processes} | (run.read_environment() or {})
     schema.fill(record["environment"], **environment)
@@ -148,6 +152,6 @@ def _empty_record(run, placed):
 
 
 def _config(run, placed):
-    """Returns the fields of the config as the run stored them, else as the sweep gives them."""
-    asked = {name: placed.cell.value(name) for name in DEFAULTS}
-    return run.stored_config() or {**asked, "run_dir": str(run.path)}
+    """Returns the config that the run stored, or that of the sweep if it stored none."""
+    requested = {name: placed.cell.value(name) for name in DEFAULTS}
+    return run.stored_config() or {**requested, "run_dir": str(run.path)}

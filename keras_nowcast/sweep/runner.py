@@ -1,6 +1,6 @@
-"""Runs the cells of a sweep, one at a time, and leaves everything resumable.
+"""Runs the cells of a sweep, one at a time, such that all of it can be resumed.
 
-Several sweeps may work on one folder: a cell is run by who holds its lock.
+Several sweeps may work on one folder: only the sweep that holds the lock of a cell runs it.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from keras_nowcast.sweep.launch import Launcher, attend, locked
 
 CONSOLE = "console.log"
 SCORES = "scores.csv"
-WAIT_S = 1.0  # between two looks at cells that another sweep runs
+WAIT_S = 1.0  # between polls of the cells that another sweep runs
 _SHOWN = {"val_loss": "val_loss {:.4f}", "samples_per_second": "{:.1f} samples/s"}
 
 
@@ -30,9 +30,9 @@ class Options:
 
     Attributes:
       launcher: a Launcher.
-      timeout_s: the longest a start of a cell may take; None for no limit.
-      retry: whether cells that failed are run again.
-      evaluate: whether completed cells are scored by evaluate.py.
+      timeout_s: time limit of each start of a cell, seconds; None for no limit.
+      retry: True to run failed cells again.
+      evaluate: True to score completed cells with evaluate.py.
     """
 
     launcher: Launcher
@@ -42,14 +42,15 @@ class Options:
 
 
 class Sweep:
-    """Cells and the folder their runs are in.
+    """Cells, and the folder of their runs.
 
     Args:
       cells: PlacedCells.
       folder: the sweep's folder.
       options: Options.
-      say: prints a line.
-      follow: whether to show a live line while a cell runs (default: on a terminal).
+      say: function that prints a line.
+      follow: True to show the progress of the current cell in a line that is overwritten; None
+        for only if standard output is a terminal.
     """
 
     def __init__(self, cells, folder, options, say=print, follow=None):
@@ -59,8 +60,9 @@ class Sweep:
         self._say = say
         self._follow = sys.stdout.isatty() if follow is None else follow
         self._signals = Signals()
-        self._overheads_s = []  # of cells run here: what they took beside what they measure
-        # Failures from before: only these are tried again, and by one of several sweeps.
+        # Of cells that were run here: their time minus the time that they recorded.
+        self._overheads_s = []
+        # Cells that had failed before: only these are retried, each by one of several sweeps.
         self._failures = {
             cell.name: outcome.version_of_record(self.folder / cell.name)
             for cell in cells
@@ -68,22 +70,22 @@ class Sweep:
         }
 
     def state(self, cell):
-        """Returns the state of a cell: new, completed, interrupted or failed."""
+        """Returns the state of a cell as text: new, completed, interrupted or failed."""
         return outcome.state(self.folder / cell.name)[0]
 
     def has_work(self, cell):
-        """Returns whether anything is left to do for a cell."""
+        """Returns True if anything is left to do for a cell."""
         state = self.state(cell)
         if state == outcome.FAILED:
             return self._to_retry(cell)
         return state != outcome.COMPLETED or self._to_evaluate(cell)
 
     def run(self):
-        """Runs every cell that has not ended yet, waiting for those that other sweeps run.
+        """Runs all cells that have work left, and waits for those that other sweeps run.
 
         Raises:
           InputError: the folder or the launcher cannot be used.
-          Interrupted: a signal came, or a cell was interrupted; the same command goes on.
+          Interrupted: a signal came, or a cell was interrupted; the same command resumes.
         """
         self.check_launcher()
         self._say(f"{self.summary()} in {self.folder}")
@@ -94,52 +96,55 @@ class Sweep:
                 elsewhere = [cell for cell in pending if not self.attempt(cell)]
                 if len(elsewhere) == len(pending):
                     if not waiting:
-                        self._say(f"waiting for {len(elsewhere)} that another sweep runs")
+                        self._say(f"waiting for {_cells(len(elsewhere))} of another sweep")
                     waiting = True
                     self._wait()
                 pending = [cell for cell in elsewhere if self.has_work(cell)]
         self._say(self.summary())
         if any(self.state(cell) == outcome.INTERRUPTED for cell in self.cells):
-            raise Interrupted("a cell was interrupted; the same command goes on with it")
+            raise Interrupted("a cell was interrupted; run the same command again to resume it")
 
     def check_launcher(self):
-        """Raises InputError where the launcher is needed and not there."""
+        """Raises InputError if a cell needs the launcher and it is not installed."""
         if any(cell.cell.processes > 1 and not cell.refusal for cell in self.cells):
             self.options.launcher.check()
 
     def summary(self):
-        """Returns how many cells are in which state, as a line."""
+        """Returns a line with the number of cells in each state."""
         counts = Counter(map(self.state, self.cells))
         order = (outcome.COMPLETED, outcome.FAILED, outcome.INTERRUPTED, outcome.NEW)
         parts = [f"{counts[state]} {state}" for state in order if counts[state]]
-        cells = f"{len(self.cells)} cell{'s' * (len(self.cells) > 1)}"
-        return f"{cells}: {', '.join(parts)}"
+        return f"{_cells(len(self.cells))}: {', '.join(parts)}"
 
     def run_one(self, cell):
-        """Runs one cell as `run` does, but does not wait for another sweep's; returns its state."""
+        """Runs one cell, unless another sweep is running it, and returns its state.
+
+        Raises:
+          InputError, Interrupted, TrainingFailed: as `attempt`.
+        """
         self.check_launcher()
         with self._signals:
             if not self.attempt(cell):
-                self._say(f"{cell.name}  is run by another sweep")
+                self._say(f"{cell.name}  is being run by another sweep")
         return self.state(cell)
 
     def attempt(self, cell):
-        """Does what is to do for a cell; returns False when another process runs it.
+        """Does the work that is left for a cell; returns False if another process is running it.
 
         Raises:
-          InputError: the folder cannot be made or locked.
+          InputError: the folder cannot be created or locked.
           Interrupted: a signal came.
-          TrainingFailed: its files cannot be written.
+          TrainingFailed: the files of the cell cannot be written.
         """
         self._check_signals()
         with locked(self.folder / cell.name) as lock:
             if lock is None:
                 return False
-            if self.has_work(cell):  # nobody else can change that now
+            if self.has_work(cell):  # under the lock, no other process can change that
                 try:
                     self._settle(cell, self.folder / cell.name, lock)
                 except OSError as error:
-                    raise TrainingFailed(f"the sweep cannot go on: {error}") from None
+                    raise TrainingFailed(f"the sweep cannot continue: {error}") from None
         return True
 
     def _to_retry(self, cell):
@@ -152,7 +157,9 @@ class Sweep:
 
     def _check_signals(self):
         if self._signals.received:
-            raise Interrupted("interrupted; every cell is kept, the same command goes on")
+            raise Interrupted(
+                "interrupted; all cells are kept, run the same command again to resume"
+            )
 
     def _wait(self):
         until = time.monotonic() + WAIT_S
@@ -163,11 +170,11 @@ class Sweep:
     def _settle(self, cell, folder, lock):
         if cell.refusal:
             outcome.write_failure(folder, cell, f"unfittable: {cell.refusal}")
-            self._tell(cell)
+            self._print_end(cell)
             return
         if self.state(cell) != outcome.COMPLETED:
             ended = self._train(cell, folder, lock)
-            self._tell(cell, ended.seconds)
+            self._print_end(cell, ended.seconds)
         if self.state(cell) == outcome.COMPLETED and self._to_evaluate(cell):
             self._check_signals()
             self._evaluate(cell, folder, lock)
@@ -187,34 +194,35 @@ class Sweep:
             self.options.timeout_s,
             self._live_line(cell, folder),
         )
-        told = outcome.version_of_record(folder) != before
+        has_new_record = outcome.version_of_record(folder) != before
         state = self.state(cell)
-        if told and state in (outcome.COMPLETED, outcome.FAILED):
+        if has_new_record and state in (outcome.COMPLETED, outcome.FAILED):
             if state == outcome.COMPLETED and not resume:
                 self._overheads_s.append(ended.seconds - sum(measured_seconds(folder)))
             return ended
-        # Stopped by this sweep, or by someone who signalled the cell itself: it can go on.
-        of_a_rank = outcome.ended_by_a_rank(RunFolder(folder).read_record())
-        if ended.stopped or (told and not ended.timed_out and not of_a_rank):
+        # A signal to this sweep, or to the cell itself, stopped the cell: it can be resumed.
+        by_a_rank = outcome.ended_by_a_rank(RunFolder(folder).read_record())
+        if ended.stopped or (has_new_record and not ended.timed_out and not by_a_rank):
             return ended
         reason = outcome.reason_of_failure(
             ended, self.options.timeout_s, kills, outcome.oom_kills()
         )
-        outcome.write_failure(folder, cell, reason, ended.printed, measured=told)
+        outcome.write_failure(folder, cell, reason, ended.printed, measured=has_new_record)
         return ended
 
     def _prepare(self, folder):
-        """Returns whether the run in a folder goes on; makes way for a new one if not.
+        """Returns True if the run in a folder is to be resumed; otherwise makes room for a new run.
 
-        Choice: of what failed, only what was short of time goes on; all else starts again.
+        Choice: a failed run is resumed only after a timeout; otherwise it starts from scratch.
         """
         state, reason = outcome.state(folder)
         if state == outcome.INTERRUPTED:
             if outcome.ended_by_a_rank(RunFolder(folder).read_record()):
-                (folder / "record.json").unlink()  # of the start before
+                (folder / "record.json").unlink()  # of the previous start
             return True
         if state == outcome.FAILED and (reason or "").startswith(outcome.TIMEOUT):
-            (folder / "record.json").unlink()  # if this sweep dies too, the cell was interrupted
+            # If this sweep dies too, the cell counts as interrupted.
+            (folder / "record.json").unlink()
             return (folder / "config.json").exists()
         for path in folder.iterdir():
             if path.is_dir():
@@ -237,7 +245,7 @@ class Sweep:
         return f"[{self.cells.index(cell) + 1:{digits}}/{len(self.cells)}] {cell.name}"
 
     def _live_line(self, cell, folder):
-        """Returns a function that shows, once a second, how far a cell is."""
+        """Returns a function that shows the progress of a cell, at most once per second."""
         since = time.monotonic()
         shown_at = 0.0
         left = self._left(cell)
@@ -252,14 +260,14 @@ class Sweep:
             parts = [f"epoch {epochs}/{cell.cell.value('epochs')}", duration(now - since)]
             if left is None:
                 parts.append(f"time left {NOT_KNOWN}")
-            elif left > now - since:  # later it has turned out too short
-                parts.append(f"about {duration(left - (now - since))} left of all")
+            elif left > now - since:  # otherwise the estimate was too short
+                parts.append(f"about {duration(left - (now - since))} left for all cells")
             self._overwrite(f"{self._place(cell)}  {'  '.join(parts)}")
 
         return show
 
     def _left(self, *also):
-        """Returns an estimate of the seconds left, of cells that have work; None if unknown."""
+        """Returns an estimate of the seconds that all remaining cells take, or None if unknown."""
         waiting = [cell for cell in self.cells if cell in also or self._has_training(cell)]
         finished = [cell for cell in self.cells if self.state(cell) == outcome.COMPLETED]
         overhead_s = statistics.median(self._overheads_s) if self._overheads_s else 0.0
@@ -268,8 +276,8 @@ class Sweep:
     def _has_training(self, cell):
         return not cell.refusal and self.has_work(cell) and self.state(cell) != outcome.COMPLETED
 
-    def _tell(self, cell, seconds=None):
-        """Prints the line of a cell that has ended."""
+    def _print_end(self, cell, seconds=None):
+        """Prints the line of a cell that has ended: its state, and its results or the reason."""
         state, reason = outcome.state(self.folder / cell.name)
         parts = [state]
         if seconds is not None:
@@ -293,3 +301,7 @@ class Sweep:
         if self._follow:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\x1b[K{line[:width]}", end="", flush=True)
+
+
+def _cells(number):
+    return f"{number} cell{'s' * (number > 1)}"

@@ -1,4 +1,4 @@
-"""A sweep as Slurm jobs: an array for each number of processes, a task a cell."""
+"""A sweep as Slurm jobs: one array per number of processes, one task per cell."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ CELLS = "cells.json"
 
 
 def list_cells(folder, cells):
-    """Adds cells to the list in a sweep's folder and returns the index of each in it.
+    """Adds cells to the list in a sweep's folder and returns the index of each cell in the list.
 
-    An index stays what it is: tasks that wait in a queue know their cell by it.
+    The index of a cell never changes, because it identifies the cell of a task that is queued.
 
     Args:
       folder: Path of the sweep's folder.
@@ -41,16 +41,16 @@ def list_cells(folder, cells):
 
 
 def listed_cell(folder, index):
-    """Returns the Cell of an index in the list of a sweep's folder.
+    """Returns the Cell with an index in the list of a sweep's folder.
 
     Raises:
-      InputError: there is no list, or no such index.
+      InputError: there is no list, or it has no such index.
     """
     listed = _read(folder / CELLS)
     if not 0 <= index < len(listed):
         raise InputError(
             f"`--run-cell` must be an index into {folder / CELLS}, which lists {len(listed)} "
-            f"cells. Received: {index}."
+            f"cells. Received: {index}; submit the sweep with --launcher slurm."
         )
     return Cell(listed[index]["settings"], listed[index]["processes"])
 
@@ -60,23 +60,26 @@ def _read(path):
 
 
 def submit(folder, cells, script, arguments, say=print):
-    """Submits an array job for each number of processes, so that no task holds what it needs not.
+    """Submits one job array per number of processes, so that no task allocates more than it needs.
 
     Args:
       folder: Path of the sweep's folder.
       cells: PlacedCells to run.
       script: Path of sweep.sbatch.
-      arguments: words for experiments/sweep.py, handed on by the script.
-      say: called with a line for each job.
+      arguments: words for experiments/sweep.py, which the script forwards.
+      say: function that is called with one line per job.
 
     Returns:
       The job ids.
 
     Raises:
-      InputError: there is no sbatch, or it refuses.
+      InputError: sbatch is not installed, or it refuses a job.
     """
     if shutil.which("sbatch") is None:
-        raise InputError("`--launcher` slurm needs sbatch, which is not on PATH. Received: slurm.")
+        raise InputError(
+            "`--launcher` must be horovodrun or mpirun if sbatch is not on PATH. Received: slurm; "
+            "submit on a host of the cluster, or choose another launcher."
+        )
     by_processes = defaultdict(list)
     for index, cell in zip(list_cells(folder, cells), cells, strict=True):
         by_processes[cell.cell.processes].append(index)
@@ -93,14 +96,17 @@ def _submit_array(folder, processes, indices, script, arguments, say):
         f"--array={','.join(map(str, indices))}",
         f"--ntasks={processes}",
         f"--job-name=sweep-np{processes}",
-        # Slurm expands %; doubled it stands for itself.
+        # Slurm expands %; %% stands for one %.
         f"--output={str(folder).replace('%', '%%')}/slurm-%A_%a.out",
         str(script),
         *arguments,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError(f"sbatch refused the job: {' '.join(done.stderr.split())}")
+        raise InputError(
+            f"`sbatch` must accept the job. Received: {' '.join(done.stderr.split())}; check the "
+            "options for sbatch in slurm/site.sh."
+        )
     job = done.stdout.strip().split(";")[0]
     cells = f"{len(indices)} cell{'s' * (len(indices) > 1)}"
     say(f"job {job}: {cells} of {processes} process{'es' * (processes > 1)} each")

@@ -123,7 +123,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, 
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=1200)
     assert process.returncode == 75, printed
-    assert "the same command goes on" in printed
+    assert "run the same command again" in printed
     first = cell(tmp_path, "*-np1-s0-*")
     assert record(first)["status"] in ("interrupted", "completed")
 

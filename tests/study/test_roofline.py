@@ -89,18 +89,20 @@ def test_the_least_of_a_cell_is_that_of_its_steps():
     assert lower_bound_seconds(cell(precision="mixed_bfloat16"), "V100") is None
 
 
-def test_the_estimate_is_marked_and_is_the_least_times_what_was_measured(tmp_path):
+def test_the_estimate_is_marked_and_is_the_lower_bound_times_the_measured_ratio(tmp_path):
     cells, states = [cell(2, filters=64, epochs=10**6)], ["new"]
     lines = estimate_table(cells, states, [tmp_path / "none"], "A100").splitlines()
-    assert lines[0].endswith("least on A100")
-    assert lines[-1].startswith("how far above them real steps are is not known")
+    assert lines[0].endswith("lower bound on A100")
+    assert lines[-1].startswith("the ratio of real steps to this lower bound is not known")
     assert "A100 SXM 80 GB: 156 TFLOP/s float32, 312 TFLOP/s float16" in lines[-2]
     gpu_hours = 2 * lower_bound_seconds(cells[0], "A100") / 3600
     assert f"{gpu_hours:.3g} GPU-hours" in lines[-2]
 
     write_three_times_the_lower_bound(tmp_path, "a")
     line = estimate_table(cells, states, [tmp_path], "A100").splitlines()[-1]
-    assert line.startswith("an estimate, no measurement: steps of 1 measured run took 3 times ")
-    assert f"{3 * gpu_hours:.3g} GPU-hours and, at no more than 400 W" in line
+    assert line.startswith(
+        "estimate, not a measurement: the steps of 1 measured run took 3 times the roofline "
+    )
+    assert f"{3 * gpu_hours:.3g} GPU-hours and, at no more than 400 W per GPU" in line
     assert f"{3 * gpu_hours * 0.4:.3g} kWh" in line
-    assert "least on" not in estimate_table(cells, states, [tmp_path])
+    assert "lower bound on" not in estimate_table(cells, states, [tmp_path])

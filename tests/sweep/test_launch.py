@@ -67,7 +67,7 @@ def test_several_processes(name, tmp_path, monkeypatch):
 def test_a_launcher_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="`--launcher` must be a program that is installed"):
+    with pytest.raises(InputError, match="`--launcher` must be an installed program"):
         Launcher("mpirun", SCRIPTS).check()
 
 

@@ -78,7 +78,7 @@ def test_the_kernel_counts_what_it_kills(tmp_path, monkeypatch):
         ({"record.json": '{"status": "failed", "status_reason": null}'}, "failed"),
         # A rank was lost together with the sweep, so nothing has recorded that the cell failed.
         (
-            {"record.json": '{"status": "failed", "status_reason": "rank 1 on n2 ended without"}'},
+            {"record.json": '{"status": "failed", "status_reason": "rank 1 on n2 exited without"}'},
             "interrupted",
         ),
     ],

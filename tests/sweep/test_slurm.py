@@ -83,11 +83,13 @@ def test_an_array_for_each_number_of_processes(tmp_path, sbatch):
 
 def test_what_sbatch_refuses_is_told(tmp_path, sbatch):
     sbatch("sys.exit('sbatch: error: invalid partition')")
-    with pytest.raises(InputError, match="sbatch refused the job: sbatch: error: invalid"):
+    with pytest.raises(
+        InputError, match="`sbatch` must accept the job. Received: sbatch: error: invalid"
+    ):
         slurm.submit(tmp_path, cells(4), "slurm/sweep.sbatch", [])
 
 
 def test_without_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="needs sbatch, which is not on PATH"):
+    with pytest.raises(InputError, match="if sbatch is not on PATH"):
         slurm.submit(tmp_path, cells(4), "slurm/sweep.sbatch", [])
