@@ -25,7 +25,7 @@ _NO_MEMORY = re.compile(
     r"|Cannot allocate memory|CUDA_ERROR_OUT_OF_MEMORY|ran out of memory"
 )
 # Messages of horovodrun and mpirun about a rank that SIGKILL ended.
-_RANK_KILLED = re.compile(r"Exit code: -9\b|exited on signal 9\b")
+_RANK_KILLED = re.compile(r"Exit code: (?:-9|137)\b|exited on signal 9\b")
 _ERROR = re.compile(r"(?:^|>:?\s*)error: (.+)", re.MULTILINE)
 # The last line of a run that cannot continue; the line of the watchdog names the rank.
 _FAILED_LINE = re.compile(r"(?:^|>:?\s*)failed: (.+)", re.MULTILINE)

@@ -25,6 +25,7 @@ def ended(status=1, printed="", timed_out=False):
         (ended(-9), (3, 3), "killed: by SIGKILL from outside"),
         (ended(-9), (None, None), "killed: by SIGKILL, as the kernel does when memory runs out"),
         (ended(1, "Process name: 1\nExit code: -9\n"), (0, 1), "out of memory: killed"),
+        (ended(1, "Process name: 1\nExit code: 137\n"), (0, 1), "out of memory: killed"),
         (ended(137, "rank 1 exited on signal 9 (Killed)"), (0, 1), "out of memory: killed"),
         (
             ended(
