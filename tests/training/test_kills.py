@@ -185,7 +185,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, small_sevir, tmp_pat
         assert damaged == []
     printed = finish(start(small_sevir, run_dir, ranks, "--resume"))
     went_on = next(
-        line for line in printed.splitlines() if "going on" in line or "starting it again" in line
+        line for line in printed.splitlines() if "resuming" in line or "starting it again" in line
     )
     with capsys.disabled():
         ranks_killed = ", ".join(map(str, sorted(killed)))
