@@ -1,9 +1,9 @@
-"""Says what one run has more than another, as the paper states it.
+"""Prints the increase of size, time, energy and skill from one run to another.
 
     python experiments/compare.py runs/small runs/large
 
-Time and energy are those of a trained window, without validation and set-up, so that runs of
-another length compare. They are of one run each: plot_figures.py has the spread over seeds.
+Time and energy are per trained window, without validation and setup, so that runs of different
+length can be compared. Each is from one run: plot_figures.py shows the spread over seeds.
 """
 
 import sys
@@ -16,7 +16,7 @@ from keras_nowcast.process import run_script
 def main():
     parser = Parser(description=__doc__)
     parser.add_argument("first", help="a run folder")
-    parser.add_argument("second", help="another")
+    parser.add_argument("second", help="another run folder")
     arguments = parser.parse_args(sys.argv[1:])
 
     from keras_nowcast import records
@@ -44,26 +44,26 @@ def only_run(records, path):
     """Returns the one (RunFolder, record) of a path.
 
     Raises:
-      InputError: it is not the folder of a run.
+      InputError: it is not the folder of one run.
     """
     found = records.read_runs([path])
     if len(found) > 1:
         raise InputError(
-            f"`first` and `second` must be a run folder each. Received: {path}, with "
+            f"`first` and `second` must each be a run folder. Received: {path}, with "
             f"{len(found)} runs; give one of them."
         )
     return found[0]
 
 
 def told(percent):
-    """Returns '+63.22 %'."""
+    """Returns '+63.22%'."""
     if percent is None:
         return "not measured here"
-    return f"{percent:+,.2f} %" if abs(percent) < 100 else f"{percent:+,.0f} %"
+    return f"{percent:+,.2f}%" if abs(percent) < 100 else f"{percent:+,.0f}%"
 
 
 def remark(name, first, second):
-    """Returns what must be said beside an increase: that it is an estimate, or why it is absent."""
+    """Returns the note on an increase: its sensor, that it is an estimate, or why it is absent."""
     if name != "energy":
         return ""
     from keras_nowcast.study.compare import ESTIMATE
@@ -73,7 +73,7 @@ def remark(name, first, second):
         return f" ({reason})"
     sources = first["energy_source"], second["energy_source"]
     if sources[0] != sources[1]:
-        return f" (joules by different sensors, {' and '.join(sources)}, do not compare)"
+        return f" (joules of different sensors, {' and '.join(sources)}, cannot be compared)"
     return ESTIMATE if sources[0] == "estimate" else f" (by {sources[0]})"
 
 

@@ -1,11 +1,11 @@
-"""Says what networks that were not trained would take, from finished runs and counted cost.
+"""Predicts what untrained models would take, from finished runs and counted cost.
 
-    python experiments/plan.py runs/                                       # sizes nearby
+    python experiments/plan.py runs/                                     # sizes nearby
     python experiments/plan.py runs/ --depth 3 4 5 --filters 16 32 --epochs 50 --max-hours 8
-    python experiments/plan.py runs/ --reach 0.35                          # the cheapest that did
+    python experiments/plan.py runs/ --reach 0.35                        # cheapest that reached it
 
-What is not given is as in the largest finished run. Each answer comes with its interval, and with
-the error of predicting each measured cell from the others.
+Flags that are not given take their values from the largest finished run. Each prediction has an
+interval; the last lines show the leave-one-out error of the measured cells.
 """
 
 import sys
@@ -23,13 +23,13 @@ LISTS = {  # flag: (type, argument of Planner.candidates, help)
 SAME = {
     "grid": (int, "pixels along a side"),
     "epochs": (int, "epochs to train"),
-    "batch_per_replica": (int, "windows in a batch of one process"),
+    "batch_per_replica": (int, "per-replica batch size"),
     "data": (str, "root of a data set that one of the runs was trained on"),
 }
 BUDGETS = {  # flag: (quantity, its units in one of the flag, help)
-    "max_joules": ("joules", 1, "joules training may take"),
-    "max_hours": ("wall_seconds", 3600, "hours the process may take"),
-    "max_memory_gib": ("memory_bytes", 2**30, "GiB a process may take"),
+    "max_joules": ("joules", 1, "joules of training"),
+    "max_hours": ("wall_seconds", 3600, "hours of the process"),
+    "max_memory_gib": ("memory_bytes", 2**30, "GiB of memory per process"),
 }
 
 
@@ -64,27 +64,27 @@ def build_parser():
             type=kind,
             nargs="+",
             metavar=name.upper(),
-            help=f"{words} (default: those of the runs and the sizes next to them)",
+            help=f"{words} (default: those of the runs and the next sizes)",
         )
     for name, (kind, words) in SAME.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=kind, help=f"{words} (default: as in the largest run)")
     for name, (_, _, words) in BUDGETS.items():
         flag = "--" + name.replace("_", "-")
-        text = f"name the largest network within so many {words}"
+        text = f"also name the largest model within N {words}"
         parser.add_argument(flag, type=float, help=text)
     parser.add_argument(
         "--reach",
         type=float,
         metavar="SKILL",
-        help="name the measured run that reached this skill for the least: CSI of the validation, "
-        "mean over thresholds, or its loss where no CSI is known",
+        help="name the measured runs that reached this skill, cheapest first: mean validation CSI "
+        "over thresholds, or the validation loss if no CSI is known",
     )
     return parser
 
 
 def check(arguments):
-    """Raises InputError where a flag breaks its rule."""
+    """Raises InputError if a flag breaks its rule."""
     for name in (*BUDGETS, "np"):
         given = getattr(arguments, name)
         for value in given if isinstance(given, list) else [given]:
@@ -94,7 +94,7 @@ def check(arguments):
 
 
 def predictions_asked(planned, arguments):
-    """Returns the Predictions asked for; without any list the sizes next to those that were run."""
+    """Returns the requested Predictions, by default of the sizes next to those that were run."""
     lists = {
         argument: getattr(arguments, flag)
         for flag, (_, argument, _) in LISTS.items()
@@ -106,14 +106,14 @@ def predictions_asked(planned, arguments):
     predictions = [planned.predict(*each) for each in planned.candidates(**lists, **same)]
     if not predictions:
         raise InputError(
-            "`--depth` must suit the grid, which it halves that often. Received: "
+            "`--depth` must suit the grid, which each level halves. Received: "
             f"{' '.join(map(str, arguments.depth))}; give smaller depths, or another --grid."
         )
     return predictions
 
 
 def print_predictions(predictions):
-    """One line a network, intervals in brackets."""
+    """Prints one line per model, with intervals in brackets."""
     from keras_nowcast.study.planner import text_row
     from keras_nowcast.text_table import aligned
 
@@ -127,25 +127,25 @@ def print_predictions(predictions):
 
 
 def print_largest(predictions, name, most):
-    """The largest network within a budget: likely, and sure as far as the interval goes."""
+    """Prints the largest model within a budget: by its prediction, and by its complete interval."""
     from keras_nowcast.study import planner
 
     words, unit, factor = planner.UNITS[name]
     likely, sure = planner.largest_within(predictions, name, most)
     print(f"{planner.WORDS[name]}, at most {most * factor:g} {unit}:")
     if likely is None:
-        print("  none of these networks is predicted to be within it")
+        print("  none of these models is predicted to be within it")
     else:
-        print(f"  the largest, as predicted:           {described(likely, name)}")
+        print(f"  the largest by its prediction:          {described(likely, name)}")
     if sure is not None:
-        print(f"  the largest with its whole interval: {described(sure, name)}")
+        print(f"  the largest with its complete interval: {described(sure, name)}")
     elif likely is not None:
-        print("  none is within it with its whole interval")
+        print("  none is within it with its complete interval")
     print()
 
 
 def described(prediction, name):
-    """Returns a network and what it takes, in a line."""
+    """Returns a line on a model and what it takes."""
     from keras_nowcast.study import planner
 
     row = planner.text_row(prediction)
@@ -157,7 +157,7 @@ def described(prediction, name):
 
 
 def print_total(predictions):
-    """How long all of them would take, one after the other."""
+    """Prints how long all of them would take, one after the other."""
     from keras_nowcast.study import planner
 
     whole, without = planner.total(predictions, "wall_seconds")
@@ -172,10 +172,10 @@ def print_total(predictions):
 
 
 def print_errors(planned):
-    """How far off the planner is on the study's own cells."""
+    """Prints the leave-one-out errors of the measured cells."""
     from keras_nowcast.study import planner
 
-    print("\npredicting each measured cell from the others (leave one out):")
+    print("\nleave-one-out errors (each measured cell predicted from the others):")
     for name, words in planner.WORDS.items():
         errors = planned.errors[name]
         said = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
@@ -185,7 +185,7 @@ def print_errors(planned):
 
 
 def print_reaching(runs, level):
-    """What the measured runs had cost when they reached a skill, the cheapest first."""
+    """Prints the cost of the measured runs when they reached a skill, cheapest first."""
     from keras_nowcast.study import compare, planner, table
 
     skill = table.validation_skill(runs)
@@ -200,17 +200,17 @@ def print_reaching(runs, level):
         return
     cost, why = planner.cost_of_reaching(found)
     by = "energy" if cost == "joules" else f"time of training, since {why}"
-    print(f"{skill.name} of {level:g}, as measured, the cheapest first by {by}:")
+    print(f"{skill.name} of {level:g}, as measured, cheapest first by {by}:")
     for each in found:
         source = each.run.row["energy_source"]
         told = compare.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
         joules = "energy not measured here" if each.joules is None else f"{each.joules:.4g} J{told}"
         print(f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch}")
     print(
-        "The first step of each start, which compiles, counts as one of the others; set-up and "
-        "validation are not in it."
+        "The first step of each start includes compilation and is counted at the rate of the other "
+        "steps. Setup and validation are excluded."
     )
-    print("Skill is not predicted for networks that were not run.")
+    print("Skill is not predicted for models that were not run.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Trains every cell of a grid, each as a run of its own, and skips what is finished.
+"""Trains every cell of a list, each in a separate run, and skips what is finished.
 
     python experiments/sweep.py --depth 3 4 --filters 8 16 --precision float32 auto --np 1 2
     python experiments/sweep.py --preset demo --dry-run
 
-Every flag of train.py but --run-dir and --resume is taken; those with several values span the grid.
-A preset gives the cells instead, and flags then change its cells. Ctrl-C leaves everything
-resumable: the same command goes on. Exit status: 0 every cell has completed or failed, 75
-interrupted.
+It takes every flag of train.py except --run-dir and --resume. The cells are all combinations of
+the values given. With --preset the cells come from a preset, and the flags change them. After
+Ctrl-C the same command resumes the sweep. Exit status: 0 if every cell has completed or failed, 75
+if interrupted.
 """
 
 import dataclasses
@@ -64,19 +64,25 @@ def main():
 
 def build_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--preset", help="a name in experiments/presets, or a .py file like those")
     parser.add_argument(
-        "--sweep-dir", type=Path, help="folder of the cells (default: runs/sweep, runs/<preset>)"
+        "--preset", help="a name in experiments/presets, or a .py file of that form"
     )
     parser.add_argument(
-        "--np", type=int, nargs="+", metavar="NP", help="processes of a cell (default: 1)"
+        "--sweep-dir", type=Path, help="folder of the cells (default: runs/sweep, or runs/<preset>)"
+    )
+    parser.add_argument(
+        "--np",
+        type=int,
+        nargs="+",
+        metavar="NP",
+        help="numbers of processes of a cell (default: 1)",
     )
     parser.add_argument(
         "--launcher",
         choices=("horovodrun", "mpirun", "slurm"),
         default="horovodrun",
-        help="what starts cells of several processes, or slurm: submit every cell as a task of a "
-        "job array (default: %(default)s)",
+        help="program that starts cells of several processes, or slurm to submit each cell as a "
+        "task of a job array (default: %(default)s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="list the cells and train nothing")
     parser.add_argument(
@@ -85,20 +91,20 @@ def build_parser():
         nargs="+",
         default=[],
         metavar="RUNS",
-        help="for --dry-run: folders of runs to predict from, besides the sweep's own",
+        help="for --dry-run: folders of runs to predict from, in addition to the sweep's own",
     )
     parser.add_argument(
         "--gpu",
         metavar="GPU",
-        help="for --dry-run: also what training takes at least by the datasheet of V100, A100 or "
-        "H100",
+        help="for --dry-run: also print the lower bound (roofline) of training on V100, A100 or "
+        "H100, from its datasheet",
     )
-    parser.add_argument("--retry", action="store_true", help="run cells that failed again")
+    parser.add_argument("--retry", action="store_true", help="run failed cells again")
     parser.add_argument(
         "--timeout-minutes",
         type=float,
         metavar="MINUTES",
-        help="stop a cell after so long; it counts as failed, and --retry goes on with it",
+        help="stop a cell after this many minutes; it counts as failed, and --retry resumes it",
     )
     parser.add_argument(
         "--evaluate", action="store_true", help="score each completed cell with evaluate.py"
@@ -107,7 +113,7 @@ def build_parser():
         "--run-cell",
         type=int,
         metavar="INDEX",
-        help="run one cell of cells.json in --sweep-dir; what a task of a job array does",
+        help="run one cell of cells.json in --sweep-dir, as a task of a job array does",
     )
     cell = parser.add_argument_group("the cells")
     for field in dataclasses.fields(RunConfig):
@@ -121,7 +127,7 @@ def preset_name(preset):
 
 
 def asked(arguments):
-    """Returns the Cells that the preset and the flags ask for."""
+    """Returns the Cells of the preset and the flags."""
     from keras_nowcast.sweep.cells import Cell, read_preset, span
 
     given = vars(arguments)
@@ -137,7 +143,7 @@ def asked(arguments):
 
 
 def submit(sweep, arguments):
-    """Submits what has work to do; what cannot run becomes a row at once."""
+    """Submits the cells that have work; a cell that cannot run gets its record at once."""
     from keras_nowcast.sweep import slurm
 
     waiting = [cell for cell in sweep.cells if sweep.has_work(cell)]
@@ -154,11 +160,11 @@ def submit(sweep, arguments):
 
 
 def end_as(state):
-    """Ends a task as its cell ended, so that the queue shows it."""
+    """Ends a task with the exit status of its cell, so that the queue shows it."""
     if state == "interrupted":
-        raise Interrupted("interrupted; the checkpoint is saved, submit it again to go on")
+        raise Interrupted("interrupted; the checkpoint is saved, submit it again to resume")
     if state == "failed":
-        raise TrainingFailed("the cell failed; its record.json says why")
+        raise TrainingFailed("the cell failed; its record.json has the reason")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 Hardware: any; made for two CPU cores, where it took five and a half minutes, figures included (AMD
 EPYC, November 2026).
 Two depths, three widths, float32 and what `auto` chooses (half precision where the machine has it),
-one cell with two seeds more, and the largest on two processes and, on one, with each of its layers
-timed by itself. Networks this small, trained this briefly, forecast little; what the study shows is
+one cell with two more seeds, and the largest on two processes and, on one, with each of its layers
+timed alone. Networks this small, trained this briefly, forecast little; what the study shows is
 how time, memory and skill move with size.
 """
 

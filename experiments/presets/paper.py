@@ -6,13 +6,14 @@ NEVER RUN HERE: it needs GPUs and the published data.
     python experiments/sweep.py --preset paper --data /data/sevir --dry-run --measured runs/
 
 Hardware: up to 32 GPUs of compute capability 7 or more; the widest cell has 16 GiB of tensors by
-count. 34 cells, 12 EFLOP (12e18) by count. By the datasheet of V100s (`--dry-run --gpu V100`)
-training takes at least 96 GPU-hours; docs/study.md has an estimate, marked as one. Once
-a few of its cells are measured on a cluster the planner predicts the others (the second command).
+count. 34 cells, 12 EFLOP (12e18) by count. On V100s the lower bound (roofline, from the
+datasheet: `--dry-run --gpu V100`) is 96 GPU-hours of training; docs/study.md has an estimate,
+marked as one. Once a few of its cells are measured on a cluster, the planner predicts the others
+(the second command).
 
 The abstract names neither the sizes nor the number of epochs: they are a choice. At depth 4 both
-pairs of networks are here that come near its +1549 % parameters: four times the filters, and 16
-against 128 filters with 512 in the centre.
+pairs of networks are here that come near its +1,549% parameters: four times the filters, and 16
+against 128 filters with 512 in the center.
 """
 
 from keras_nowcast.sweep.cells import all_combinations

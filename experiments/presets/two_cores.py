@@ -9,9 +9,9 @@ Hardware: two cores with bfloat16 instructions (AVX512-BF16), where it took 16 m
 interruptions (docs/two_cores.md has its result). Without --data it reads compressed events at the
 full size, which takes longer than training the smaller networks.
 Depths 2 to 5, 4 to 32 filters, float32 and mixed_bfloat16 on the small synthetic SEVIR; every cell
-trains the same 300 steps. One cell has two seeds more in both precisions, one runs on two
-processes, each layer of the largest is timed by itself, and depth 6 does not fit the grid: its row
-says so.
+trains the same 300 steps. One cell has two more seeds in both precisions, one runs on two
+processes, each layer of the largest is timed alone, and depth 6 does not fit the grid: its row says
+so.
 """
 
 from keras_nowcast.sweep.cells import all_combinations

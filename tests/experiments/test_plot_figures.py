@@ -90,17 +90,17 @@ def test_the_plan_answers(script_here, study):
     )
     assert done.returncode == 0, done.stderr
     assert "depth 4, 8 filters" in done.stdout
-    assert "none of these networks is predicted to be within it" in done.stdout
-    assert "leave one out" in done.stdout and "time of training: median" in done.stdout
+    assert "none of these models is predicted to be within it" in done.stdout
+    assert "leave-one-out errors" in done.stdout and "time of training: median" in done.stdout
 
 
 def test_the_plan_names_the_cheapest_that_reached_a_skill(script_here, study):
     done = script_here("plan.py", study, "--reach", 0.15)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].endswith("as measured, the cheapest first by energy:")
+    assert lines[0].endswith("as measured, cheapest first by energy:")
     assert lines[1].split() == "d3-f4: 4 s of training, 40 J by nvml_counter, epoch 1".split()
-    assert "The first step of each start, which compiles, counts as one of the others" in lines[5]
+    assert "The first step of each start includes compilation and is counted at the rate of" in lines[5]
     done = script_here("plan.py", study, "--reach", 0.9)
     assert "no measured run reached" in done.stdout and "the best was 0.2000" in done.stdout
 
@@ -126,18 +126,18 @@ def test_two_runs_are_compared_as_the_paper_does(script_here, study):
     done = script_here("compare.py", study / "d4-f4", study / "d4-f16")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:4] == [
-        "  trainable parameters: +1,489 %",
-        "  time: +60.00 %",
-        "  energy: +300 % (by nvml_counter)",
+        "  trainable parameters: +1,489%",
+        "  time: +60.00%",
+        "  energy: +300% (by nvml_counter)",
     ]
     study_runs.write_run(study / "other", filters=8, joules=5.0, source="rapl")
     done = script_here("compare.py", study / "d4-f4", study / "other")
     assert done.stdout.splitlines()[3] == (
-        "  energy: not measured here (joules by different sensors, nvml_counter and rapl, do not "
-        "compare)"
+        "  energy: not measured here (joules of different sensors, nvml_counter and rapl, cannot be "
+        "compared)"
     )
     done = script_here("compare.py", study, study / "d4-f16")
-    assert done.returncode == 2 and "must be a run folder each" in done.stderr
+    assert done.returncode == 2 and "must each be a run folder" in done.stderr
 
 
 def test_failed_cells_alone_still_make_a_report(script_here, tmp_path):
