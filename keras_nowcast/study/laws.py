@@ -159,13 +159,19 @@ class Laws:
     def value(self, point):
         """Returns (value, None), or (None, the reason) if it cannot be predicted."""
         if point.precision not in self._rates:
-            return None, f"fewer than {FEWEST_CELLS} completed cells in {point.precision} have it"
+            return (
+                None,
+                f"it needs {FEWEST_CELLS} completed cells in {point.precision} that measured it",
+            )
         alone = self._alone(point)
         if point.world_size == self._base[point.precision]:
             return point.times * alone, None
         key = (point.precision, point.world_size)
         if key not in self._several:
-            return None, f"no completed cell of {key[1]} processes in {key[0]} has it"
+            return (
+                None,
+                f"it needs a completed cell of {key[1]} processes in {key[0]} that measured it",
+            )
         return point.times * float(np.dot(self._several[key], (alone, point.exchanged))), None
 
 
