@@ -274,7 +274,8 @@ def test_a_chunk_that_is_damaged_half_way_stops_the_run(own, tmp_path, monkeypat
     folder = train_here(own, tmp_path / "run", epochs=6, resume=True, skip_bad_events=1)
     training = folder.read_record()["training"]
     assert (folder.read_record()["status"], training["skipped_events"]) == ("completed", 1)
-    assert re.search(r"event S\d+ in \S+\.h5 must be readable", training["skipped_event_reasons"][0])
+    (reason,) = training["skipped_event_reasons"]
+    assert re.search(r"event S\d+ in \S+\.h5 must be readable", reason)
     assert [row["samples"] for row in folder.read_epochs()][-1] == 24 - 3
 
 
@@ -285,7 +286,8 @@ def test_a_file_that_vanishes_stops_the_run(own, tmp_path, monkeypatch):
         InputError, match=r"\.h5 must be readable.*No such file.*--resume"
     ) as raised:
         train_here(own, tmp_path / "run", epochs=6)
-    assert "--resume --skip-bad-events" not in str(raised.value)  # without the file, --resume is refused
+    # Without the file, --resume is refused.
+    assert "--resume --skip-bad-events" not in str(raised.value)
     assert RunFolder(tmp_path / "run").read_record()["status"] == "failed"
 
 
