@@ -1,9 +1,10 @@
-"""Prints the increase of size, time, energy and skill from one run to another.
+"""Prints by how many percent parameters, time, energy and skill increase from one run to another.
 
     python experiments/compare.py runs/small runs/large
 
-Time and energy are per trained window, without validation and setup, so that runs of different
-length can be compared. Each is from one run: plot_figures.py shows the spread over seeds.
+The paper states its results in this form. Time and energy are per window of training, excluding
+validation and setup, so that runs of different lengths can be compared. All values are of single
+runs: plot_figures.py has the spread over seeds.
 """
 
 import sys
@@ -16,7 +17,7 @@ from keras_nowcast.process import run_script
 def main():
     parser = Parser(description=__doc__)
     parser.add_argument("first", help="a run folder")
-    parser.add_argument("second", help="another run folder")
+    parser.add_argument("second", help="the run folder to compare it with")
     arguments = parser.parse_args(sys.argv[1:])
 
     from keras_nowcast import records
@@ -32,16 +33,16 @@ def main():
         ("time", "time"),
         ("energy", "energy"),
     ):
-        print(f"  {words}: {told(increases[name])}{remark(name, first, second)}")
+        print(f"  {words}: {percent_text(increases[name])}{remark(name, first, second)}")
     if skill is None or increases["skill_difference"] is None:
-        print("  skill: not measured here, or not by the same score")
+        print("  skill: not measured here, or not with the same score")
         return
     values = f"{skill.of(first):.4f} to {skill.of(second):.4f}"
-    print(f"  {skill.name}: {told(increases['skill'])} ({values})")
+    print(f"  {skill.name}: {percent_text(increases['skill'])} ({values})")
 
 
 def only_run(records, path):
-    """Returns the one (RunFolder, record) of a path.
+    """Returns the (RunFolder, record) of the only run of a path.
 
     Raises:
       InputError: it is not the folder of one run.
@@ -55,15 +56,15 @@ def only_run(records, path):
     return found[0]
 
 
-def told(percent):
-    """Returns '+63.22%'."""
+def percent_text(percent):
+    """Returns an increase as text, for example '+63.22%'."""
     if percent is None:
         return "not measured here"
     return f"{percent:+,.2f}%" if abs(percent) < 100 else f"{percent:+,.0f}%"
 
 
 def remark(name, first, second):
-    """Returns the note on an increase: its sensor, that it is an estimate, or why it is absent."""
+    """Returns the note on an increase: its sensor, that it is an estimate, or why there is none."""
     if name != "energy":
         return ""
     from keras_nowcast.study.compare import ESTIMATE
@@ -73,7 +74,7 @@ def remark(name, first, second):
         return f" ({reason})"
     sources = first["energy_source"], second["energy_source"]
     if sources[0] != sources[1]:
-        return f" (joules of different sensors, {' and '.join(sources)}, cannot be compared)"
+        return f" (joules of different sensors cannot be compared: {' and '.join(sources)})"
     return ESTIMATE if sources[0] == "estimate" else f" (by {sources[0]})"
 
 

@@ -1,10 +1,10 @@
-"""Prints the computing cost of a model, layer by layer, without building it.
+"""Prints the cost of a model, layer by layer, without building it.
 
     python experiments/cost.py --depth 4 --filters 32
 
-A multiply-add counts as two FLOPs. Bytes moved assume an ideal memory: each operation reads and
-writes its data once, and kernels and the optimizer's state move once per batch. Intensity is FLOPs
-per byte. GPUs are ignored: the precision auto is the choice for this CPU.
+A multiply-add is two FLOPs. The bytes moved are those of an ideal memory: each operation reads its
+inputs and writes its outputs once, and kernels and the optimizer's state move once per batch.
+Intensity is FLOPs per byte moved. No GPU is searched for: the precision `auto` is that of this CPU.
 """
 
 import dataclasses
@@ -43,14 +43,14 @@ def main():
     policy, reason = choose_precision(config.precision, gpus=())
     grid = config.grid or STORED_GRID
     cost = count_unet(grid, FRAMES_IN, FRAMES_OUT, *config.sizes)
-    print(f"{policy} ({reason}), grid {grid}; numbers per sample\n")
+    print(f"{policy} ({reason}), grid {grid}; values per sample\n")
     print_layers(cost, policy, config.batch_per_replica)
     print()
     print_totals(cost, policy, config.batch_per_replica, config.fp16_allreduce)
 
 
 def print_layers(cost, policy, batch):
-    """Prints one line per layer."""
+    """Prints one row per layer."""
     rows = [HEADER]
     for layer in cost.layers:
         moved = layer.training_bytes_moved(policy, batch)
@@ -71,14 +71,14 @@ def print_layers(cost, policy, batch):
 
 
 def print_totals(cost, policy, batch, fp16_allreduce):
-    """Prints the totals, the fraction of each kind of layer, and the memory of each precision."""
+    """Prints the sums, the percentage of each kind of layer, and the memory of a step."""
     from keras_nowcast.model.cost import BYTES
 
     training = cost.training_flops(policy, batch)
     lines = {
         "parameters": f"{cost.parameters:,}, {cost.trainable_parameters:,} of them trainable",
         "forward": f"{cost.forward_flops / 1e9:,.3f} GFLOP per sample",
-        "training": f"{training / 1e9:,.3f} GFLOP per sample, the update divided by {batch}",
+        "training": f"{training / 1e9:,.3f} GFLOP per sample, including 1/{batch} of an update",
         "moved": f"{cost.training_bytes_moved(policy, batch) / MIB:,.1f} MiB per sample",
         "intensity": f"{cost.intensity(policy, batch):,.1f} FLOP/byte",
         "allreduce": f"{cost.allreduce_bytes(fp16_allreduce) / MIB:,.1f} MiB per step and process",
@@ -87,7 +87,7 @@ def print_totals(cost, policy, batch, fp16_allreduce):
         activations, step = cost.activation_bytes(each), cost.step_bytes(each, batch)
         lines[f"memory, {each}"] = (
             f"{activations / MIB:,.1f} MiB of activations per sample; a step of {batch} adds "
-            f"{step / MIB:,.1f} MiB to parameters and moments of {cost.state_bytes / MIB:,.1f} MiB"
+            f"{step / MIB:,.1f} MiB to {cost.state_bytes / MIB:,.1f} MiB of parameters and moments"
         )
     print(aligned(lines.items(), left=2))
     print("\ntraining FLOPs by kind of layer")

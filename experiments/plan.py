@@ -1,11 +1,13 @@
-"""Predicts what untrained models would take, from finished runs and counted cost.
+"""Predicts time, energy and memory of models that were not trained, from runs and counted cost.
 
     python experiments/plan.py runs/                                     # sizes nearby
     python experiments/plan.py runs/ --depth 3 4 5 --filters 16 32 --epochs 50 --max-hours 8
-    python experiments/plan.py runs/ --reach 0.35                        # cheapest that reached it
+    python experiments/plan.py runs/ --reach 0.35                        # the cheapest run
 
-Flags that are not given take their values from the largest finished run. Each prediction has an
-interval; the last lines show the leave-one-out error of the measured cells.
+Without settings such as --depth, it predicts sizes between and just beyond those of the completed
+runs. Otherwise it predicts each combination of the given values; other settings are those of the
+completed runs. Each prediction has an interval. The last lines are the leave-one-out errors, of
+predicting each measured cell from the others.
 """
 
 import sys
@@ -15,21 +17,21 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.process import run_script
 
 LISTS = {  # flag: (type, argument of Planner.candidates, help)
-    "depth": (int, "depths", "encoder levels"),
-    "filters": (int, "filters", "filters of the first level"),
-    "precision": (str, "precisions", "precisions of the layers"),
-    "np": (int, "processes", "numbers of processes"),
+    "depth": (int, "depths", "encoder levels (default: those of the runs)"),
+    "filters": (int, "filters", "filters of the first level (default: those of the runs)"),
+    "precision": (str, "precisions", "precisions of the layers (default: those of the runs)"),
+    "np": (int, "processes", "numbers of processes (default: that of the largest run)"),
 }
 SAME = {
     "grid": (int, "pixels along a side"),
     "epochs": (int, "epochs to train"),
-    "batch_per_replica": (int, "per-replica batch size"),
-    "data": (str, "root of a data set that one of the runs was trained on"),
+    "batch_per_replica": (int, "windows in the batch of one process"),
+    "data": (str, "folder of a data set that one of the runs was trained on"),
 }
-BUDGETS = {  # flag: (quantity, its units in one of the flag, help)
-    "max_joules": ("joules", 1, "joules of training"),
-    "max_hours": ("wall_seconds", 3600, "hours of the process"),
-    "max_memory_gib": ("memory_bytes", 2**30, "GiB of memory per process"),
+BUDGETS = {  # flag: (quantity, units of the quantity in one unit of the flag, what is limited)
+    "max_joules": ("joules", 1, "training takes at most this many joules"),
+    "max_hours": ("wall_seconds", 3600, "process runs for at most this many hours"),
+    "max_memory_gib": ("memory_bytes", 2**30, "process takes at most this many GiB of memory"),
 }
 
 
@@ -64,21 +66,21 @@ def build_parser():
             type=kind,
             nargs="+",
             metavar=name.upper(),
-            help=f"{words} (default: those of the runs and the next sizes)",
+            help=words,
         )
     for name, (kind, words) in SAME.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=kind, help=f"{words} (default: as in the largest run)")
     for name, (_, _, words) in BUDGETS.items():
         flag = "--" + name.replace("_", "-")
-        text = f"also name the largest model within N {words}"
+        text = f"name the largest model whose {words}"
         parser.add_argument(flag, type=float, help=text)
     parser.add_argument(
         "--reach",
         type=float,
         metavar="SKILL",
-        help="name the measured runs that reached this skill, cheapest first: mean validation CSI "
-        "over thresholds, or the validation loss if no CSI is known",
+        help="list the measured runs that reached this skill, cheapest first: validation CSI, mean "
+        "over thresholds, or validation loss if no CSI is known",
     )
     return parser
 
@@ -94,7 +96,7 @@ def check(arguments):
 
 
 def predictions_asked(planned, arguments):
-    """Returns the requested Predictions, by default of the sizes next to those that were run."""
+    """Returns the requested Predictions, or those of sizes next to the measured ones."""
     lists = {
         argument: getattr(arguments, flag)
         for flag, (_, argument, _) in LISTS.items()
@@ -106,14 +108,14 @@ def predictions_asked(planned, arguments):
     predictions = [planned.predict(*each) for each in planned.candidates(**lists, **same)]
     if not predictions:
         raise InputError(
-            "`--depth` must suit the grid, which each level halves. Received: "
+            "`--depth` must suit the grid, which is halved at each level. Received: "
             f"{' '.join(map(str, arguments.depth))}; give smaller depths, or another --grid."
         )
     return predictions
 
 
 def print_predictions(predictions):
-    """Prints one line per model, with intervals in brackets."""
+    """Prints one row per prediction, with intervals in parentheses."""
     from keras_nowcast.study.planner import text_row
     from keras_nowcast.text_table import aligned
 
@@ -127,7 +129,7 @@ def print_predictions(predictions):
 
 
 def print_largest(predictions, name, most):
-    """Prints the largest model within a budget: by its prediction, and by its complete interval."""
+    """Prints the largest model within a budget, by prediction and by the end of its interval."""
     from keras_nowcast.study import planner
 
     words, unit, factor = planner.UNITS[name]
@@ -136,16 +138,16 @@ def print_largest(predictions, name, most):
     if likely is None:
         print("  none of these models is predicted to be within it")
     else:
-        print(f"  the largest by its prediction:          {described(likely, name)}")
+        print(f"  largest by its prediction:                {described(likely, name)}")
     if sure is not None:
-        print(f"  the largest with its complete interval: {described(sure, name)}")
+        print(f"  largest by the upper end of its interval: {described(sure, name)}")
     elif likely is not None:
-        print("  none is within it with its complete interval")
+        print("  none is within it by the upper end of its interval")
     print()
 
 
 def described(prediction, name):
-    """Returns a line on a model and what it takes."""
+    """Returns one line on a model and the quantity `name` of it."""
     from keras_nowcast.study import planner
 
     row = planner.text_row(prediction)
@@ -157,58 +159,62 @@ def described(prediction, name):
 
 
 def print_total(predictions):
-    """Prints how long all of them would take, one after the other."""
+    """Prints the predicted time of all runs, one after another."""
     from keras_nowcast.study import planner
 
-    whole, without = planner.total(predictions, "wall_seconds")
-    if whole is None:
-        print(f"all {len(predictions)} one after the other: not predicted")
+    total_s, without = planner.total(predictions, "wall_seconds")
+    if total_s is None:
+        print(f"all {len(predictions)} runs, one after another: not predicted")
         return
-    missing = f", without {without} that could not be predicted" if without else ""
-    hours = whole.scaled(1 / 3600).text("hours")
+    missing = f" (except {without} without a prediction)" if without else ""
+    hours = total_s.scaled(1 / 3600).text("hours")
     print(
-        f"all {len(predictions)} one after the other{missing}: {hours}, without writing checkpoints"
+        f"all {len(predictions)} runs, one after another{missing}: {hours}; writing checkpoints is "
+        "not included"
     )
 
 
 def print_errors(planned):
-    """Prints the leave-one-out errors of the measured cells."""
+    """Prints the leave-one-out errors of the planner on the measured cells."""
     from keras_nowcast.study import planner
 
-    print("\nleave-one-out errors (each measured cell predicted from the others):")
+    print("\nleave-one-out prediction errors (each measured cell predicted from the others):")
     for name, words in planner.WORDS.items():
         errors = planned.errors[name]
-        said = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
-        print(f"  {words}: {said}")
+        text = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
+        print(f"  {words}: {text}")
     if planned.energy_note:
         print(planned.energy_note)
 
 
 def print_reaching(runs, level):
-    """Prints the cost of the measured runs when they reached a skill, cheapest first."""
+    """Prints the cost of each measured run when it reached a skill, cheapest first."""
     from keras_nowcast.study import compare, planner, table
 
     skill = table.validation_skill(runs)
     if skill is None:
-        raise InputError("`runs` must be completed runs with a validation. Received: none scored.")
+        raise InputError(
+            "`runs` must have a completed run with validation scores. Received: none; train a run "
+            "to its end first."
+        )
     found = planner.reaching(runs, skill, level)
     if not found:
         scores = [skill.of(row) for run in runs if run.is_completed for row in run.epochs]
         known = [score for score in scores if score is not None]
         best = max(known) if skill.higher_is_better else min(known)
-        print(f"no measured run reached {skill.name} of {level:g}; the best was {best:.4f}")
+        print(f"no measured run reached {level:g} in {skill.name}; the best was {best:.4f}")
         return
     cost, why = planner.cost_of_reaching(found)
-    by = "energy" if cost == "joules" else f"time of training, since {why}"
-    print(f"{skill.name} of {level:g}, as measured, cheapest first by {by}:")
+    by = "energy" if cost == "joules" else f"time of training, because {why}"
+    print(f"measured runs that reached {level:g} in {skill.name}, cheapest first by {by}:")
     for each in found:
         source = each.run.row["energy_source"]
-        told = compare.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
-        joules = "energy not measured here" if each.joules is None else f"{each.joules:.4g} J{told}"
+        mark = compare.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
+        joules = "energy not measured here" if each.joules is None else f"{each.joules:.4g} J{mark}"
         print(f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch}")
     print(
-        "The first step of each start includes compilation and is counted at the rate of the other "
-        "steps. Setup and validation are excluded."
+        "The first step of each start, which includes compilation, counts with the mean time and "
+        "energy of the other steps; setup and validation are not included."
     )
     print("Skill is not predicted for models that were not run.")
 

@@ -1,12 +1,12 @@
-"""Trains every cell of a list, each in a separate run, and skips what is finished.
+"""Trains the cells of a sweep, each as a separate run, and skips cells that are finished.
 
     python experiments/sweep.py --depth 3 4 --filters 8 16 --precision float32 auto --np 1 2
     python experiments/sweep.py --preset demo --dry-run
 
-It takes every flag of train.py except --run-dir and --resume. The cells are all combinations of
-the values given. With --preset the cells come from a preset, and the flags change them. After
-Ctrl-C the same command resumes the sweep. Exit status: 0 if every cell has completed or failed, 75
-if interrupted.
+All flags of train.py except --run-dir and --resume are accepted. Flags may have several values:
+each combination of values is a cell. With --preset, a file gives the cells, and flags change them.
+After Ctrl-C, run the same command again to resume. Exit status: 0 if every cell has completed or
+failed, 75 if interrupted.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ def main():
     arguments = build_parser().parse_args(sys.argv[1:])
     if arguments.timeout_minutes is not None and not arguments.timeout_minutes > 0:
         raise InputError(
-            f"`--timeout-minutes` must be above 0. Received: {arguments.timeout_minutes}."
+            f"`--timeout-minutes` must be above 0. Received: {arguments.timeout_minutes}; give "
+            "minutes, or omit the flag for no limit."
         )
     from keras_nowcast.study.roofline import GPUS
     from keras_nowcast.sweep import slurm
@@ -34,14 +35,14 @@ def main():
 
     if arguments.gpu and not (arguments.dry_run and arguments.gpu in GPUS):
         raise InputError(
-            f"`--gpu` must be one of {', '.join(GPUS)}, together with --dry-run. "
+            f"`--gpu` must be one of {', '.join(GPUS)}, and needs --dry-run. "
             f"Received: {arguments.gpu}{'' if arguments.dry_run else ' without --dry-run'}."
         )
     from keras_nowcast.sweep.runner import Options, Sweep
 
     folder = arguments.sweep_dir or Path("runs") / (preset_name(arguments.preset) or "sweep")
-    one_of_a_list = arguments.run_cell is not None
-    cells = [slurm.listed_cell(folder, arguments.run_cell)] if one_of_a_list else asked(arguments)
+    is_one_task = arguments.run_cell is not None
+    cells = [slurm.listed_cell(folder, arguments.run_cell)] if is_one_task else requested(arguments)
     placed = place(cells, say=print)
     through_slurm = arguments.launcher == "slurm"
     launcher = Launcher(LAUNCHERS[0] if through_slurm else arguments.launcher, HERE)
@@ -56,7 +57,7 @@ def main():
         print(estimate_table(placed, states, measured, arguments.gpu))
     elif through_slurm:
         submit(sweep, arguments)
-    elif one_of_a_list:
+    elif is_one_task:
         end_as(sweep.run_one(placed[0]))
     else:
         sweep.run()
@@ -65,39 +66,39 @@ def main():
 def build_parser():
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--preset", help="a name in experiments/presets, or a .py file of that form"
+        "--preset", help="name of a preset in experiments/presets, or path of a .py file like these"
     )
     parser.add_argument(
-        "--sweep-dir", type=Path, help="folder of the cells (default: runs/sweep, or runs/<preset>)"
+        "--sweep-dir",
+        type=Path,
+        help="folder of the cells (default: runs/<preset>, or runs/sweep without a preset)",
     )
     parser.add_argument(
-        "--np",
-        type=int,
-        nargs="+",
-        metavar="NP",
-        help="numbers of processes of a cell (default: 1)",
+        "--np", type=int, nargs="+", metavar="NP", help="number of processes of a cell (default: 1)"
     )
     parser.add_argument(
         "--launcher",
         choices=("horovodrun", "mpirun", "slurm"),
         default="horovodrun",
-        help="program that starts cells of several processes, or slurm to submit each cell as a "
-        "task of a job array (default: %(default)s)",
+        help="program that starts cells of several processes; slurm submits each cell as a task of "
+        "a job array (default: %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the cells and train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the cells with predictions, and train nothing"
+    )
     parser.add_argument(
         "--measured",
         type=Path,
         nargs="+",
         default=[],
         metavar="RUNS",
-        help="for --dry-run: folders of runs to predict from, in addition to the sweep's own",
+        help="with --dry-run: folders of runs to predict from, in addition to the sweep's own",
     )
     parser.add_argument(
         "--gpu",
         metavar="GPU",
-        help="for --dry-run: also print the lower bound (roofline) of training on V100, A100 or "
-        "H100, from its datasheet",
+        help="with --dry-run: also print a lower bound (roofline) of the training time, from the "
+        "datasheet of V100, A100 or H100",
     )
     parser.add_argument("--retry", action="store_true", help="run failed cells again")
     parser.add_argument(
@@ -113,9 +114,10 @@ def build_parser():
         "--run-cell",
         type=int,
         metavar="INDEX",
-        help="run one cell of cells.json in --sweep-dir, as a task of a job array does",
+        help="run only the cell with this index in cells.json of --sweep-dir, as a task of a job "
+        "array does",
     )
-    cell = parser.add_argument_group("the cells")
+    cell = parser.add_argument_group("settings of the cells")
     for field in dataclasses.fields(RunConfig):
         if field.name not in names_of(FOLDER):
             add_field(cell, field, several=True)
@@ -126,7 +128,7 @@ def preset_name(preset):
     return preset and Path(preset).stem
 
 
-def asked(arguments):
+def requested(arguments):
     """Returns the Cells of the preset and the flags."""
     from keras_nowcast.sweep.cells import Cell, read_preset, span
 
@@ -143,7 +145,7 @@ def asked(arguments):
 
 
 def submit(sweep, arguments):
-    """Submits the cells that have work; a cell that cannot run gets its record at once."""
+    """Submits the cells with work left; those that cannot run are recorded as failed at once."""
     from keras_nowcast.sweep import slurm
 
     waiting = [cell for cell in sweep.cells if sweep.has_work(cell)]
@@ -160,9 +162,9 @@ def submit(sweep, arguments):
 
 
 def end_as(state):
-    """Ends a task with the exit status of its cell, so that the queue shows it."""
+    """Ends a task with the exit status of its cell, so that Slurm shows how the cell ended."""
     if state == "interrupted":
-        raise Interrupted("interrupted; the checkpoint is saved, submit it again to resume")
+        raise Interrupted("interrupted; the checkpoint is saved, submit the sweep again to resume")
     if state == "failed":
         raise TrainingFailed("the cell failed; its record.json has the reason")
 

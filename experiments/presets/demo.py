@@ -1,14 +1,15 @@
-"""A small real study: what `make demo` runs.
+"""A small real study, which `make demo` runs.
 
     python experiments/sweep.py --preset demo
     python experiments/plot_figures.py runs/demo
 
-Hardware: any; made for two CPU cores, where it took five and a half minutes, figures included (AMD
-EPYC, November 2026).
-Two depths, three widths, float32 and what `auto` chooses (half precision where the machine has it),
-one cell with two more seeds, and the largest on two processes and, on one, with each of its layers
-timed alone. Networks this small, trained this briefly, forecast little; what the study shows is
-how time, memory and skill move with size.
+Hardware: any; made for two CPU cores, on which it took five and a half minutes, including figures
+(AMD EPYC, November 2026).
+
+The cells have two depths and three widths, each in float32 and in the choice of `auto`, which is
+half precision if the machine supports it. One cell has two more seeds. The largest also runs on two
+processes, and on one process with each of its layers timed alone. Models this small, trained this
+briefly, have little skill; the study shows how time, memory and skill change with size.
 """
 
 from keras_nowcast.sweep.cells import all_combinations

@@ -1,19 +1,19 @@
 """The paper's own study: size, precision and number of GPUs on the published SEVIR.
 
-NEVER RUN HERE: it needs GPUs and the published data.
+NEVER RUN BY THIS PROJECT: it needs GPUs and the published data.
 
     python experiments/sweep.py --preset paper --data /data/sevir --launcher slurm
     python experiments/sweep.py --preset paper --data /data/sevir --dry-run --measured runs/
 
-Hardware: up to 32 GPUs of compute capability 7 or more; the widest cell has 16 GiB of tensors by
-count. 34 cells, 12 EFLOP (12e18) by count. On V100s the lower bound (roofline, from the
-datasheet: `--dry-run --gpu V100`) is 96 GPU-hours of training; docs/study.md has an estimate,
-marked as one. Once a few of its cells are measured on a cluster, the planner predicts the others
-(the second command).
+Hardware: up to 32 GPUs of compute capability 7 or more; the tensors of the widest cell are counted
+as 16 GiB. There are 34 cells, with 12 EFLOP (12e18) in total, also counted. The lower bound
+(roofline) of the training time is 96 GPU-hours on V100s, by their datasheet (`--dry-run --gpu
+V100`); docs/study.md has an estimate, marked as one. When a few of the cells have been measured on
+a cluster, the planner predicts the others (the second command).
 
-The abstract names neither the sizes nor the number of epochs: they are a choice. At depth 4 both
-pairs of networks are here that come near its +1,549% parameters: four times the filters, and 16
-against 128 filters with 512 in the center.
+The paper's abstract names neither the sizes nor the number of epochs: they are a choice. At depth
+4, the cells include both pairs of models that come near the abstract's +1,549% parameters: four
+times the filters, and 16 compared with 128 filters with 512 in the center.
 """
 
 from keras_nowcast.sweep.cells import all_combinations

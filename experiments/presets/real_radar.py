@@ -1,9 +1,11 @@
-"""Real radar of three weather services: trains on the days before 2016-09, holds out the rest.
+"""Real radar of three weather services: trains on days before 2016-09-01, holds out the rest.
 
-python experiments/train.py --preset synthetic_start --run-dir runs/start
-python experiments/train.py --preset real_radar --data ../shared/radar \
+    python experiments/train.py --preset synthetic_start --run-dir runs/start
+    python experiments/train.py --preset real_radar --data ../shared/radar \
         --start-from runs/start --run-dir runs/radar
-python experiments/evaluate.py runs/radar
+    python experiments/evaluate.py runs/radar
+
+docs/real_radar.md describes the data and the results.
 """
 
 from keras_nowcast.sweep.cells import Cell

@@ -1,8 +1,9 @@
-"""A network that knows storms in general, for a small data set to start from.
+"""A model trained on many synthetic storms, as the start of training on a small data set.
 
     python experiments/train.py --preset synthetic_start --run-dir runs/start
 
-It sees nothing but the synthetic SEVIR, which is written first; see `real_radar` for what follows.
+The model sees only the synthetic SEVIR, which is written first. The preset `real_radar` starts from
+it.
 """
 
 from keras_nowcast.sweep.cells import Cell

@@ -5,13 +5,14 @@
     python experiments/sweep.py --preset two_cores --data data/synthetic96
     python experiments/plot_figures.py runs/two_cores
 
-Hardware: two cores with bfloat16 instructions (AVX512-BF16), where it took 16 minutes with two
+Hardware: two cores with bfloat16 instructions (AVX512-BF16), on which it took 16 minutes with two
 interruptions (docs/two_cores.md has its result). Without --data it reads compressed events at the
-full size, which takes longer than training the smaller networks.
-Depths 2 to 5, 4 to 32 filters, float32 and mixed_bfloat16 on the small synthetic SEVIR; every cell
-trains the same 300 steps. One cell has two more seeds in both precisions, one runs on two
-processes, each layer of the largest is timed alone, and depth 6 does not fit the grid: its row says
-so.
+full size, which takes longer than the training of the smaller models.
+
+The cells have depths 2 to 5 and 4 to 32 filters, in float32 and mixed_bfloat16, on the small
+synthetic SEVIR; every cell trains for the same 300 steps. One cell has two more seeds in both
+precisions, and one runs on two processes. Each layer of the largest cell is timed alone. The cell
+of depth 6 does not suit the grid, and its row in the table has the reason.
 """
 
 from keras_nowcast.sweep.cells import all_combinations

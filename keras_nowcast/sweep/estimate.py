@@ -8,7 +8,7 @@ from keras_nowcast.records import RunFolder, read_runs
 from keras_nowcast.study import table
 from keras_nowcast.study.compare import spread
 from keras_nowcast.study.laws import FEWEST_CELLS, fit_rates, step_terms
-from keras_nowcast.study.planner import predict, total
+from keras_nowcast.study.planner import WORDS, predict, total
 from keras_nowcast.study.roofline import GPUS, lower_bound_step_seconds, ratios_to_lower_bound
 from keras_nowcast.sweep import outcome
 from keras_nowcast.text_table import aligned
@@ -192,10 +192,10 @@ def _of_gpu(left, gpu, runs):
         return []
     hours = sum(processes * lower_bound_s for processes, lower_bound_s in known) / 3600
     lines = [
-        f"lower bound (roofline) on {GPUS[gpu].text()}: training of {len(known)} of {len(left)} "
-        f"cells takes at least {duration(sum(each for _, each in known))} of wall-clock time, one "
-        f"cell after another, and {hours:,.3g} GPU-hours; setup, input, allreduce and validation "
-        "are not included"
+        f"lower bound (roofline): training of {len(known)} of {len(left)} cells takes at least "
+        f"{duration(sum(each for _, each in known))} of wall-clock time, one cell after another, "
+        f"and {hours:,.3g} GPU-hours on {GPUS[gpu].text()}; setup, input, allreduce and "
+        "validation are not included"
     ]
     times = spread(ratios_to_lower_bound(table.read(runs)))
     if times is None:
@@ -254,7 +254,7 @@ def _totals(waiting):
 def _reasons(waiting):
     """Returns one line for each distinct reason why a prediction is missing."""
     reasons = dict.fromkeys(
-        f"{name.replace('_', ' ')} {NOT_KNOWN}: {reason}"
+        f"{WORDS[name]} {NOT_KNOWN}: {reason}"
         for each in waiting
         for name, reason in each.reasons.items()
     )

@@ -91,16 +91,23 @@ def test_the_plan_answers(script_here, study):
     assert done.returncode == 0, done.stderr
     assert "depth 4, 8 filters" in done.stdout
     assert "none of these models is predicted to be within it" in done.stdout
-    assert "leave-one-out errors" in done.stdout and "time of training: median" in done.stdout
+    assert (
+        "leave-one-out prediction errors" in done.stdout
+        and "time of training: median" in done.stdout
+    )
 
 
 def test_the_plan_names_the_cheapest_that_reached_a_skill(script_here, study):
     done = script_here("plan.py", study, "--reach", 0.15)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].endswith("as measured, cheapest first by energy:")
+    assert lines[0].startswith("measured runs that reached ") and lines[0].endswith(
+        "cheapest first by energy:"
+    )
     assert lines[1].split() == "d3-f4: 4 s of training, 40 J by nvml_counter, epoch 1".split()
-    assert "The first step of each start includes compilation and is counted at the rate of" in lines[5]
+    assert (
+        "The first step of each start, which includes compilation, counts with the mean" in lines[5]
+    )
     done = script_here("plan.py", study, "--reach", 0.9)
     assert "no measured run reached" in done.stdout and "the best was 0.2000" in done.stdout
 
@@ -133,8 +140,8 @@ def test_two_runs_are_compared_as_the_paper_does(script_here, study):
     study_runs.write_run(study / "other", filters=8, joules=5.0, source="rapl")
     done = script_here("compare.py", study / "d4-f4", study / "other")
     assert done.stdout.splitlines()[3] == (
-        "  energy: not measured here (joules of different sensors, nvml_counter and rapl, cannot be "
-        "compared)"
+        "  energy: not measured here (joules of different sensors cannot be compared: nvml_counter "
+        "and rapl)"
     )
     done = script_here("compare.py", study, study / "d4-f16")
     assert done.returncode == 2 and "must each be a run folder" in done.stderr
