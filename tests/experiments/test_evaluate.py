@@ -181,7 +181,7 @@ def test_a_model_of_another_window_length(refused, run_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--test-from", "2030-01-01"], "no test events"),
+        (["--test-from", "2030-01-01"], "must leave test events"),
         (["--test-from", "soon"], "`--test-from` must be a date"),
         (["--thresholds", "16", "300"], "threshold"),
         (["--levels", *"0 16 31 59 74 100 133 160 219 181 255".split()], "`levels` must be 11"),
