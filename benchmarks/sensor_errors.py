@@ -54,9 +54,9 @@ def docs_section(rows, cases, source):
     lines = [
         HEADING,
         "",
-        f"The errors of {cases} random loads of 40 to 400 W, each 10 to 20 s long, without "
-        "calibration errors.",
-        "`benchmarks/sensor_errors.py` writes this table. A power sensor is named by its update "
+        f"This table gives the errors for {cases} random loads of 40 to 400 W, each 10 to 20 s "
+        "long, without calibration",
+        "errors. `benchmarks/sensor_errors.py` writes it. A power sensor is named by its update "
         "period and its",
         "averaging window.",
         "",

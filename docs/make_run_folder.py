@@ -192,10 +192,10 @@ A value that was not measured is null in record.json and an empty cell in a CSV 
 record.json a `<name>_reason` next to the null gives the reason. A value that covers only part of
 its time has a `*_reason` too.
 
-After a crash, each of the .json, .csv and .keras files and each checkpoint is complete, or as it
-was before. There are two exceptions. Rows are added to power.csv; a crash can cut its last row
-short, and readers skip that row. running.json is updated in place, and readers treat it as empty if
-it is cut short.
+After a crash, each of the .json, .csv and .keras files and each checkpoint is complete, or is the
+version before the last write. There are two exceptions. Rows are added to power.csv; a crash can
+cut its last row short, and readers skip that row. The file running.json is updated in place, and
+readers treat it as empty if it is cut short.
 """
 RECORD = """\
 `schema` is {version}. Records of schema 1 are still read; some of them lack keys, and a missing key
@@ -220,7 +220,7 @@ everything else is null.
 excluded.
 """
 NOTES = {
-    "model": "Counted by model/cost.py before the network is built; nothing here is measured.",
+    "model": "Counted by model/cost.py before the UNet is built; nothing here is measured.",
     "energy": (
         "If no energy was measured, all numbers are null. [Energy](energy.md) derives each value. "
         "`problems_reason`, if present, reports what went wrong with the sensors."

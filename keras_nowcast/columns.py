@@ -69,11 +69,19 @@ POWER = (
     Key("memory_mib", NUMBER, "MiB", "GPU memory in use", "it is unknown"),
     Key("sm_mhz", NUMBER, "MHz", "clock of the GPU's multiprocessors", "it is unknown"),
     Key("temperature_c", NUMBER, "°C", "temperature of the GPU", "it is unknown"),
-    Key("throttle_reasons", TEXT, "", "why the GPU's clock was reduced", "it was not, or unknown"),
+    Key(
+        "throttle_reasons",
+        TEXT,
+        "",
+        "why the GPU's clock was reduced",
+        "it was not reduced, or the reason is unknown",
+    ),
 )
 
 LAYERS = (
-    Key("name", TEXT, "", "name of the layer in the network, or of the first of those fused"),
+    Key(
+        "name", TEXT, "", "name of the layer in the model, or of the first of several fused layers"
+    ),
     Key("kind", TEXT, "", "its kind, such as convolution; optimizer for the update of all weights"),
     Key("flops", NUMBER, "FLOP", "counted operations in a training step, forward and backward"),
     Key("bytes", NUMBER, "bytes", "counted bytes moved in a training step"),
@@ -108,13 +116,13 @@ SCORES = (
         _NO_PIXEL,
     ),
     Key("n", INTEGER, _COUNT, "valid pixels"),
-    Key("correct_negatives", INTEGER, _COUNT, "pixels without an event that was forecast or seen"),
+    Key("correct_negatives", INTEGER, _COUNT, "pixels with no event forecast and none observed"),
     Key("hss", NUMBER, "-1 to 1", "Heidke skill score", _EMPTY),
     Key("mean_error", NUMBER, CODES, "mean of forecast minus observation", _NO_PIXEL),
     Key("csi_low", NUMBER, FRACTION, "lower end of the 95% bootstrap interval of csi", _EMPTY),
-    Key("csi_high", NUMBER, FRACTION, "upper end of it", _EMPTY),
+    Key("csi_high", NUMBER, FRACTION, "upper end of this interval", _EMPTY),
     Key("mae_low", NUMBER, CODES, "lower end of the 95% bootstrap interval of mae", _NO_PIXEL),
-    Key("mae_high", NUMBER, CODES, "upper end of it", _NO_PIXEL),
+    Key("mae_high", NUMBER, CODES, "upper end of this interval", _NO_PIXEL),
     Key(
         "mse_low",
         NUMBER,
@@ -122,7 +130,7 @@ SCORES = (
         "lower end of the 95% bootstrap interval of mse",
         _NO_PIXEL,
     ),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of it", _NO_PIXEL),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _NO_PIXEL),
 )
 # They follow SCORES in scores.csv, for the pools and scales that were counted.
 MORE_OF_SCORES = (
@@ -149,10 +157,10 @@ DIFFERENCES = (
     Key("events", INTEGER, "events", "events that both were scored on"),
     Key("csi_difference", NUMBER, "", "csi of the method minus that of the reference", _EMPTY),
     Key("csi_low", NUMBER, "", "lower end of its 95% bootstrap interval", _EMPTY),
-    Key("csi_high", NUMBER, "", "upper end of it", _EMPTY),
+    Key("csi_high", NUMBER, "", "upper end of this interval", _EMPTY),
     Key("mse_difference", NUMBER, f"{CODES} squared", "mse of the method minus the reference's"),
     Key("mse_low", NUMBER, f"{CODES} squared", "lower end of its 95% bootstrap interval"),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of it"),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval"),
 )
 
 FILES = (
@@ -164,11 +172,11 @@ FILES = (
     File("environment.json", "training, at its start", "`environment` of record.json"),
     File("epochs.csv", "training, after each epoch", "one row per finished epoch"),
     File("power.csv", "training, at least once per second", "the power trace: one row per reading"),
-    File("model.keras", "training, at its end", "the network after the last epoch"),
+    File("model.keras", "training, at its end", "the model after the last epoch"),
     File(
         "model_best.keras",
         "training, after an epoch",
-        "the network after the epoch with the lowest validation loss",
+        "the model after the epoch with the lowest validation loss",
     ),
     File(
         "checkpoint/",
@@ -191,7 +199,11 @@ FILES = (
         "evaluate.py",
         "the counts and sums of errors behind the scores, for each event",
     ),
-    File("panel.png", "evaluate.py", "one window: observed, and each method; also as .pdf"),
+    File(
+        "panel.png",
+        "evaluate.py",
+        "one window as it was observed and as each method forecast it; also as .pdf",
+    ),
     File("animation.gif", "evaluate.py", "the same window as an animation"),
     File("scores_by_lead.png", "evaluate.py", "scores against lead time; also as .pdf"),
     File("performance_diagram.png", "evaluate.py", "POD against success ratio; also as .pdf"),

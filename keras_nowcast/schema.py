@@ -52,7 +52,7 @@ TOP = (
     Key("status_reason", TEXT, "", "why the run was interrupted or failed", "the run completed"),
     Key("config", OBJECT, "", "the configuration: one key per flag of train.py"),
     Key("environment", OBJECT, "", "machine and software; environment.json holds the same"),
-    Key("model", OBJECT, "", "cost of the network, counted before training"),
+    Key("model", OBJECT, "", "cost of the UNet, counted before training"),
     Key("training", OBJECT, "", "progress, time and loss, over all starts of the run"),
     Key("energy", OBJECT, "", "measured energy, over all starts of the run"),
     Key("memory", OBJECT, "", "peak memory of the last start"),
@@ -61,7 +61,7 @@ TOP = (
         OBJECT,
         "",
         "roofline limits: peak compute rate and memory bandwidth of rank 0's device",
-        "--layer-times was not given, or the run ended before",
+        "--layer-times was not given, or the run ended before the layers were timed",
     ),
     Key(
         "last_lines",
@@ -108,7 +108,7 @@ ENVIRONMENT = (
 )
 
 MODEL = (
-    Key("parameters", INTEGER, "parameters", "all parameters of the network", in_table=True),
+    Key("parameters", INTEGER, "parameters", "all parameters of the UNet", in_table=True),
     Key(
         "trainable_parameters",
         INTEGER,
@@ -152,7 +152,7 @@ _NO_EPOCH = "no epoch was finished with valid pixels"
 TRAINING = (
     Key("epochs", INTEGER, "epochs", "finished epochs"),
     Key("windows_per_epoch", INTEGER, "windows", "training windows of an epoch", in_table=True),
-    Key("steps", INTEGER, "steps", "optimizer steps, with skipped ones", in_table=True),
+    Key("steps", INTEGER, "steps", "optimizer steps, including skipped ones", in_table=True),
     Key(
         "setup_seconds",
         NUMBER,
@@ -168,7 +168,7 @@ TRAINING = (
         "each start, which includes compilation",
         in_table=True,
     ),
-    Key("seconds_per_epoch", NUMBERS, "s", "the same for each finished epoch"),
+    Key("seconds_per_epoch", NUMBERS, "s", "training time of each finished epoch"),
     Key(
         "samples_per_second",
         NUMBER,
@@ -261,7 +261,7 @@ DEVICES = (
         "joules_above_idle", NUMBER, "J", "joules minus idle power over the covered time", _NO_IDLE
     ),
     Key("coverage", NUMBER, FRACTION, "fraction of `seconds` with a known energy"),
-    Key("crosscheck_joules", NUMBER, "J", "joules by the device's other meter", _ONE_METER),
+    Key("crosscheck_joules", NUMBER, "J", "joules from the device's other meter", _ONE_METER),
     Key("uncertainty_percent", NUMBER, "% of joules", "as in `energy`, of this device", _NO_SENSOR),
     Key(
         "repeatability_percent", NUMBER, "% of joules", "as in `energy`, of this device", _NO_SENSOR
@@ -350,8 +350,8 @@ ENERGY = (
         _NO_ENERGY,
         in_table=True,
     ),
-    Key("coverage_per_epoch", NUMBERS, FRACTION, "the same for each finished epoch"),
-    Key("crosscheck_joules", NUMBER, "J", "joules by the other meter of each device", _ONE_METER),
+    Key("coverage_per_epoch", NUMBERS, FRACTION, "`coverage` of each finished epoch"),
+    Key("crosscheck_joules", NUMBER, "J", "joules from the other meter of each device", _ONE_METER),
     Key(
         "uncertainty_percent",
         NUMBER,
@@ -364,7 +364,7 @@ ENERGY = (
         "repeatability_percent",
         NUMBER,
         "% of joules",
-        "the part of it that differs between runs on the same devices, at two sigma",
+        "the part of that uncertainty that differs between runs on the same devices, at two sigma",
         _NO_SENSOR,
     ),
     Key("devices", OBJECTS, "", "the devices that were read", members=DEVICES),
