@@ -1,5 +1,9 @@
 """A small data set that is quick to train on."""
 
+import os
+import signal
+import subprocess
+
 import pytest
 
 
@@ -20,3 +24,20 @@ def float32_after():
     import keras
 
     keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture
+def start():
+    """Starts jobs, each in a session of its own; those that a failed test leaves are killed."""
+    started = []
+
+    def start(command, **more):
+        words = [str(word) for word in command]
+        started.append(subprocess.Popen(words, start_new_session=True, **more))
+        return started[-1]
+
+    yield start
+    for job in started:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()

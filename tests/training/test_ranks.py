@@ -70,10 +70,10 @@ def test_two_ranks_under_mpirun(small_sevir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(small_sevir, tmp_path):
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on(start, small_sevir, tmp_path):
     command = [*GLOO, *training(small_sevir, tmp_path, "--epochs", "1000000")]
-    job = subprocess.Popen(
-        [str(word) for word in command],
+    job = start(
+        command,
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
