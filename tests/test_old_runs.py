@@ -106,6 +106,7 @@ def test_what_reached_a_skill_is_the_same(runs):
         assert mine[2:] == pytest.approx(expected[2:])
 
 
+@pytest.mark.slow
 def test_the_same_figures_are_drawn(tmp_path):
     script(OLD, "plot_figures.py", *NAMES, "--out", str(tmp_path))
     drawn = {path.stem for path in tmp_path.glob("*.png")}

@@ -87,6 +87,7 @@ def resumed(run_dir, ranks, capsys):
     return printed, record, [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_from_two_processes(on_two, tmp_path, ranks, capsys):
     """Two ranks had seen 4 of epoch 2's 24 windows per step: the remaining ones are seen once."""

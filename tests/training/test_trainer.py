@@ -246,6 +246,7 @@ def test_half_precision_trains(small_sevir, tmp_path, precision):
         assert training["final_loss_scale"] is None and rows[-1]["loss_scale"] is None
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_runs_network(finished, small_sevir, tmp_path):
     started = run(
         small_sevir,
