@@ -53,9 +53,8 @@ def train(config, started):
             raise
         except TrainingFailed as failure:
             reason = run.first_failure() or str(failure)
-            with contextlib.suppress(
-                TrainingFailed
-            ):  # a full disk, for example; the reason is printed
+            # The record may fail too, for example on a full disk; the reason is printed anyway.
+            with contextlib.suppress(TrainingFailed):
                 run.write_record("failed", reason)
             raise TrainingFailed(reason) from None
         run.write_model()
