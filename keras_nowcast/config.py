@@ -24,7 +24,7 @@ SCHEDULES = ("constant", "cosine")
 # The roles of fields. What a run computes and costs depends on all but the last two.
 EVENTS = "events"  # which events of the data set are used
 WINDOWS = "windows"  # which windows of these events
-SIZE = "size"  # of the network
+SIZE = "size"  # of the model
 TRAINING = "training"  # everything else that is computed, and how
 SEED = "seed"  # tells repetitions apart
 FOLDER = "folder"  # where a run is; a sweep sets it
@@ -126,7 +126,7 @@ class RunConfig:
     start_from: str | None = _flag(
         None,
         TRAINING,
-        "run folder whose finished network is the starting point; its sizes must be the same, and "
+        "run folder whose finished model is the starting point; its sizes must be the same, and "
         "its batch normalization stays as it is (default: random weights)",
     )
     seed: int = _flag(0, SEED, "seed of weights and shuffling", at_least=0, at_most=2**31 - 1)

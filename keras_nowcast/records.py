@@ -37,12 +37,12 @@ class RunFolder:
 
     @property
     def model_file(self):
-        """The trained network, loadable by keras.models.load_model."""
+        """The trained model, loadable by keras.models.load_model."""
         return self.path / "model.keras"
 
     @property
     def best_model_file(self):
-        """The network after the epoch with the lowest validation loss."""
+        """The model after the epoch with the lowest validation loss."""
         return self.path / "model_best.keras"
 
     @property

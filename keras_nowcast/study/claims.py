@@ -200,7 +200,7 @@ def more_parameters(cells, skill):
         f"{cost}{time.text('+.1f', '%') + ' time' if time else 'time ' + NOT_MEASURED}."
     )
     notes = (
-        "For each setting: the smallest to the largest network, and the pair closest to the "
+        "For each setting: the smallest to the largest model, and the pair closest to the "
         "paper's. Time and energy are per trained window. Values are medians over pairs of seeds; "
         "brackets hold the minimum and the maximum over the pairs.",
         *_certainty(compared),
@@ -244,7 +244,7 @@ def larger_models(cells, skill):
     ladders = [each for each in map(by_size, table.group(cells, *SIZES)) if len(each) > 1]
     if not ladders:
         return _not_measured(
-            title, paper, "it needs two completed runs that differ in the size of the network alone"
+            title, paper, "it needs two completed runs that differ in the size of the model alone"
         )
     compared, sentences = [], []
     for ladder in ladders:
@@ -258,7 +258,7 @@ def larger_models(cells, skill):
     if not sentences:
         return _not_measured(title, paper, "neither time nor energy of the runs is known")
     notes = (
-        "Each row is a step along the Pareto front of a setting: from one network that no other "
+        "Each row is a step along the Pareto front of a setting: from one model that no other "
         f"beats in both cost and skill to the next. Skill is {skill.name} "
         f"({'higher' if skill.higher_is_better else 'lower'} is better), the median over seeds. A "
         "gain smaller than the spread of seeds (maximum minus minimum) does not show a difference.",
@@ -288,7 +288,7 @@ def _front_sentence(ladder, front, skill, cost):
     first, last = front[0], front[-1]
     if len(front) == 1:
         return (
-            f"{where}: of {len(ladder)} networks the cheapest, {model_name(first.setting)}, is "
+            f"{where}: of {len(ladder)} models the cheapest, {model_name(first.setting)}, is "
             f"also the most skillful ({skill.name} {statistics.median(skill.of_cell(first)):.4f})."
         )
     more = compare.increase_percent(first.median(cost.column), last.median(cost.column))
@@ -296,7 +296,7 @@ def _front_sentence(ladder, front, skill, cost):
         f"{where}: {model_name(first.setting)} to {model_name(last.setting)}, "
         f"{growth_percent(first, last):+,.0f}% trainable parameters, {more:+.1f}% {cost.label}, "
         f"{skill.name} {statistics.median(skill.of_cell(first)):.4f} to "
-        f"{statistics.median(skill.of_cell(last)):.4f}; {len(front)} of {len(ladder)} networks are "
+        f"{statistics.median(skill.of_cell(last)):.4f}; {len(front)} of {len(ladder)} models are "
         "on the Pareto front."
     )
 

@@ -9,7 +9,7 @@ from keras_nowcast import config
 from keras_nowcast.study import table
 
 ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
-# What sets one size of network apart from another.
+# What sets one size of model apart from another.
 SIZES = config.names_of(config.SIZE)
 
 

@@ -52,7 +52,7 @@ def step_terms(cost, precision, windows):
     """Returns the terms of a step of one process, which the rates multiply.
 
     Args:
-      cost: the Cost of the network.
+      cost: the Cost of the model.
       precision: a mixed or float32 policy.
       windows: in the step, of one process; may be a fraction, the mean over an epoch's steps.
 

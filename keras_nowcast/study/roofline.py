@@ -56,7 +56,7 @@ def lower_bound_step_seconds(cost, policy, windows, roofs):
     Excludes the allreduce, the input and the start of each operation.
 
     Args:
-      cost: the Cost of the network.
+      cost: the Cost of the model.
       policy: a precision policy.
       windows: in the step; may be a fraction, the mean over an epoch's steps.
       roofs: dict as in GpuSpec.

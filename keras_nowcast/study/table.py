@@ -133,7 +133,7 @@ def read(runs):
 
 
 def cells(runs):
-    """Returns the MeasuredCells of the completed runs, the smallest network first.
+    """Returns the MeasuredCells of the completed runs, the smallest model first.
 
     A run that was resumed with another number of processes is in no cell.
     """
@@ -292,13 +292,13 @@ def _gpu_names(environment):
 
 
 def _counted(config):
-    """Returns the bytes of the network's state and of a step, as model/cost.py counts them."""
+    """Returns the bytes of the model's state and of a step, as model/cost.py counts them."""
     names = ("counted_state_bytes", "counted_step_bytes", "counted_intensity")
     if not config or config["grid"] is None or config["precision"] == "auto":
         return dict.fromkeys(names)  # it failed before data and machine determined it
     try:
         cost = count_config(config)
-    except InputError:  # the sizes fit no network: the row's reason says so
+    except InputError:  # the sizes fit no model: the row's reason says so
         return dict.fromkeys(names)
     size = (config["precision"], config["batch_per_replica"])
     values = (cost.state_bytes, cost.step_bytes(*size), cost.intensity(*size))
@@ -306,7 +306,7 @@ def _counted(config):
 
 
 def count_config(config):
-    """Returns the Cost of a configuration's network; `config` is a dict of its fields."""
+    """Returns the Cost of a configuration's model; `config` is a dict of its fields."""
     sizes = (config["depth"], config["filters"], config["center_filters"])
     return count_unet(config["grid"], FRAMES_IN, FRAMES_OUT, *sizes)
 

@@ -183,7 +183,7 @@ def test_larger_models(tmp_path):
     assert (row["from"], row["to"]) == ("depth 4, 4 filters", "depth 4, 16 filters")
     assert row["cost"] == "+200.0% training time" and row["skill"] == "+0.0500"
     assert row["spread of seeds"] == "not measured here"
-    assert "2 of 3 networks are on the Pareto front" in claim.answer
+    assert "2 of 3 models are on the Pareto front" in claim.answer
 
 
 def test_a_lower_loss_is_more_skill(tmp_path):
