@@ -367,8 +367,8 @@ def test_a_process_that_leaves_early_ends(tmp_path, write_sevir):
     write_sevir(tmp_path, events=8, chunks=(1, 16, 16, 49), compression="gzip")
     script = (
         "import sys\n"
-        "from keras_nowcast.data import sevir, pipeline\n"
-        "events = sevir.read_catalog(sys.argv[1])\n"
+        "from keras_nowcast.data import catalog, pipeline\n"
+        "events = catalog.read_catalog(sys.argv[1])\n"
         "pipe = pipeline.WindowPipeline(events, grid=16, batch_per_replica=1)\n"
         "batches = iter(pipe.dataset())\n"
         "next(batches)\n"
@@ -385,8 +385,8 @@ def test_a_process_that_leaves_early_ends(tmp_path, write_sevir):
 MEASURE = """
 import itertools, re, sys
 from pathlib import Path
-from keras_nowcast.data import sevir, pipeline
-events = sevir.read_catalog(sys.argv[1])
+from keras_nowcast.data import catalog, pipeline
+events = catalog.read_catalog(sys.argv[1])
 pipe = pipeline.WindowPipeline(events, grid=96, batch_per_replica=4, threads=2)
 for x, y in itertools.islice(pipe.batches(), 2 * pipe.steps):
     pass
