@@ -1,7 +1,7 @@
 """Makes docs/run_folder.md and keras_nowcast/record.schema.json from the schema of the run folder.
 
-    python docs/make_run_folder.py            # writes both
-    python docs/make_run_folder.py --check    # writes nothing; exit status 1 if one is stale
+    .venv/bin/python docs/make_run_folder.py          # writes both
+    .venv/bin/python docs/make_run_folder.py --check  # writes nothing; exit status 1 if stale
 
 The schema is keras_nowcast/schema.py and columns.py; the keys of `config` are RunConfig's fields.
 """
@@ -44,7 +44,7 @@ def main():
             path.write_text(text)
     if stale:
         names = " and ".join(str(path.relative_to(ROOT)) for path in stale)
-        sys.exit(f"stale: {names}; run: python docs/make_run_folder.py")
+        sys.exit(f"stale: {names}; run: .venv/bin/python docs/make_run_folder.py")
 
 
 # ---- record.schema.json --------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from keras_nowcast.records import RunFolder
 
 SCHEDULES = ("constant", "cosine")
 
-# The roles of fields. What a run computes and costs depends on all but the last two.
+# The roles of fields. All but FOLDER and WATCHING change what a run computes and costs.
 EVENTS = "events"  # which events of the data set are used
 WINDOWS = "windows"  # which windows of these events
 SIZE = "size"  # of the model

@@ -66,7 +66,8 @@ def test_bad_flags(arguments, words):
     assert all(word in message for word in words), message
 
 
-def test_roles_name_what_they_named_by_hand():
+def test_the_fields_of_each_role():
+    """A new field is listed here too, if its role is meant."""
     roles = config_module
     assert roles.MAY_CHANGE_ON_RESUME == {
         *("data", "run_dir", "epochs", "resume", "power_source", "power_interval_s"),

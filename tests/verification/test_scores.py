@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from keras_nowcast import schema
+from keras_nowcast.columns import SCORES
 from keras_nowcast.errors import InputError
 from keras_nowcast.verification import scores
-from keras_nowcast.verification.scores import Contingency, stacked, statistics
+from keras_nowcast.verification.scores import CATEGORICAL, Contingency, stacked, statistics
 
 THRESHOLDS = (16, 74, 133, 160, 181, 219)
 MISSING = 255
@@ -299,3 +301,8 @@ def test_bad_arguments():
             statistics(*arguments)
     with pytest.raises(InputError, match="`pooling`"):
         scores.score_by_threshold(scores.csi, two_batches(), "mean")
+
+
+def test_every_score_has_its_column():
+    columns = schema.names(SCORES)
+    assert [score.__name__ for score in CATEGORICAL if score.__name__ not in columns] == []
