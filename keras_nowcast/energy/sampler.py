@@ -290,7 +290,7 @@ class Sampler:
         )
 
     def amounts(self, key, mark):
-        """Returns the counter and power Amounts of a device at a mark, or None without a meter."""
+        """Returns the counter and power Amounts of a device at a mark; None if it has no meter."""
         track = self.tracks[key]
         counter = power = None
         with self._lock:
