@@ -12,7 +12,7 @@ install:
 
 demo: install
 	.venv/bin/python experiments/sweep.py --preset demo
-	.venv/bin/python experiments/plot_figures.py runs/
+	.venv/bin/python experiments/plot_figures.py runs/demo
 
 test: install
 	.venv/bin/python -m pytest -m "not slow"

@@ -30,8 +30,8 @@ def main():
     print(f"{runs[0].name} to {runs[1].name}:")
     for name, words in (
         ("parameters", "trainable parameters"),
-        ("time", "time"),
-        ("energy", "energy"),
+        ("time", "training time per window"),
+        ("energy", "energy per window"),
     ):
         print(f"  {words}: {percent_text(increases[name])}{remark(name, first, second)}")
     if skill is None or increases["skill_difference"] is None:

@@ -3,7 +3,7 @@
     python experiments/doctor.py
     horovodrun -np 2 python experiments/doctor.py --json
 
-Exit status: 0 if a run can work; 1 if it cannot; 2 bad usage.
+Exit status: 0 if training can start; 1 if it cannot; 2 bad usage.
 """
 
 import json

@@ -28,10 +28,10 @@ SAME = {
     "batch_per_replica": (int, "windows in the batch of one process"),
     "data": (str, "folder of a data set that one of the runs was trained on"),
 }
-BUDGETS = {  # flag: (quantity, units of the quantity in one unit of the flag, what is limited)
-    "max_joules": ("joules", 1, "training takes at most this many joules"),
-    "max_hours": ("wall_seconds", 3600, "process runs for at most this many hours"),
-    "max_memory_gib": ("memory_bytes", 2**30, "process takes at most this many GiB of memory"),
+BUDGETS = {  # flag: (quantity, unit of the flag, units of the quantity in it, what is limited)
+    "max_joules": ("joules", "J", 1, "training takes at most this many joules"),
+    "max_hours": ("wall_seconds", "hours", 3600, "process runs for at most this many hours"),
+    "max_memory_gib": ("memory_bytes", "GiB", 2**30, "process takes at most this many GiB"),
 }
 
 
@@ -49,10 +49,10 @@ def main():
     planned = planner.Planner(runs)
     predictions = predictions_asked(planned, arguments)
     print_predictions(predictions)
-    for flag, (name, factor, _) in BUDGETS.items():
+    for flag in BUDGETS:
         most = getattr(arguments, flag)
         if most is not None:
-            print_largest(predictions, name, most * factor)
+            print_largest(predictions, flag, most)
     print_total(predictions)
     print_errors(planned)
 
@@ -71,7 +71,7 @@ def build_parser():
     for name, (kind, words) in SAME.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=kind, help=f"{words} (default: as in the largest run)")
-    for name, (_, _, words) in BUDGETS.items():
+    for name, (_, _, _, words) in BUDGETS.items():
         flag = "--" + name.replace("_", "-")
         text = f"name the largest model whose {words}"
         parser.add_argument(flag, type=float, help=text)
@@ -128,13 +128,13 @@ def print_predictions(predictions):
     print()
 
 
-def print_largest(predictions, name, most):
+def print_largest(predictions, flag, most):
     """Prints the largest model within a budget, by prediction and by the end of its interval."""
     from keras_nowcast.study import planner
 
-    words, unit, factor = planner.UNITS[name]
-    likely, sure = planner.largest_within(predictions, name, most)
-    print(f"{planner.WORDS[name]}, at most {most * factor:g} {unit}:")
+    name, unit, factor, _ = BUDGETS[flag]
+    likely, sure = planner.largest_within(predictions, name, most * factor)
+    print(f"{planner.WORDS[name]}, at most {most:g} {unit}:")
     if likely is None:
         print("  none of these models is predicted to be within it")
     else:
@@ -148,12 +148,13 @@ def print_largest(predictions, name, most):
 
 def described(prediction, name):
     """Returns one line on a model and the quantity `name` of it."""
-    from keras_nowcast.study import planner
+    from keras_nowcast.study import compare, planner
 
     row = planner.text_row(prediction)
+    processes = compare.processes(prediction.setting["world_size"])
     note = f"; {row['note']}" if row["note"] else ""
     return (
-        f"{row['model']}, {row['precision']}, {row['processes']} process(es), "
+        f"{row['model']}, {row['precision']}, {processes}, "
         f"{row['parameters']} parameters: {row[planner.UNITS[name][0]]}{note}"
     )
 
@@ -167,9 +168,10 @@ def print_total(predictions):
         print(f"all {len(predictions)} runs, one after another: not predicted")
         return
     missing = f" (except {without} without a prediction)" if without else ""
-    hours = total_s.scaled(1 / 3600).text("hours")
+    in_minutes = total_s.value < 3600
+    time = total_s.scaled(1 / (60 if in_minutes else 3600)).text("min" if in_minutes else "hours")
     print(
-        f"all {len(predictions)} runs, one after another{missing}: {hours}; writing checkpoints is "
+        f"all {len(predictions)} runs, one after another{missing}: {time}; writing checkpoints is "
         "not included"
     )
 
@@ -211,7 +213,10 @@ def print_reaching(runs, level):
         source = each.run.row["energy_source"]
         mark = compare.ESTIMATE if each.run.row["energy_is_estimate"] else f" by {source}"
         joules = "energy not measured here" if each.joules is None else f"{each.joules:.4g} J{mark}"
-        print(f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch}")
+        print(
+            f"  {each.run.name}: {each.seconds:.3g} s of training, {joules}, epoch {each.epoch} of "
+            f"{each.run.row['epochs_done']}; after the last {each.last:.4f}"
+        )
     print(
         "The first step of each start, which includes compilation, counts with the mean time and "
         "energy of the other steps; setup and validation are not included."

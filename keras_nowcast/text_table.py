@@ -1,4 +1,4 @@
-"""Text tables for the console and for text files: columns of equal width, two spaces apart."""
+"""Text for the console and for text files: tables with two spaces between columns, and counts."""
 
 
 def aligned(rows, left=0):
@@ -29,3 +29,8 @@ def aligned(rows, left=0):
         ]
         lines.append("  ".join(padded + row[len(cells) :]).rstrip())
     return "\n".join(lines)
+
+
+def counted(number, word, words=None):
+    """Returns a number with its noun, as in '1 filter' and '3 processes'."""
+    return f"{number} {word if number == 1 else words or word + 's'}"

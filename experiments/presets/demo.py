@@ -3,8 +3,7 @@
     python experiments/sweep.py --preset demo
     python experiments/plot_figures.py runs/demo
 
-Hardware: any; made for two CPU cores, on which it took five and a half minutes, including figures
-(AMD EPYC, November 2026).
+Hardware: any; made for two CPU cores.
 
 The cells have two depths and three widths, each in float32 and in the choice of `auto`, which is
 half precision if the machine supports it. One cell has two more seeds. The largest also runs on two

@@ -163,7 +163,7 @@ def mixed_speedup(runs):
     """Draws how many times as fast as float32 mixed precision trains, against model size.
 
     Returns:
-      A Figure of two panels, for throughput and for the time to the same validation loss. A point
+      A Figure of two panels, for throughput and for the speed to the same validation loss. A point
       is the median over pairs of seeds; its bar spans their minimum to maximum.
 
     Raises:
@@ -181,7 +181,7 @@ def mixed_speedup(runs):
         )
         for axes, title, ratio_of in (
             (panels[0], "throughput", compare.throughput_ratio),
-            (panels[1], "time to the same validation loss", compare.quality_ratio),
+            (panels[1], "speed to the same validation loss", compare.quality_ratio),
         ):
             ratios = [(mixed, ratio_of(plain, mixed)) for plain, mixed in pairs]
             draw_bars(
@@ -352,7 +352,7 @@ OF_ALL_RUNS = {
     "mixed_speedup": Drawing(
         mixed_speedup,
         "How much faster mixed precision trains",
-        "Above the line, mixed precision is faster. Throughput is windows per second. The time to "
+        "Above the line, mixed precision is faster. Throughput is windows per second. The speed to "
         "the same loss also depends on how much each precision learns from a window.",
     ),
     "skill_by_cost": Drawing(

@@ -12,7 +12,8 @@ from keras_nowcast.config import FOLDER, as_arguments, names_of
 from keras_nowcast.report.figures import OF_ALL_RUNS
 from keras_nowcast.study import planner, table
 from keras_nowcast.study.claims import NOT_MEASURED, PAPER
-from keras_nowcast.study.compare import ESTIMATE, counted
+from keras_nowcast.study.compare import ESTIMATE
+from keras_nowcast.text_table import counted
 
 
 class Column(NamedTuple):
@@ -103,7 +104,7 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
         not_measured=NOT_MEASURED,
         estimate_mark=ESTIMATE,
         completed=f"{completed} of {len(runs)}" if completed < len(runs) else len(runs),
-        machine=_machine(runs),
+        setup=_setup(runs),
         energy_sources=_energy_sources(runs),
         skill=skill,
         claims=claims_made,
@@ -139,7 +140,11 @@ def _file(name):
     return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
 
-_MACHINE = (  # (name, column)
+_SETUP = (  # (name, column of table.csv, or field of the configuration)
+    ("data set", "data"),
+    ("grid in pixels", "grid"),
+    ("training windows per epoch", "windows_per_epoch"),
+    ("epochs", "epochs"),
     ("processor", "cpu"),
     ("cores", "cores"),
     ("GPUs", "gpus"),
@@ -151,11 +156,12 @@ _MACHINE = (  # (name, column)
 )
 
 
-def _machine(runs):
-    """Returns (name, distinct values over all runs) of the hardware and software they ran on."""
+def _setup(runs):
+    """Returns (name, distinct values over all runs) of what they trained on, and with."""
     rows = []
-    for name, column in _MACHINE:
-        values = [run.row[column] for run in runs if run.row[column] is not None]
+    for name, column in _SETUP:
+        values = [(run.config | run.row).get(column) for run in runs]
+        values = [value for value in values if value is not None]
         if column == "git_commit":  # short, with the + of uncommitted changes
             values = [each[:10] + ("+" if each.endswith("+") else "") for each in values]
         rows.append((name, [value if value != "" else "none" for value in dict.fromkeys(values)]))

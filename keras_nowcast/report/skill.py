@@ -108,7 +108,7 @@ def _notes(cells, groups, fronts, cost):
         notes = ["Pareto fronts of cells that differ only in size, precision and processes"]
         if len(fronts) < len(groups):
             notes[0] += f": {len(fronts)} of {len(groups)} groups"
-    if cost.name != "energy":
+    if cost.column != "joules_per_epoch":
         any_energy = any(cell.values("joules_per_epoch") for cell in cells)
         notes.append(
             "time, since not every run measured energy with one kind of sensor"

@@ -4,7 +4,8 @@ Only completed runs answer a claim. If they lack what it needs, the answer is 'n
 and the reason. docs/study.md explains how each number is computed.
 
 Two measures of speed are reported, and they differ: throughput (windows trained per second) and
-time to quality (seconds of training until the lowest validation loss that both runs reached).
+speed to the same loss (in seconds of training until the lowest validation loss that both runs
+reached).
 """
 
 import itertools
@@ -14,36 +15,44 @@ from dataclasses import dataclass
 
 from keras_nowcast.study import compare, table
 from keras_nowcast.study.compare import (
-    ESTIMATE,
     SIZES,
     Spread,
     by_size,
     cost_of_cells,
-    counted,
     growth_percent,
-    is_estimate,
-    mean_difference,
     model_name,
     paired,
     pareto_cells,
     precision_pairs,
     processes,
     quality_ratio,
-    ratio_of,
     scaling_pairs,
-    seed_differences,
     seed_range,
     shares_cores,
     spread,
     throughput_ratio,
 )
+from keras_nowcast.study.verdicts import (
+    NOT_MEASURED,
+    PERCENT,
+    VERDICTS,
+    certainty,
+    energy_of,
+    energy_ratio,
+    mark,
+    medians,
+    over_cells,
+    skill_verdict,
+    texts,
+    without_energy,
+)
+from keras_nowcast.text_table import counted
 
-NOT_MEASURED = "not measured here"
+_SINGLE_SEED = f"{NOT_MEASURED}: both models need two seeds"
 PAPER = "arXiv 2008.08062"
 PAPER_DEPTH = 4
 PAPER_PARAMETERS_PERCENT = 1549
 PAPER_ENERGY_PERCENT = 63.22
-_VERDICTS = ("not distinguishable", "better", "worse")
 
 
 @dataclass(frozen=True)
@@ -99,21 +108,21 @@ def mixed_precision(cells, skill):
         mine = [row for row in compared if row["precision"] == policy]
         answers.append(" ".join(_precision_sentences(policy, mine, skill)))
     notes = (
-        "Throughput and time to quality are seconds of float32 divided by seconds of mixed "
-        "precision: above 1, mixed precision is faster. Time to quality counts complete epochs "
-        "until the lowest validation loss that both runs reached. The first step of each start "
+        "Throughput and speed to the same loss are seconds of float32 divided by seconds of mixed "
+        "precision: above 1, mixed precision is faster. The latter counts complete epochs until "
+        "the lowest validation loss that both runs reached. The first step of each start "
         "includes compilation and is counted at the rate of the other steps. Energy is joules per "
         "window of mixed precision divided by those of float32. Brackets hold the minimum and the "
         "maximum, over the pairs of seeds in the table and over the cells in the answer.",
-        "Skill: the medians of float32 and of mixed precision, then the difference (mixed minus "
+        "Skill: the median of each precision, then the difference (mixed precision minus "
         "float32) between runs of the same seed: its mean over the seeds and the 95% "
         "confidence interval of the mean (Student's t). Not distinguishable: the interval contains "
         "0. With few seeds the interval is wide, so that is not evidence of equality. Better or "
         "worse: the interval excludes 0.",
-        *_certainty(compared),
+        *certainty(compared),
     )
-    missing = _without_energy(compared)
-    return Claim(title, paper, "\n".join(answers), True, _texts(compared), notes, missing)
+    missing = without_energy(compared)
+    return Claim(title, paper, "\n".join(answers), True, texts(compared), notes, missing)
 
 
 def _precision_row(plain, mixed, skill):
@@ -124,9 +133,9 @@ def _precision_row(plain, mixed, skill):
         "processes": str(mixed.setting["world_size"]),
         "seeds": _both(len(plain.runs), len(mixed.runs)),
         "throughput": throughput_ratio(plain, mixed),
-        "time to quality": quality_ratio(plain, mixed),
-        "energy": _energy_ratio(plain, mixed),
-        "skill": _skill_verdict(plain, mixed, skill),
+        "speed to the same loss": quality_ratio(plain, mixed),
+        "energy": energy_ratio(plain, mixed),
+        "skill": skill_verdict(plain, mixed, skill),
     }
 
 
@@ -135,34 +144,36 @@ def _both(first, second):
 
 
 def _precision_sentences(policy, rows, skill):
-    rates = spread(row["throughput"] and row["throughput"].median for row in rows)
-    quality = spread(row["time to quality"] and row["time to quality"].median for row in rows)
-    yield f"{policy} compared with float32 in {counted(len(rows), 'cell')}:"
+    rates = medians(rows, "throughput")
+    quality = medians(rows, "speed to the same loss")
+    yield f"{policy} was compared with float32 in {counted(len(rows), 'cell')}."
     if rates:
-        yield f"throughput {_over_cells(rates, '.2f')} times that of float32;"
+        yield f"Its throughput was {over_cells(rates, '.2f')} times that of float32."
     if quality:
-        yield f"reached the same validation loss {_over_cells(quality, '.2f')} times as fast;"
+        yield f"It reached the same validation loss {over_cells(quality, '.2f')} times as fast."
     else:
-        yield f"time to the same validation loss {NOT_MEASURED}: no known level that both reached;"
+        yield f"The time to the same validation loss: {NOT_MEASURED}, no level that both reached."
     energies = [row["energy"] for row in rows if row["energy"].spread]
     if energies:
         ratio = spread(each.spread.median for each in energies)
-        yield f"energy {_over_cells(ratio, '.2f')} times that of float32{_mark(energies)};"
+        yield f"Its energy was {over_cells(ratio, '.2f')} times that of float32{mark(energies)}."
     else:
-        yield f"energy {NOT_MEASURED};"
+        yield f"Energy: {NOT_MEASURED}."
     told = [row["skill"] for row in rows if row["skill"].verdict]
     if told:
         counts = Counter(each.verdict for each in told)
-        found = ", ".join(f"{word} in {counts[word]}" for word in _VERDICTS if counts[word])
+        found = ", ".join(f"{word} in {counts[word]}" for word in VERDICTS if counts[word])
+        where = f"{found} of the {len(told)} cells"
+        if len(told) == 1:
+            where = f"{told[0].verdict} in the only cell"
         seeds = spread(each.pairs for each in told)
         yield (
-            f"{skill.name} (95% confidence interval of the mean difference over "
-            f"{_over_cells(seeds, 'g')} common seeds): {found} of the "
-            f"{counted(len(told), 'cell')} with several seeds."
+            f"Its skill ({skill.name}) was {where} with several seeds, by the 95% confidence "
+            f"interval of the mean difference over {over_cells(seeds, 'g')} common seeds."
         )
     else:
         yield (
-            f"whether the skill differs is {NOT_MEASURED}: no cell has two seeds in both "
+            f"Whether the skill differs: {NOT_MEASURED}, no cell has two seeds in both "
             "precisions, and one seed cannot distinguish a difference from chance."
         )
 
@@ -190,7 +201,7 @@ def more_parameters(cells, skill):
     energies = [row["energy"] for row in compared if row["energy"].spread]
     if energies:
         closest = min((row for row in compared if row["energy"].spread), key=_far_from_paper)
-        cost = f"{closest['energy'].spread.text('+.1f', '%')} energy{_mark([closest['energy']])}, "
+        cost = f"{closest['energy'].spread.text('+.1f', '%')} energy{mark([closest['energy']])}, "
     else:
         cost = f"energy {NOT_MEASURED}, "
     time = closest["time"]
@@ -203,10 +214,10 @@ def more_parameters(cells, skill):
         "For each setting: the smallest to the largest model, and the pair closest to the "
         "paper's. Time and energy are per trained window. Values are medians over pairs of seeds; "
         "brackets hold the minimum and the maximum over the pairs.",
-        *_certainty(compared),
+        *certainty(compared),
     )
-    missing = _without_energy(compared)
-    return Claim(title, paper, answer, True, _texts(compared), notes, missing)
+    missing = without_energy(compared)
+    return Claim(title, paper, answer, True, texts(compared), notes, missing)
 
 
 def _far_from_paper(row):
@@ -230,7 +241,7 @@ def _size_row(small, large, skill):
         "processes": str(small.setting["world_size"]),
         "parameters": growth_percent(small, large),
         "time": spread(each["time"] for each in both),
-        "energy": _energy(spread(each["energy"] for each in both), _PERCENT, small, large),
+        "energy": energy_of(spread(each["energy"] for each in both), PERCENT, small, large),
         "skill": spread(each["skill_difference"] for each in both),
     }
 
@@ -261,9 +272,12 @@ def larger_models(cells, skill):
         "Each row is a step along the Pareto front of a setting: from one model that no other "
         f"beats in both cost and skill to the next. Skill is {skill.name} "
         f"({'higher' if skill.higher_is_better else 'lower'} is better), the median over seeds. A "
-        "gain smaller than the spread of seeds (maximum minus minimum) does not show a difference.",
+        "gain smaller than the spread of seeds (maximum minus minimum, the wider of the two "
+        "models' where both have several) does not show a difference. The fronts in the figure "
+        "of skill against cost are drawn across precisions and numbers of processes, so a model "
+        "can be on a front here and on none there.",
     )
-    return Claim(title, paper, "\n".join(sentences), True, _texts(compared), notes)
+    return Claim(title, paper, "\n".join(sentences), True, texts(compared), notes)
 
 
 def _step_row(small, large, skill, cost):
@@ -278,7 +292,7 @@ def _step_row(small, large, skill, cost):
         "parameters": growth_percent(small, large),
         "cost": f"{more:+.1f}% {cost.label}",
         "skill": f"{gain:+.4f}",
-        "spread of seeds": NOT_MEASURED if chance is None else f"{chance:.4f}",
+        "spread of seeds": _SINGLE_SEED if chance is None else f"{chance:.4f}",
     }
 
 
@@ -319,19 +333,19 @@ def data_parallel(cells):
     sentences = []
     for few, many in sorted({(r["from"], r["processes"]) for r in compared}):
         mine = [row for row in compared if (row["from"], row["processes"]) == (few, many)]
-        speed = spread(row["speed-up"] and row["speed-up"].median for row in mine)
+        speed = medians(mine, "speed-up")
         if speed is None:
             continue
-        quality = spread(row["time to quality"] and row["time to quality"].median for row in mine)
-        efficiency = spread(row["efficiency"].median for row in mine if row["efficiency"])
+        quality = medians(mine, "speed to the same loss")
+        efficiency = medians(mine, "efficiency")
+        level = f"The time to the same validation loss: {NOT_MEASURED}."
+        if quality:
+            times = over_cells(quality, ".2f")
+            level = f"They reached the same validation loss {times} times as fast."
         sentences.append(
-            f"{many} processes compared with {few} in {counted(len(mine), 'cell')}: throughput "
-            f"{_over_cells(speed, '.2f')} times, efficiency {_over_cells(efficiency, '.0%')}; "
-            + (
-                f"reached the same validation loss {_over_cells(quality, '.2f')} times as fast."
-                if quality
-                else f"time to the same validation loss {NOT_MEASURED}."
-            )
+            f"{many} processes were compared with {few} in {counted(len(mine), 'cell')}. Their "
+            f"throughput was {over_cells(speed, '.2f')} times as high, an efficiency of "
+            f"{over_cells(efficiency, '.0%')}. {level}"
         )
     notes = [
         "The batch size per process is constant, so the global batch size and the learning rate "
@@ -346,7 +360,7 @@ def data_parallel(cells):
             f"{shared[0].setting['cores']} cores here. That does not measure a cluster."
         )
     answer = "\n".join(sentences)
-    return Claim(title, paper, answer, bool(sentences), _texts(compared), tuple(notes))
+    return Claim(title, paper, answer, bool(sentences), texts(compared), tuple(notes))
 
 
 def _scaling_row(few, many):
@@ -362,137 +376,10 @@ def _scaling_row(few, many):
         "processes": str(many.setting["world_size"]),
         "speed-up": speed,
         "efficiency": efficiency,
-        "time to quality": quality_ratio(few, many),
-        "energy": _energy_ratio(few, many),
+        "speed to the same loss": quality_ratio(few, many),
+        "energy": energy_ratio(few, many),
     }
-
-
-@dataclass(frozen=True)
-class _Energy:
-    """A ratio or increase of energy; `spread` is None if it was not measured."""
-
-    spread: Spread | None
-    form: str
-    is_estimate: bool
-    reason: str | None
-    uncertainty_percent: float | None
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """A comparison of skills: its text; one of _VERDICTS or None; the number of common seeds."""
-
-    text: str
-    verdict: str | None
-    pairs: int = 0
-
-
-_RATIO, _PERCENT = ".2f", "+.1f"
-
-
-def _energy(of_pairs, form, *cells):
-    rows = [run.row for cell in cells for run in cell.runs]
-    sources = {row["energy_source"] for row in rows if row["energy_joules"] is not None}
-    if len(sources) > 1:
-        reason = f"the runs used different sensors, {' and '.join(sorted(sources))}"
-        return _Energy(None, form, "estimate" in sources, reason, None)
-    reasons = [row["energy_reason"] for row in rows if row["energy_reason"]]
-    uncertain = [row["uncertainty_percent"] for row in rows if row["uncertainty_percent"]]
-    return _Energy(
-        of_pairs,
-        form,
-        any(map(is_estimate, cells)),
-        reasons[0] if reasons else None,
-        max(uncertain, default=None),
-    )
-
-
-def _without_energy(rows):
-    """Returns a line for each reason why comparisons have no energy."""
-    counts = Counter(row["energy"].reason for row in rows if row["energy"].spread is None)
-    return tuple(
-        f"Energy{'' if counts.total() == len(rows) else f' of {count} of {len(rows)} comparisons'} "
-        f"{NOT_MEASURED}: {reason or 'the runs give no reason'}."
-        for reason, count in counts.items()
-    )
-
-
-def _certainty(rows):
-    """Returns a line on the uncertainty of the joules if the sensors' calibration is known."""
-    known = [row["energy"].uncertainty_percent for row in rows]
-    known = [percent for percent in known if percent is not None]
-    if not known:
-        return ()
-    return (
-        f"Joules are uncertain by up to {max(known):.0f}% (docs/energy.md). On the same devices "
-        "most of that error is common to both sides of a ratio.",
-    )
-
-
-def _mark(energies):
-    return ESTIMATE if any(each.is_estimate for each in energies) else ""
-
-
-def _skill_verdict(plain, mixed, skill):
-    if skill is None:
-        return _Verdict(NOT_MEASURED, None)
-    medians = [statistics.median(skill.of_cell(cell)) for cell in (plain, mixed)]
-    text = "{:.4f}, {:.4f}".format(*medians)
-    differences = seed_differences(plain, mixed, skill)
-    if len(differences) < 2:
-        common = counted(len(differences), "common seed")
-        return _Verdict(f"{text}; {common}: not distinguished from chance", None)
-    mean, deviation, half = mean_difference(differences)
-    verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
-    if abs(mean) <= half:
-        verdict = "not distinguishable"
-    return _Verdict(
-        f"{text}; {verdict}: {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) over "
-        f"{len(differences)} pairs of seeds, standard deviation {deviation:.4f}",
-        verdict,
-        len(differences),
-    )
-
-
-def _over_cells(of_cells, form):
-    middle = format(of_cells.median, form)
-    if of_cells.count == 1:
-        return middle
-    return f"{middle} ({of_cells.minimum:{form}} to {of_cells.maximum:{form}})"
 
 
 def _not_measured(title, paper, why):
     return Claim(title, paper, f"{NOT_MEASURED}: {why}.", False)
-
-
-_FORMS = {"efficiency": ".0%", "time": "+.1f", "skill": "+.4f"}
-
-
-def _texts(rows):
-    """Returns the rows of a claim with every value as text."""
-    return tuple({name: _text(name, value) for name, value in row.items()} for row in rows)
-
-
-def _text(name, value):
-    if isinstance(value, str):
-        return value
-    if isinstance(value, _Verdict):
-        return value.text
-    if isinstance(value, _Energy):
-        if value.spread is None:
-            return NOT_MEASURED
-        unit = "%" if value.form == _PERCENT else ""
-        return value.spread.text(value.form, unit) + _mark([value])
-    if isinstance(value, Spread):
-        unit = "%" if name == "time" else ""
-        return value.text(_FORMS.get(name, ".2f"), unit)
-    if value is None:
-        return NOT_MEASURED
-    return f"{value:+,.0f}%"
-
-
-def _energy_ratio(first, second):
-    pairs = paired(first, second)
-    return _energy(
-        spread(ratio_of(b, a, "joules_per_sample") for a, b in pairs), _RATIO, first, second
-    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from keras_nowcast import config
 from keras_nowcast.study import table
+from keras_nowcast.text_table import counted
 
 ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
 # What sets one size of model apart from another.
@@ -64,7 +65,7 @@ class CostMeasure:
     """What cells are compared by: energy if one kind of sensor measured all, otherwise time.
 
     Attributes:
-      column: of the table, per epoch.
+      column: of the table.
       name, unit: as text.
       is_estimate: True if the energy of any cell is an estimate.
     """
@@ -90,9 +91,9 @@ def cost_of_cells(cells):
     }
     if len(sources) == 1 and all(cell.values("joules_per_epoch") for cell in cells):
         estimate = any(is_estimate(cell) for cell in cells)
-        return CostMeasure("joules_per_epoch", "energy", "J per epoch", estimate)
+        return CostMeasure("joules_per_epoch", "energy per epoch", "J", estimate)
     if all(cell.median("seconds_per_epoch") is not None for cell in cells):
-        return CostMeasure("seconds_per_epoch", "training time", "s per epoch")
+        return CostMeasure("seconds_per_epoch", "training time per epoch", "s")
     return None
 
 
@@ -286,8 +287,3 @@ def pareto(points):
             front.append(i)
             best = points[i][1]
     return front
-
-
-def counted(number, word, words=None):
-    """Returns a number with its noun, as in '1 filter' and '3 processes'."""
-    return f"{number} {word if number == 1 else words or word + 's'}"

@@ -83,7 +83,7 @@ def memory_terms(cost, precision, batch):
     return cost.step_bytes(precision, batch) + cost.state_bytes, 1
 
 
-def fit_rates(terms, values):
+def fit_rates(terms, values, known=0.0):
     """Fits rates by non-negative least squares on the relative error.
 
     With n values at most n - 1 terms are fitted, at least one; the later terms get the rate 0.
@@ -91,19 +91,21 @@ def fit_rates(terms, values):
     Args:
       terms: (n, k) array.
       values: n numbers above 0.
+      known: the part of each value that is not fitted, one number or n of them.
 
     Returns:
-      Array of k rates, none below 0: `terms @ rates` predicts `values`.
+      Array of k rates, none below 0: `known + terms @ rates` predicts `values`.
     """
     from scipy.optimize import nnls
 
     terms = np.asarray(terms, float)
-    relative = terms / np.asarray(values, float)[:, None]
+    values = np.asarray(values, float)
+    relative = terms / values[:, None]
     scale = relative.max(axis=0)
     scale[scale == 0] = 1
     usable = min(terms.shape[1], max(1, len(terms) - 1))
     rates = np.zeros(terms.shape[1])
-    rates[:usable] = nnls((relative / scale)[:, :usable], np.ones(len(terms)))[0]
+    rates[:usable] = nnls((relative / scale)[:, :usable], 1 - known / values)[0]
     return rates / scale
 
 
@@ -116,6 +118,7 @@ class Point:
       terms: what the rates multiply.
       exchanged: bytes of gradients per step, for the law of several processes; 0 for memory.
       times: number of steps that the law's value is multiplied by.
+      training: for the time of the process, the Point of the time of training; otherwise None.
       value: the measured quantity; None for a cell that was not run.
       cell: the MeasuredCell; None for a cell that was not run.
     """
@@ -125,6 +128,7 @@ class Point:
     terms: tuple
     exchanged: float
     times: float
+    training: object = None
     value: float | None = None
     cell: object = None
 
@@ -134,9 +138,12 @@ class Laws:
 
     Args:
       points: measured Points.
+      floor: function of a Point that returns the part of its value that the rates only add to;
+        None if the rates predict all of it.
     """
 
-    def __init__(self, points):
+    def __init__(self, points, floor=None):
+        self._floor = floor or (lambda point: 0.0)
         self._rates = {}
         self._base = {}
         self._several = {}
@@ -147,11 +154,16 @@ class Laws:
             if len(alone) < FEWEST_CELLS:
                 continue
             self._base[precision] = base
-            self._rates[precision] = _fit(alone, [point.terms for point in alone])
+            self._rates[precision] = self._fit(alone, [point.terms for point in alone])
             for processes in {point.world_size for point in mine} - {base}:
                 those = [point for point in mine if point.world_size == processes]
                 terms = [(self._alone(point), point.exchanged) for point in those]
-                self._several[precision, processes] = _fit(those, terms)
+                self._several[precision, processes] = self._fit(those, terms)
+
+    def _fit(self, points, terms):
+        values = [point.value / point.times for point in points]
+        known = [self._floor(point) / point.times for point in points]
+        return fit_rates(terms, values, np.asarray(known))
 
     def _alone(self, point):
         return float(np.dot(self._rates[point.precision], point.terms))
@@ -163,29 +175,40 @@ class Laws:
                 None,
                 f"it needs {FEWEST_CELLS} completed cells in {point.precision} that measured it",
             )
-        alone = self._alone(point)
+        alone, floor = self._alone(point), self._floor(point)
         if point.world_size == self._base[point.precision]:
-            return point.times * alone, None
+            return floor + point.times * alone, None
         key = (point.precision, point.world_size)
         if key not in self._several:
             return (
                 None,
                 f"it needs a completed cell of {key[1]} processes in {key[0]} that measured it",
             )
-        return point.times * float(np.dot(self._several[key], (alone, point.exchanged))), None
+        more = point.times * float(np.dot(self._several[key], (alone, point.exchanged)))
+        return floor + more, None
 
 
-def _fit(points, terms):
-    return fit_rates(terms, [point.value / point.times for point in points])
+def laws_of(quantity, points):
+    """Returns the Laws of one of QUANTITIES, from measured Points of it.
+
+    A process takes at least the time of its training, and holds at least what is counted, so
+    these are floors: few small cells would otherwise fit laws that break them for larger models.
+    """
+    if quantity == "wall_seconds":
+        training = Laws([point.training for point in points])
+        return Laws(points, floor=lambda point: training.value(point.training)[0] or 0.0)
+    if quantity == "memory_bytes":
+        return Laws(points, floor=lambda point: point.terms[0])
+    return Laws(points)
 
 
-def leave_one_out(points):
+def leave_one_out(quantity, points):
     """Returns the Errors of predicting each measured Point from the others, or None."""
     percent = []
     for left in points:
         # Cells of another precision do not matter.
         others = [each for each in points if each is not left and each.precision == left.precision]
-        value, _ = Laws(others).value(left)
+        value, _ = laws_of(quantity, others).value(left)
         if value:
             percent.append(100 * (value / left.value - 1))
     return Errors(tuple(percent)) if percent else None

@@ -3,9 +3,10 @@
 The seconds of a training step are a sum of parts that cannot be negative: computing, moving
 activations, starting each layer's operations, and moving and updating the parameters
 (`step_terms`). Each precision has its own rates. The joules of a step have the same form, because
-the power multiplies the time of each part. The memory of a process is a base plus a multiple of
-the counted bytes. The rates come from non-negative least squares on the relative error over the
-completed cells.
+the power multiplies the time of each part. The time of a process is that of its training plus
+setup and validation. The memory of a process is a base plus a multiple, at least 1, of the counted
+bytes. The rates come from non-negative least squares on the relative error over the completed
+cells.
 
 Counts do not show how several processes share a machine. The base is the number of processes that
 most cells have. Another number of processes gets a factor on the law of the base, and a time for
@@ -32,8 +33,8 @@ from keras_nowcast.study.laws import (
     FEWEST_CELLS,
     QUANTITIES,
     Interval,
-    Laws,
     Point,
+    laws_of,
     leave_one_out,
     memory_terms,
     step_terms,
@@ -141,8 +142,8 @@ class Planner:
         )
         self.energy_left_out = sources.total() - sources[self.energy_source]
         self._points = {name: self._known(name) for name in QUANTITIES}
-        self.errors = {name: leave_one_out(points) for name, points in self._points.items()}
-        self._laws = {name: Laws(points) for name, points in self._points.items()}
+        self.errors = {name: leave_one_out(name, mine) for name, mine in self._points.items()}
+        self._laws = {name: laws_of(name, mine) for name, mine in self._points.items()}
 
     def _known(self, quantity):
         cells = self.cells
@@ -293,7 +294,10 @@ def _point(cell, quantity):
     if not value or not windows:
         return None
     point = _new_point(cell.setting, table.count_config(cell.setting), windows, quantity)
-    return dataclasses.replace(point, value=value, cell=cell)
+    training = point.training
+    if training is not None:
+        training = dataclasses.replace(training, value=_measured(cell, "seconds"))
+    return dataclasses.replace(point, training=training, value=value, cell=cell)
 
 
 def _new_point(setting, cost, windows, quantity):
@@ -304,11 +308,13 @@ def _new_point(setting, cost, windows, quantity):
         return Point(precision, processes, memory_terms(cost, precision, batch), 0, 1)
     terms = step_terms(cost, precision, windows / steps / processes)
     times = steps * setting["epochs"]
+    point = Point(precision, processes, terms, cost.allreduce_bytes(), times)
     if quantity == "wall_seconds":
-        # Setup happens once: a constant time, and a time for each layer that is traced.
+        # Setup happens once: a constant time, and a time for each layer that is traced. Validation
+        # has terms like those of training, and exchanges no gradients.
         terms = (1, *(times * term for term in terms), len(cost.layers))
-        return Point(precision, processes, terms, times * cost.allreduce_bytes(), 1)
-    return Point(precision, processes, terms, cost.allreduce_bytes(), times)
+        return Point(precision, processes, terms, 0, 1, training=point)
+    return point
 
 
 def _measured_by(cells, source):
@@ -404,12 +410,14 @@ class Reached:
       epoch: the number of epochs it took.
       seconds: of training, as `table.whole_epochs` counts them.
       joules: counted like the seconds; None if not measured.
+      last: the skill after the last epoch, which may not reach the level any more.
     """
 
     run: object
     epoch: int
     seconds: float
     joules: float | None
+    last: float
 
 
 def reaching(runs, skill, level):
@@ -454,5 +462,5 @@ def _reached(run, skill, level):
         joules = None if joules is None or its_joules is None else joules + its_joules
         value = skill.of(row)
         if value is not None and (value >= level if skill.higher_is_better else value <= level):
-            return Reached(run, row["epoch"] + 1, seconds, joules)
+            return Reached(run, row["epoch"] + 1, seconds, joules, skill.of(run.epochs[-1]))
     return None

@@ -164,8 +164,10 @@ def estimate_table(cells, states, folders, gpu=None):
         if not cell.refusal and state in (outcome.NEW, outcome.INTERRUPTED, outcome.RUNNING)
     ]
     waiting = [predicted[cell.name] for cell in left]
+    running = sum(state == outcome.RUNNING for state in states)
     of_gpu = _of_gpu(left, gpu, runs) if gpu else []
-    return "\n".join([aligned(rows, left=2), *_totals(waiting), *_reasons(waiting), *of_gpu])
+    below = [*_totals(waiting, running), *_reasons(waiting), *of_gpu]
+    return "\n".join([aligned(rows, left=2), *below])
 
 
 def lower_bound_seconds(cell, gpu):
@@ -239,12 +241,12 @@ def _interval(interval, shown):
     return f"{shown(interval.value)} ({shown(interval.low)} to {shown(interval.high)})"
 
 
-def _totals(waiting):
+def _totals(waiting, running):
     """Returns a line on the cells left to run, with their predicted time if there is one."""
     if not waiting:
         return ["nothing is left to run"]
     total_s, without = total(waiting, "wall_seconds")
-    line = f"{len(waiting)} left to run"
+    line = f"{len(waiting)} left to run" + (f", {running} of them running now" if running else "")
     if total_s is not None:
         predicted = len(waiting) - without
         line += f"; predicted {_interval(total_s, duration)} for {predicted} of them"
@@ -252,10 +254,9 @@ def _totals(waiting):
 
 
 def _reasons(waiting):
-    """Returns one line for each distinct reason why a prediction is missing."""
-    reasons = dict.fromkeys(
-        f"{WORDS[name]} {NOT_KNOWN}: {reason}"
-        for each in waiting
-        for name, reason in each.reasons.items()
-    )
-    return list(reasons)
+    """Returns one line for each distinct reason why predictions are missing."""
+    lacking = {}
+    for each in waiting:
+        for name, reason in each.reasons.items():
+            lacking.setdefault(reason, {})[WORDS[name]] = None
+    return [f"{NOT_KNOWN}, {reason}: {'; '.join(names)}" for reason, names in lacking.items()]

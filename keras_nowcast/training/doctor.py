@@ -13,6 +13,7 @@ from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
 from keras_nowcast.errors import InputError
 from keras_nowcast.model import precision
 from keras_nowcast.process import launched_as
+from keras_nowcast.text_table import aligned, counted
 from keras_nowcast.training import distributed, environment
 
 MIN_FREE_BYTES = 2**30  # for a run folder with a few checkpoints; a data set needs more
@@ -26,7 +27,7 @@ def examine(power_source="auto"):
 
     Returns:
       A JSON-able dict {python, tensorflow, ..., ranks [...], problems [...]}; `problems` is a list
-      of sentences, each a problem and its remedy; it is empty if a run can work.
+      of sentences, each a problem and its remedy; it is empty if training can start.
     """
     problems = _unusable_packages()
     if problems:
@@ -142,7 +143,7 @@ def _nvml_gpus(local_rank):
 def _launcher():
     launched = launched_as()
     if launched is None:
-        return "none: a single process"
+        return "none, so a single process"
     return f"{launched[1]} processes"
 
 
@@ -150,26 +151,29 @@ def report(found):
     """Returns the result of `examine` as lines for a person."""
     if "ranks" not in found:
         return _problem_lines(found)
-    lines = [
-        f"Python {found['python']}, TensorFlow {found['tensorflow']}, Keras {found['keras']}",
-        _horovod_line(found),
-        f"launcher     {found['launcher']}",
-        f"processor    {found['cpu']}, {found['cores']} cores, bfloat16 instructions: "
-        f"{'yes' if found['cpu_has_bfloat16'] else 'no'}",
-        f"precision    auto would be {found['precision_auto']} ({found['precision_reason']})",
+    bfloat16 = "yes" if found["cpu_has_bfloat16"] else "no"
+    rows = [
+        ("Python", f"{found['python']}, TensorFlow {found['tensorflow']}, Keras {found['keras']}"),
+        ("Horovod", _horovod_text(found)),
+        ("launcher", found["launcher"]),
+        (
+            "processor",
+            f"{found['cpu']}, {found['cores']} cores, bfloat16 instructions: {bfloat16}",
+        ),
+        ("precision", f"auto would be {found['precision_auto']} ({found['precision_reason']})"),
     ]
     for each in found["ranks"]:
         energy = each["energy"]
-        lines.append(
-            f"rank {each['rank']:<8}{each['host']}, TensorFlow uses {each['tensorflow_gpus']} "
-            f"GPU(s); energy: {energy['source']} ({energy['reason']})"
+        text = (
+            f"{each['host']}, TensorFlow uses {counted(each['tensorflow_gpus'], 'GPU')}; energy: "
+            f"{energy['source']} ({energy['reason']})"
         )
-        lines += [f"             {_device_line(device)}" for device in energy["devices"]]
-    lines += _gpu_lines(found["ranks"])
-    slurm = found["slurm"]
-    lines.append(f"Slurm        {slurm if slurm else 'not in a job'}")
-    lines.append(f"disk         {found['free_disk_bytes'] / 2**30:.1f} GiB free here")
-    return lines + _problem_lines(found)
+        rows.append((f"rank {each['rank']}", text))
+        rows += [("", _device_line(device)) for device in energy["devices"]]
+    rows += [("GPU", text) for text in _gpu_texts(found["ranks"])]
+    rows.append(("Slurm", str(found["slurm"] or "not in a job")))
+    rows.append(("disk", f"{found['free_disk_bytes'] / 2**30:.1f} GiB free here"))
+    return [*aligned(rows, left=2).splitlines(), *_problem_lines(found)]
 
 
 def _device_line(device):
@@ -182,8 +186,8 @@ def _device_line(device):
     return ", ".join(words)
 
 
-def _gpu_lines(ranks):
-    """Returns one line per GPU of each host: its name, and which ranks use it."""
+def _gpu_texts(ranks):
+    """Returns a text per GPU of each host: its name, and which ranks use it."""
     users = {}
     for each in ranks:
         uses = "uses" if each["tensorflow_gpus"] else "would use"
@@ -193,22 +197,22 @@ def _gpu_lines(ranks):
             if gpu["mine"]:
                 mine.append(f"rank {each['rank']} {uses} it")
     return [
-        f"GPU          {gpu['name']}, {uuid}, {gpu['pci_bus_id']} on {host}"
+        f"{gpu['name']}, {uuid}, {gpu['pci_bus_id']} on {host}"
         + (f", divided into {len(gpu['mig'])} MIG devices" if gpu["mig"] else "")
         + f": {', '.join(mine) or 'no rank uses it'}"
         for (host, uuid), (gpu, mine) in users.items()
     ]
 
 
-def _horovod_line(found):
+def _horovod_text(found):
     built = found["horovod_built_with"]
     if found["horovod"] is None:
-        return "Horovod      not installed: one process only (`make install` builds it)"
+        return "not installed: one process only (`make install` builds it)"
     yes = ", ".join(name for name, there in built.items() if there)
-    return f"Horovod      {found['horovod']}, built with {yes}"
+    return f"{found['horovod']}, built with {yes}"
 
 
 def _problem_lines(found):
     if not found["problems"]:
-        return ["a run can work here"]
-    return [f"PROBLEM      {each}" for each in found["problems"]]
+        return ["training can start on this machine"]
+    return [f"PROBLEM: {each}" for each in found["problems"]]

@@ -104,7 +104,9 @@ def test_the_plan_names_the_cheapest_that_reached_a_skill(script_here, study):
     assert lines[0].startswith("measured runs that reached ") and lines[0].endswith(
         "cheapest first by energy:"
     )
-    assert lines[1].split() == "d3-f4: 4 s of training, 40 J by nvml_counter, epoch 1".split()
+    assert lines[1] == (
+        "  d3-f4: 4 s of training, 40 J by nvml_counter, epoch 1 of 4; after the last 0.2000"
+    )
     assert (
         "The first step of each start, which includes compilation, counts with the mean" in lines[5]
     )
@@ -134,14 +136,14 @@ def test_two_runs_are_compared_as_the_paper_does(script_here, study):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:4] == [
         "  trainable parameters: +1,489%",
-        "  time: +60.00%",
-        "  energy: +300% (by nvml_counter)",
+        "  training time per window: +60.00%",
+        "  energy per window: +300% (by nvml_counter)",
     ]
     study_runs.write_run(study / "other", filters=8, joules=5.0, source="rapl")
     done = script_here("compare.py", study / "d4-f4", study / "other")
     assert done.stdout.splitlines()[3] == (
-        "  energy: not measured here (joules of different sensors cannot be compared: nvml_counter "
-        "and rapl)"
+        "  energy per window: not measured here (joules of different sensors cannot be compared: "
+        "nvml_counter and rapl)"
     )
     done = script_here("compare.py", study, study / "d4-f16")
     assert done.returncode == 2 and "must each be a run folder" in done.stderr

@@ -78,7 +78,7 @@ def test_time_where_not_all_measured_energy(tmp_path):
     study_runs.write_run(tmp_path / "a", joules=100.0)
     study_runs.write_run(tmp_path / "b", filters=4)
     figure = skill.skill_by_cost(read(tmp_path))
-    assert figure.axes[0].get_xlabel() == "training time (s per epoch)"
+    assert figure.axes[0].get_xlabel() == "training time per epoch (s)"
     assert any("time, since not every run measured energy" in text for text in texts(figure))
     figures.plt.close(figure)
 

@@ -44,18 +44,18 @@ def test_mixed_precision(tmp_path):
     (row,) = claim.rows
     assert row["throughput"] == "2.00 (2.00 to 2.00, 2 times)"
     # 2 x 3 s compared with 3 x 1.5 s, at the level 0.7 of the one that converges more slowly.
-    assert row["time to quality"] == "1.33 (1.33 to 1.33, 2 times)"
+    assert row["speed to the same loss"] == "1.33 (1.33 to 1.33, 2 times)"
     assert row["energy"] == "0.60 (0.60 to 0.60, 2 times)"
     # Differences 0 and -0.00333 of two seeds: 12.706 x 0.002357 / sqrt(2) around their mean.
     assert row["skill"] == (
-        "0.2017, 0.2000; not distinguishable: -0.0017 (-0.0228 to +0.0195) over 2 pairs of seeds, "
-        "standard deviation 0.0024"
+        "float32 0.2017, mixed_bfloat16 0.2000; not distinguishable: -0.0017 (-0.0228 to +0.0195) "
+        "over 2 pairs of seeds, standard deviation 0.0024"
     )
     assert (
-        "(95% confidence interval of the mean difference over 2 common seeds): not "
-        "distinguishable in 1 of the 1 cell with several seeds." in claim.answer
+        "was not distinguishable in the only cell with several seeds, by the 95% confidence "
+        "interval of the mean difference over 2 common seeds." in claim.answer
     )
-    assert "throughput 2.00 times that of float32" in claim.answer
+    assert "throughput was 2.00 times that of float32" in claim.answer
 
 
 def test_a_skill_beyond_chance_is_worse(tmp_path):
@@ -69,8 +69,8 @@ def test_a_skill_beyond_chance_is_worse(tmp_path):
         )
     claim = answers(tmp_path)[0]
     assert "worse: -0.0983 (-0.1195 to -0.0772)" in claim.rows[0]["skill"]
-    assert "worse in 1 of the 1 cell" in claim.answer
-    assert "energy not measured here;" in claim.answer
+    assert "worse in the only cell" in claim.answer
+    assert "Energy: not measured here." in claim.answer
     assert claim.missing == ("Energy not measured here: NVML: no driver answers.",)
 
 
@@ -84,10 +84,10 @@ def test_a_difference_smaller_than_the_seeds_spread_is_told_where_every_seed_has
     claim = answers(tmp_path)[0]
     # 4.303 x 0.001 / sqrt(3) = 0.00248
     assert claim.rows[0]["skill"] == (
-        "0.2000, 0.1900; worse: -0.0100 (-0.0125 to -0.0075) over 3 pairs of seeds, standard "
-        "deviation 0.0010"
+        "float32 0.2000, mixed_bfloat16 0.1900; worse: -0.0100 (-0.0125 to -0.0075) over 3 pairs "
+        "of seeds, standard deviation 0.0010"
     )
-    assert "worse in 1 of the 1 cell with several seeds" in claim.answer
+    assert "worse in the only cell with several seeds" in claim.answer
 
 
 @pytest.mark.parametrize("seeds", [((0,), (0,)), ((0, 1), (1, 2)), ((0, 0), (0, 0))])
@@ -96,8 +96,8 @@ def test_one_seed_of_both_tells_nothing_of_chance(tmp_path, seeds):
         for number, seed in enumerate(mine):
             study_runs.write_run(tmp_path / f"{name}{number}", seed=seed, precision=precision)
     claim = answers(tmp_path)[0]
-    assert claim.rows[0]["skill"].endswith("; 1 common seed: not distinguished from chance")
-    assert "whether the skill differs is not measured here" in claim.answer
+    assert claim.rows[0]["skill"].endswith("; 1 common seed, so not distinguished from chance")
+    assert "Whether the skill differs: not measured here" in claim.answer
     assert "one seed cannot distinguish a difference from chance" in claim.answer
 
 
@@ -159,7 +159,7 @@ def test_energy_of_some_comparisons_is_not_called_missing_of_all(tmp_path):
     study_runs.write_run(tmp_path / "c", filters=4)
     study_runs.write_run(tmp_path / "d", filters=4, precision="mixed_bfloat16")
     claim = answers(tmp_path)[0]
-    assert "energy 0.50 times that of float32" in claim.answer
+    assert "energy was 0.50 times that of float32" in claim.answer
     (missing,) = claim.missing
     assert missing.startswith("Energy of 1 of 2 comparisons not measured here: ")
 
@@ -170,7 +170,7 @@ def test_joules_of_two_sensors_share_no_front(tmp_path):
         tmp_path / "b", seconds=3.0, joules=90.0, source="rapl", filters=32, csi=(0.2, 0.2, 0.2)
     )
     (row,) = answers(tmp_path)[2].rows
-    assert row["cost"] == "+50.0% training time"
+    assert row["cost"] == "+50.0% training time per epoch"
 
 
 def test_larger_models(tmp_path):
@@ -181,8 +181,8 @@ def test_larger_models(tmp_path):
     claim = answers(tmp_path)[2]
     (row,) = claim.rows  # 8 filters cost more than 4 and score worse, so they are not on the front
     assert (row["from"], row["to"]) == ("depth 4, 4 filters", "depth 4, 16 filters")
-    assert row["cost"] == "+200.0% training time" and row["skill"] == "+0.0500"
-    assert row["spread of seeds"] == "not measured here"
+    assert row["cost"] == "+200.0% training time per epoch" and row["skill"] == "+0.0500"
+    assert row["spread of seeds"] == "not measured here: both models need two seeds"
     assert "2 of 3 models are on the Pareto front" in claim.answer
 
 
@@ -207,7 +207,7 @@ def test_data_parallel(tmp_path):
     claim = answers(tmp_path)[3]
     (row,) = claim.rows
     assert (row["speed-up"], row["efficiency"]) == ("1.60", "80%")
-    assert row["time to quality"] == f"{8.0 / 7.5:.2f}"
+    assert row["speed to the same loss"] == f"{8.0 / 7.5:.2f}"
     assert any("share the cores" in note and "2 cores" in note for note in claim.notes)
 
 

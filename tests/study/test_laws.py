@@ -38,12 +38,33 @@ def test_rates_are_not_negative():
     assert laws.fit_rates(terms[:2], [1.0, 2.0])[1] == 0
 
 
+def test_a_process_takes_at_least_its_training():
+    """Setup and validation took no time in the small cells; larger ones do not take less than 0."""
+    points = []
+    for size, seconds, wall in ((1.0, 1.0, 1.5), (2.0, 2.0, 2.1), (3.0, 3.0, 3.0), (4.0, 4.5, 4.6)):
+        training = laws.Point("float32", 1, (size,), 0, 1, value=seconds)
+        points.append(laws.Point("float32", 1, (1, size), 0, 1, training=training, value=wall))
+    found = laws.laws_of("wall_seconds", points)
+    new = laws.Point("float32", 1, (40.0,), 0, 1)
+    seconds, _ = laws.laws_of("seconds", [each.training for each in points]).value(new)
+    wall, _ = found.value(laws.Point("float32", 1, (1, 40.0), 0, 1, training=new))
+    assert wall >= seconds > 40
+
+
+def test_memory_grows_at_least_by_what_is_counted():
+    """In small models the base hides the tensors: the measured peaks do not grow at all."""
+    points = [laws.Point("float32", 1, (size, 1), 0, 1, value=700.0) for size in (1, 2, 4, 8)]
+    found = laws.laws_of("memory_bytes", points)
+    small, large = (found.value(laws.Point("float32", 1, (n, 1), 0, 1))[0] for n in (10, 1010))
+    assert large - small >= 1000 - 1e-6 and small == pytest.approx(700, rel=0.02)
+
+
 def test_the_cell_left_out_has_no_say():
-    points = [laws.Point("float32", 1, (1.0,), 0, 1, value) for value in (1, 1, 1, 1, 2)]
-    assert laws.leave_one_out(points).percent[-1] == pytest.approx(-50)
+    points = [laws.Point("float32", 1, (1.0,), 0, 1, value=value) for value in (1, 1, 1, 1, 2)]
+    assert laws.leave_one_out("seconds", points).percent[-1] == pytest.approx(-50)
     # The only cell of two processes has no other cell to be predicted from.
-    points.append(laws.Point("float32", 2, (1.0,), 0, 1, 3))
-    assert len(laws.leave_one_out(points).percent) == 5
+    points.append(laws.Point("float32", 2, (1.0,), 0, 1, value=3))
+    assert len(laws.leave_one_out("seconds", points).percent) == 5
 
 
 def test_numbers_have_three_figures():

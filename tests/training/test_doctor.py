@@ -39,7 +39,7 @@ def test_with_nothing(monkeypatch, tmp_path):
     energy = found["ranks"][0]["energy"]
     assert energy["source"] == "none" and "no RAPL zones" in energy["reason"]
     assert found["problems"] == []
-    assert doctor.report(found)[-1] == "a run can work here"
+    assert doctor.report(found)[-1] == "training can start on this machine"
 
 
 def test_with_rapl(monkeypatch, powercap):
@@ -93,4 +93,4 @@ def test_another_backend(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     found = doctor.examine()
     assert "must be tensorflow" in found["problems"][0]
-    assert doctor.report(found) == [f"PROBLEM      {found['problems'][0]}"]
+    assert doctor.report(found) == [f"PROBLEM: {found['problems'][0]}"]
