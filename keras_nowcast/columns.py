@@ -58,6 +58,13 @@ MORE_OF_EPOCHS = (
         "fraction of `seconds`, of all devices, whose energy is known",
         "there is no device to measure",
     ),
+    Key(
+        "statistics_seconds",
+        NUMBER,
+        "s",
+        "wall-clock time of estimating the batch-norm statistics before the validation",
+        "the normalization is frozen",
+    ),
 )
 
 POWER = (

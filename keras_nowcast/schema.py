@@ -290,7 +290,13 @@ DEVICES = (
     Key("seconds", NUMBER, "s", "time that it was measured while training"),
 )
 WINDOWS = (
-    Key("name", TEXT, "", "epoch (its training part), validation, checkpoint, idle or layer times"),
+    Key(
+        "name",
+        TEXT,
+        "",
+        "epoch (its training part), statistics (of batch normalization), validation, checkpoint, "
+        "idle or layer times",
+    ),
     Key("index", INTEGER, "", "epoch, from 0", "the window belongs to no epoch"),
     Key("start_s", NUMBER, "s", "its start, in the time of power.csv"),
     Key("end_s", NUMBER, "s", "its end, in the time of power.csv"),

@@ -149,8 +149,8 @@ class WindowPipeline:
       batch_per_replica: largest number of windows in a batch.
       rank, world_size: this process among those that share the windows.
       seed: determines, with the epoch, the order of the windows.
-      shuffle: True for training, in another order each epoch and without end; False for
-        validation, one pass in the order of the events.
+      shuffle: True for another order in each epoch; False for the order of the events.
+      endless: True for epoch after epoch without end, False for one pass (default: as `shuffle`).
       max_windows: largest number of windows, from events spread evenly over `events`.
       threads: number of reading threads; by default the available cores, up to 4.
       on_bad_event: called with (event, error) for an unreadable event, whose windows are then left
@@ -180,6 +180,7 @@ class WindowPipeline:
         world_size=1,
         seed=0,
         shuffle=True,
+        endless=None,
         max_windows=None,
         threads=None,
         on_bad_event=None,
@@ -192,6 +193,7 @@ class WindowPipeline:
         self.world_size = world_size
         self.batch_per_replica = batch_per_replica
         self.shuffle = shuffle
+        self.endless = shuffle if endless is None else endless
         self.threads = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         self.on_bad_event = on_bad_event
         self.events, self.starts = _capped(events, window_stride, max_windows)
@@ -252,9 +254,8 @@ class WindowPipeline:
     def dataset(self, first_epoch=0, first_step=0, seen=()):
         """Builds a tf.data.Dataset of batches.
 
-        With shuffle, it has epoch after epoch without end and reads across their boundaries; each
-        epoch has `steps` elements. Without shuffle, it is one pass, which restarts each time it is
-        iterated.
+        If endless, it has epoch after epoch and reads across their boundaries; each epoch has
+        `steps` elements. Otherwise, it is one pass, which restarts each time it is iterated.
 
         Args:
           first_epoch, first_step: where to start; nothing before it is read.
@@ -304,7 +305,7 @@ class WindowPipeline:
         New events are those that the epoch needs first in this step. Their number of windows is
         that of this step and all later ones.
         """
-        epochs = itertools.count(first_epoch) if self.shuffle else [first_epoch]
+        epochs = itertools.count(first_epoch) if self.endless else [first_epoch]
         for epoch in epochs:
             skipped = first_step if epoch == first_epoch else 0
             plan = self.plan(epoch, seen if epoch == first_epoch else ())[skipped:]

@@ -57,11 +57,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     pass over memory, and casts half-precision activations to float32. Here activations stay in
     half precision, and the statistics are float32.
 
+    Attributes:
+      memory: fraction of its averages that a training step keeps, read when a graph is traced;
+        None for `momentum`. 1 leaves the averages as they are, 0 sets them to those of the batch.
+        It is not saved.
+
     Input and output: (b, y, x, channel), float32, float16 or bfloat16.
 
     Raises:
       ValueError: the input does not have four axes, channels last.
     """
+
+    memory = None
 
     def build(self, input_shape):
         if len(input_shape) != 4 or self.axis not in (-1, 3):
@@ -82,14 +89,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=learning,
         )
-        if learning:
+        memory = self.momentum if self.memory is None else self.memory
+        if learning and memory < 1:
             # The operation returns the unbiased variance (divided by n - 1); Keras averages the
             # biased one (divided by n).
             n = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
             variance *= tf.maximum(n - 1.0, 1.0) / n
-            self._move(self.moving_mean, mean)
-            self._move(self.moving_variance, variance)
+            for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                average.assign(average * memory + value * (1.0 - memory) if memory else value)
         return outputs
-
-    def _move(self, average, value):
-        average.assign(average * self.momentum + value * (1.0 - self.momentum))

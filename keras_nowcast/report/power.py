@@ -16,7 +16,12 @@ from keras_nowcast.report.style import (
 )
 
 MAX_POINTS = 1500  # of a power trace; a figure is fewer pixels wide
-WINDOW_COLORS = {"idle": "#999999", "epoch": COLORS[2], "validation": COLORS[4]}
+WINDOW_COLORS = {
+    "idle": "#999999",
+    "epoch": COLORS[2],
+    "validation": COLORS[4],
+    "statistics": COLORS[4],
+}
 
 
 def power_traces(runs):

@@ -353,7 +353,9 @@ def _total_of_run(row, quantity):
     if row["val_seconds_per_epoch"] is None or row["setup_seconds"] is None:
         return None
     setup = row["setup_seconds"] / (row["starts"] or 1)  # per start, if the run was resumed
-    return setup + seconds + row["epochs"] * row["val_seconds_per_epoch"]
+    # Runs of earlier versions estimated no batch-norm statistics.
+    validating = row["val_seconds_per_epoch"] + (row["statistics_seconds_per_epoch"] or 0)
+    return setup + seconds + row["epochs"] * validating
 
 
 def _machine(cell):

@@ -337,6 +337,7 @@ def _of_epochs(epochs, row):
         # An epoch's windows are spread evenly over its steps.
         "seconds_per_step": row["windows_per_epoch"] / rate / steps if rate and steps else None,
         "val_seconds_per_epoch": median("val_seconds"),
+        "statistics_seconds_per_epoch": median("statistics_seconds"),
         "joules_per_epoch": median("joules"),
         **{f"val_csi_{t}": last.get(f"val_csi_{t}") for t in THRESHOLDS},
         "val_mae": last.get("val_mae"),

@@ -104,12 +104,13 @@ def _fraction_left(cell, folder):
 def measured_seconds(folder):
     """Returns the seconds of a finished run: (setup of one start, epochs with validation).
 
-    The first validation includes compilation: the time by which it was longer than the median of
+    Validation includes the estimation of batch-norm statistics before it. The first one includes
+    compilation: the time by which it was longer than the median of
     the others counts as setup.
     """
     run = RunFolder(folder)
     training, rows = run.read_record()["training"], run.read_epochs()
-    validation = [row["val_seconds"] or 0 for row in rows]
+    validation = [(row["val_seconds"] or 0) + (row.get("statistics_seconds") or 0) for row in rows]
     compiling = 0.0
     if len(rows) > 1:
         compiling = max(0.0, validation[0] - statistics.median(validation[1:]))

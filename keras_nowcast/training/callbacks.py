@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_nowcast.errors import Interrupted, TrainingFailed
-from keras_nowcast.training.distributed import average_variables
 from keras_nowcast.training.progress import Sums
 
 
@@ -27,9 +26,10 @@ class EpochRecorder(keras.callbacks.Callback):
       pipeline: the WindowPipeline that is trained on.
       started: time.monotonic() at the start of the process.
       energy: the EnergyRecorder of this run.
+      statistics: the StatisticsEstimator, which is called before each validation.
     """
 
-    def __init__(self, world, progress, compiled, pipeline, started, energy):
+    def __init__(self, world, progress, compiled, pipeline, started, energy, statistics):
         super().__init__()
         self._world = world
         self._progress = progress
@@ -37,13 +37,14 @@ class EpochRecorder(keras.callbacks.Callback):
         self._pipeline = pipeline
         self._started = started
         self._energy = energy
+        self._statistics = statistics
         self._compiled = False
         self._closed = True  # no epoch is in progress
         self._since = None  # monotonic time since which the clock runs; None while it is stopped
 
     def on_epoch_begin(self, epoch, logs=None):
         self._progress.epoch = epoch
-        self._val_seconds = None
+        self._val_seconds = self._statistics_seconds = None
         self.open()
 
     def open(self):
@@ -72,6 +73,11 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self.settle()
+        if self._statistics.layers:
+            since = time.monotonic()
+            with self._energy.window("statistics"):
+                self._statistics.estimate()
+            self._statistics_seconds = time.monotonic() - since
         self._scores.active.assign(True)
         self._energy.begin("validation")
         self._val_since = time.monotonic()
@@ -100,6 +106,7 @@ class EpochRecorder(keras.callbacks.Callback):
             "samples": sums.samples,
             **self._validation_scores(),
             "joules_coverage": None,
+            "statistics_seconds": self._statistics_seconds,
         }
         self._progress.rows.append(row)
         seconds = [each["seconds"] for each in self._progress.rows]
@@ -234,21 +241,6 @@ class StopTogether(keras.callbacks.Callback):
                 f"interrupted in epoch {self._progress.epoch + 1} after step "
                 f"{self._progress.step}; the checkpoint is saved, run again with --resume"
             )
-
-
-class AverageStatistics(keras.callbacks.Callback):
-    """Sets the batch-norm statistics of all ranks to their mean before each validation.
-
-    In training each rank normalizes with its own batch and updates its own moving averages. The
-    model that is validated is the one that is saved: with the mean of the ranks' averages.
-    """
-
-    def __init__(self, world):
-        super().__init__()
-        self._world = world
-
-    def on_test_begin(self, logs=None):
-        average_variables(self.model.non_trainable_variables, self._world)
 
 
 class SaveCheckpoints(keras.callbacks.Callback):

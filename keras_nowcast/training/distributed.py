@@ -205,13 +205,6 @@ def build_distributed(optimizer, world, fp16=False):
     return Distributed.from_config(optimizer.get_config())
 
 
-def average_variables(variables, world):
-    """Sets Keras variables (batch-norm statistics) to their mean over all ranks."""
-    if world.size > 1:
-        for variable in variables:
-            variable.assign(world.average(variable.value))
-
-
 class StopFlags:
     """Lets any rank send a request to all ranks with a step, without an extra collective.
 

@@ -42,6 +42,8 @@ class Run:
         import tensorflow as tf
 
         from keras_nowcast.training import callbacks
+        from keras_nowcast.training.inputs import Inputs
+        from keras_nowcast.training.statistics import StatisticsEstimator
 
         self.config = config
         self.world = world
@@ -50,13 +52,13 @@ class Run:
         self.watchdog = watchdog
         self.say = say
         self.environment = environment.describe(world)
-        self.training = _pipeline(config, world, split.train, shuffle=True)
-        self.validation = _pipeline(config, world, split.test, shuffle=False)
+        self.inputs = Inputs(config, world, split)
+        self.training, self.validation = self.inputs.training, self.inputs.validation
         saved = self._read_saved() if config.resume else resume.Saved()
         self.progress, self.saved_unix_s = saved.progress, saved.saved_unix_s
         self.progress.starts.append({"world_size": world.size, "steps": self.progress.steps})
         self.bad_events = BadEvents(world, config.skip_bad_events, self.progress.bad_events, say)
-        self.training.on_bad_event = self.validation.on_bad_event = self.bad_events
+        self.inputs.on_bad_event(self.bad_events)
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -65,11 +67,22 @@ class Run:
         )
         self.model = self.compiled.model
         self._set_weights(saved.arrays)
-        watchdog.waiting = self._awaited_input
+        watchdog.waiting = self.inputs.awaited
         self.energy = EnergyRecorder(config, world, folder, self.progress)
         self.energy.follow(self.model)
         self.recorder = callbacks.EpochRecorder(
-            world, self.progress, self.compiled, self.training, started, self.energy
+            world,
+            self.progress,
+            self.compiled,
+            self.training,
+            started,
+            self.energy,
+            StatisticsEstimator(
+                self.model,
+                world,
+                self.inputs.sample,
+                lambda: watchdog.alive("batch-norm statistics"),
+            ),
         )
         self.record = record.RecordWriter(
             config,
@@ -156,8 +169,7 @@ class Run:
                 self.recorder.settle()  # all ranks have done the same steps
                 raise
             except tf.errors.OpError as error:
-                # TensorFlow wraps the error of a data generator; the original error is clearer.
-                raise self.training.error or self.validation.error or error from None
+                raise self.inputs.error or error from None
 
     def _time_layers(self):
         """Times each layer, and the roofline limits, on rank 0 while the other ranks wait.
@@ -213,14 +225,6 @@ class Run:
             return dataset
         return augmented(dataset, self.config.seed, self.world.rank, progress.steps)
 
-    def _awaited_input(self):
-        """Returns (seconds, text) for the event that a batch waits for, or None if none does."""
-        for waiting in (self.training.waiting, self.validation.waiting):
-            if waiting is not None:
-                since_s, event = waiting
-                return time.monotonic() - since_s, f"event {event.name} of {event.file}"
-        return None
-
     def _finish_validation(self, hooks):
         """Completes an epoch that was interrupted after its last training step."""
         epoch = self.progress.epoch
@@ -240,7 +244,6 @@ class Run:
         hooks = [
             callbacks.ReportProgress(self.watchdog),
             self.recorder,
-            callbacks.AverageStatistics(self.world),
             callbacks.KeepBest(self.progress, self._write_best),
             callbacks.SaveCheckpoints(
                 self.save, self.compiled.flags, self.config.checkpoint_minutes, self.world.is_first
@@ -297,7 +300,7 @@ class Run:
         return f"the loss was not finite in epoch {epoch + 1}, step {step}, on rank {rank}"
 
     def write_model(self):
-        """Writes the model as it is now, with the statistics averaged for the last validation."""
+        """Writes the model as it is now, with the statistics of the last validation."""
         from keras_nowcast.model.unet import write_unet
 
         self.world.on_first(lambda: write_unet(self.model, self.folder.model_file))
@@ -313,22 +316,6 @@ class Run:
         from keras_nowcast.training import callbacks
 
         self.record.write(status, reason, callbacks.loss_scale(self.model.optimizer))
-
-
-def _pipeline(config, world, events, shuffle):
-    from keras_nowcast.data.pipeline import WindowPipeline
-
-    return WindowPipeline(
-        events,
-        grid=config.grid,
-        window_stride=config.window_stride,
-        batch_per_replica=config.batch_per_replica,
-        rank=world.rank,
-        world_size=world.size,
-        seed=config.seed,
-        shuffle=shuffle,
-        max_windows=config.max_windows,
-    )
 
 
 def _introduction(run):

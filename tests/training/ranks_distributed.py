@@ -2,6 +2,7 @@
 
 Usage: ranks_distributed.py OUT; each rank writes what it saw to OUT:
 
+- statistics/<rank>.npz: those of the first batch normalization, from `statistics`;
 - together/<rank>.npz, apart/<rank>.npz: the weights after `steps` with and without the allreduce;
 - outer/<rank>.json, inner/<rank>.json: what `overflow` saw with the reduction outside and inside
   the dynamic loss scale. The latter comes last: it can end the job, or block it.
@@ -18,6 +19,7 @@ from keras_nowcast.model.layers import FusedBatchNormalization
 from keras_nowcast.model.loss import MaskedMeanSquaredError
 from keras_nowcast.model.unet import build_unet
 from keras_nowcast.training import distributed
+from keras_nowcast.training.statistics import StatisticsEstimator
 from keras_nowcast.vil import MISSING
 
 
@@ -58,6 +60,32 @@ def steps(world, allreduce=True):
         part = np.array_split(vil, world.size)[world.rank]
         model.train_on_batch(part[..., :3], part[..., 3:])
     return [np.asarray(variable) for variable in model.trainable_variables]
+
+
+class Batches:
+    """A pipeline of given batches of inputs, for a StatisticsEstimator."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+        self.grid = batches[0].shape[1]
+
+    def dataset(self, epoch):
+        return [(x, None) for x in self.batches]
+
+
+def first_statistics(model):
+    layer = model.get_layer("encoder_1_norm_1")
+    return np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
+
+
+def statistics(world):
+    """Returns the first layer's statistics, estimated over this rank's part of five windows."""
+    keras.utils.set_random_seed(7)
+    model = build_unet(16, 13, 12, depth=1, filters=4)
+    x = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 13), dtype=np.uint8)
+    mine = np.split(x, [3])[world.rank] if world.size > 1 else x
+    StatisticsEstimator(model, world, Batches(mine)).estimate()
+    return first_statistics(model)
 
 
 def overflow(world, inner=False):
@@ -103,6 +131,7 @@ def main(out):
 
     np.savez(path("together", ".npz"), *steps(world))
     np.savez(path("apart", ".npz"), *steps(world, allreduce=False))
+    np.savez(path("statistics", ".npz"), *statistics(world))
     path("outer", ".json").write_text(json.dumps(overflow(world)))
     world.gather(None)  # both have written
     path("inner", ".json").write_text(json.dumps(overflow(world, inner=True)))

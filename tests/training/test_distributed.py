@@ -51,6 +51,15 @@ def test_two_ranks_equal_one_process_on_the_joint_batch(two_ranks):
         np.testing.assert_allclose(a, one, rtol=1e-4, atol=1e-6)
 
 
+def test_statistics_are_those_of_all_windows(two_ranks):
+    """Rank 0 has three of the five windows, so that a mean of the ranks' means would differ."""
+    alone = ranks_distributed.statistics(distributed.World())
+    first, second = weights(two_ranks / "statistics")
+    for one, a, b in zip(alone, first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, one, rtol=1e-5, atol=1e-6)
+
+
 def test_without_allreduce_the_ranks_part(two_ranks):
     first, second = weights(two_ranks / "apart")
     assert any(not np.allclose(a, b, rtol=1e-3) for a, b in zip(first, second, strict=True))
