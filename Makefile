@@ -11,6 +11,9 @@ install:
 	@bash install/environment.sh
 
 demo: install
+	[ -f data/synthetic/CATALOG.csv ] || .venv/bin/python experiments/make_synthetic.py
+	[ -f data/synthetic64/CATALOG.csv ] || .venv/bin/python experiments/make_dataset.py \
+	  --data data/synthetic --grid 64 --out data/synthetic64
 	.venv/bin/python experiments/sweep.py --preset demo
 	.venv/bin/python experiments/plot_figures.py runs/demo
 

@@ -23,6 +23,7 @@ JSON_TYPES = {
     schema.TEXT: "string",
     schema.INTEGER: "integer",
     schema.NUMBER: "number",
+    schema.BOOLEAN: "boolean",
     schema.OBJECT: "object",
     str: "string",
     int: "integer",
@@ -102,7 +103,7 @@ def _object_schema(keys, all_nullable=False, reasoned=()):
     described_object = {
         "type": "object",
         "properties": properties,
-        "patternProperties": {"^[a-z_]+_reason$": REASON},
+        "patternProperties": {"^[a-z0-9_]+_reason$": REASON},
         "required": list(properties),
         "additionalProperties": False,
     }

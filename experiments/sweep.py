@@ -30,7 +30,7 @@ def main():
         )
     from keras_nowcast.study.roofline import GPUS
     from keras_nowcast.sweep import slurm
-    from keras_nowcast.sweep.cells import place
+    from keras_nowcast.sweep.cells import place, without_repeats
     from keras_nowcast.sweep.launch import LAUNCHERS, Launcher
 
     if arguments.gpu and not (arguments.dry_run and arguments.gpu in GPUS):
@@ -45,6 +45,8 @@ def main():
     cells = [slurm.listed_cell(folder, arguments.run_cell)] if is_one_task else requested(arguments)
     placed = place(cells, say=print)
     through_slurm = arguments.launcher == "slurm"
+    if not (through_slurm or is_one_task):  # the nodes may have other processors than this machine
+        placed = without_repeats(placed, say=print)
     launcher = Launcher(LAUNCHERS[0] if through_slurm else arguments.launcher, HERE)
     timeout_s = arguments.timeout_minutes and 60 * arguments.timeout_minutes
     sweep = Sweep(placed, folder, Options(launcher, timeout_s, arguments.retry, arguments.evaluate))

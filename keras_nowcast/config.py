@@ -161,7 +161,12 @@ class RunConfig:
         "skip up to N unreadable events instead of stopping; record.json lists them",
         at_least=0,
     )
-    power_source: str = _flag("auto", WATCHING, "where power is read", choices=POWER_SOURCES)
+    power_source: str = _flag(
+        "auto",
+        WATCHING,
+        "where power is read; auto-or-estimate estimates it if there is no sensor, and marks it",
+        choices=POWER_SOURCES,
+    )
     power_interval_s: float = _flag(
         0.1, WATCHING, "seconds between two readings of power", at_least=0.001, at_most=60
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 # Records of version 1 are still read. Some lack keys: those of failed cells have no `roofs`.
 VERSION = 2
 
-TEXT, INTEGER, NUMBER, OBJECT = "text", "integer", "number", "object"
+TEXT, INTEGER, NUMBER, BOOLEAN, OBJECT = "text", "integer", "number", "true or false", "object"
 TEXTS, NUMBERS, OBJECTS = "list of texts", "list of numbers", "list of objects"
 FRACTION = "fraction, 0 to 1"
 
@@ -79,6 +79,13 @@ ENVIRONMENT = (
     Key("world_size", INTEGER, "ranks", "number of ranks", in_table=True),
     Key("cpu", TEXT, "", "model of the CPU of rank 0", in_table=True),
     Key("cores", INTEGER, "cores", "CPU cores that rank 0 may use", in_table=True),
+    Key(
+        "cpu_has_bfloat16",
+        BOOLEAN,
+        "",
+        "whether the CPU of rank 0 has bfloat16 instructions",
+        in_table=True,
+    ),
     Key(
         "gpus",
         OBJECTS,

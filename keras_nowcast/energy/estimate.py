@@ -4,6 +4,7 @@ It is an estimate, is marked as one wherever it appears, and is never chosen by 
 """
 
 import re
+import statistics
 import time
 
 from keras_nowcast import machine
@@ -59,16 +60,35 @@ class CpuTimeMeter:
         return Reading()
 
 
-def stated_watts_per_core(cpuinfo=machine.CPUINFO):
-    """Returns the design power per core, in watts, of this processor, from a small table.
+def is_in_table(cpuinfo=machine.CPUINFO):
+    """Returns True if the design power of this processor is known."""
+    return _in_table(machine.cpu_model(cpuinfo)) is not None
 
-    Raises:
-      InputError: the processor is not in the table.
-    """
-    model = machine.cpu_model(cpuinfo)
+
+def _in_table(model):
     for part, (watts, cores) in _DESIGN_WATTS_AND_CORES.items():
         if model is not None and re.search(rf"\b{part}\b", model, re.IGNORECASE):
             return watts / cores
+    return None
+
+
+def stated_watts_per_core(cpuinfo=machine.CPUINFO, or_median=False):
+    """Returns the design power per core, in watts, of this processor, from a small table.
+
+    Args:
+      cpuinfo: the file that names the processor.
+      or_median: True for the median of the table if the processor is not in it. A ratio of two
+        estimates on one processor does not depend on the assumed power.
+
+    Raises:
+      InputError: the processor is not in the table, and `or_median` is False.
+    """
+    model = machine.cpu_model(cpuinfo)
+    per_core = _in_table(model)
+    if per_core is not None:
+        return per_core
+    if or_median:
+        return statistics.median(watts / cores for watts, cores in _DESIGN_WATTS_AND_CORES.values())
     raise InputError(
         f"`--power-source` estimate must know the power of this processor, which is not in the "
         f"table. Received: {model or 'an unknown processor'}; state it with `--watts-per-core`."

@@ -10,7 +10,7 @@ from keras_nowcast.energy import estimate, nvml, rapl
 from keras_nowcast.energy.devices import gpus_of_rank, order_is_certain, visible_gpus
 from keras_nowcast.errors import InputError
 
-SOURCES = ("auto", "nvml", "rapl", "estimate", "none")
+SOURCES = ("auto", "nvml", "rapl", "estimate", "auto-or-estimate", "none")
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ def choose_source(
     "auto" is NVML if TensorFlow uses a GPU, otherwise RAPL if it is readable, otherwise none. If
     NVML shows GPUs that TensorFlow does not use, the reason says so and their idle power is not
     counted. "nvml" reads the GPUs visible to this process whether or not TensorFlow uses them.
+    "auto-or-estimate" is "auto" where that measures, and otherwise an estimate.
 
     Args:
-      asked: "auto", "nvml", "rapl", "estimate" or "none".
+      asked: one of SOURCES.
       tensorflow_uses_gpu: whether TensorFlow runs on a GPU; None to ask TensorFlow if it is
         loaded, and otherwise to treat every visible GPU as used.
       local_rank: of this process among those of a training job on this host, which use one GPU
@@ -83,7 +84,13 @@ def choose_source(
         return _nvml_or_refuse(local_rank, environ, host)
     if tensorflow_uses_gpu is None:
         tensorflow_uses_gpu = _loaded_tensorflow_uses_gpu()
-    return _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root)
+    found = _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root)
+    if asked == "auto" or found.kind != "none":
+        return found
+    if tensorflow_uses_gpu:  # the CPU time of a process says nothing of its GPU
+        return replace(found, reason=f"{found.reason}; the power of a GPU is not estimated")
+    estimated = _estimate(watts_per_core, local_rank, host, or_median=True)
+    return replace(estimated, reason=f"{estimated.reason}; {found.reason}")
 
 
 def first_users(devices_by_rank):
@@ -144,17 +151,19 @@ def _rapl_or_refuse(root, host):
         ) from None
 
 
-def _estimate(watts_per_core, local_rank, host):
+def _estimate(watts_per_core, local_rank, host, or_median=False):
     if watts_per_core is None:
-        watts_per_core = estimate.stated_watts_per_core()
+        watts_per_core = estimate.stated_watts_per_core(or_median=or_median)
         origin = f"design power of this {machine.cpu_model()}"
+        if or_median and not estimate.is_in_table():
+            origin = f"the median of a table of processors, which lacks {machine.cpu_model()}"
     elif 0 < watts_per_core < 1000:
         origin = "stated by the user"
     else:
         raise InputError(
             f"`--watts-per-core` must be above 0 and below 1000. Received: {watts_per_core}."
         )
-    reason = f"an estimate was requested: {watts_per_core:g} W per core ({origin}) times CPU time"
+    reason = f"an estimate was requested: {watts_per_core:.3g} W per core ({origin}) times CPU time"
     meter = estimate.CpuTimeMeter(watts_per_core, local_rank)
     return Source("estimate", reason, (meter,), host)
 

@@ -108,7 +108,10 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
         energy_sources=_energy_sources(runs),
         skill=skill,
         claims=claims_made,
-        figures=[(OF_ALL_RUNS[name], Markup(svg)) for name, svg in figures.items()],
+        figures={
+            name: {"drawing": OF_ALL_RUNS[name], "svg": Markup(svg)}
+            for name, svg in figures.items()
+        },
         columns=COLUMNS,
         rows=[_cells(run, skill) for run in ordered],
         choices=_choices(ordered, skill),

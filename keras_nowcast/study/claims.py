@@ -11,7 +11,7 @@ reached).
 import itertools
 import statistics
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keras_nowcast.study import compare, table
 from keras_nowcast.study.compare import (
@@ -67,6 +67,7 @@ class Claim:
       rows: the comparisons behind it, dicts of text with the same keys.
       notes: lines on how to read it.
       missing: lines on what an answered claim still lacks: energy, and why.
+      figure: name of the figure that shows it.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Claim:
     rows: tuple = ()
     notes: tuple = ()
     missing: tuple = ()
+    figure: str = ""
 
 
 def claims(runs):
@@ -83,10 +85,10 @@ def claims(runs):
     cells = table.cells(runs)
     skill = table.choose_skill(runs)
     return [
-        mixed_precision(cells, skill),
-        more_parameters(cells, skill),
-        larger_models(cells, skill),
-        data_parallel(cells),
+        replace(mixed_precision(cells, skill), figure="mixed_speedup"),
+        replace(more_parameters(cells, skill), figure="cost_by_size"),
+        replace(larger_models(cells, skill), figure="skill_by_cost"),
+        replace(data_parallel(cells), figure="scaling"),
     ]
 
 
@@ -95,6 +97,13 @@ def mixed_precision(cells, skill):
     title = "Mixed precision: less time and energy at equal skill?"
     paper = f"Training time falls significantly with no loss of model performance ({PAPER})."
     pairs = precision_pairs(cells)
+    if not pairs and cells and not any(map(_has_half_precision, cells)):
+        return _not_measured(
+            title,
+            paper,
+            "this processor has no half-precision arithmetic. A CPU with bfloat16 instructions, or "
+            "a GPU of compute capability 7 or more, would measure it",
+        )
     if not pairs:
         return _not_measured(
             title,
@@ -123,6 +132,14 @@ def mixed_precision(cells, skill):
     )
     missing = without_energy(compared)
     return Claim(title, paper, "\n".join(answers), True, texts(compared), notes, missing)
+
+
+def _has_half_precision(cell):
+    """Returns True if the machine of a cell may compute in half precision faster than in float32.
+
+    Runs of earlier versions did not record the instructions of the CPU.
+    """
+    return bool(cell.setting["gpus"]) or cell.runs[0].row["cpu_has_bfloat16"] is not False
 
 
 def _precision_row(plain, mixed, skill):
@@ -201,14 +218,15 @@ def more_parameters(cells, skill):
     energies = [row["energy"] for row in compared if row["energy"].spread]
     if energies:
         closest = min((row for row in compared if row["energy"].spread), key=_far_from_paper)
-        cost = f"{closest['energy'].spread.text('+.1f', '%')} energy{mark([closest['energy']])}, "
+        cost = f"{closest['energy'].spread.text('+.1f', '%')} energy{mark([closest['energy']])}"
     else:
-        cost = f"energy {NOT_MEASURED}, "
+        cost = f"energy ({NOT_MEASURED})"
     time = closest["time"]
+    time = f"{time.text('+.1f', '%')} training time" if time else f"time ({NOT_MEASURED})"
     answer = (
-        f"{closest['from']} to {closest['to']} in {closest['precision']}, of the pairs measured "
-        f"here the closest to the paper's: {closest['parameters']:+,.0f}% trainable parameters, "
-        f"{cost}{time.text('+.1f', '%') + ' time' if time else 'time ' + NOT_MEASURED}."
+        f"From {closest['from']} to {closest['to']} in {closest['precision']}, of the measured "
+        f"pairs the closest to the paper's, {closest['parameters']:+,.0f}% trainable parameters "
+        f"cost {cost} and {time} per window."
     )
     notes = (
         "For each setting: the smallest to the largest model, and the pair closest to the "
@@ -302,16 +320,16 @@ def _front_sentence(ladder, front, skill, cost):
     first, last = front[0], front[-1]
     if len(front) == 1:
         return (
-            f"{where}: of {len(ladder)} models the cheapest, {model_name(first.setting)}, is "
-            f"also the most skillful ({skill.name} {statistics.median(skill.of_cell(first)):.4f})."
+            f"In {where}, the cheapest of {len(ladder)} models, {model_name(first.setting)}, is "
+            f"also the most skillful ({skill.name}: {statistics.median(skill.of_cell(first)):.4f})."
         )
     more = compare.increase_percent(first.median(cost.column), last.median(cost.column))
     return (
-        f"{where}: {model_name(first.setting)} to {model_name(last.setting)}, "
-        f"{growth_percent(first, last):+,.0f}% trainable parameters, {more:+.1f}% {cost.label}, "
-        f"{skill.name} {statistics.median(skill.of_cell(first)):.4f} to "
-        f"{statistics.median(skill.of_cell(last)):.4f}; {len(front)} of {len(ladder)} models are "
-        "on the Pareto front."
+        f"In {where}, {model_name(last.setting)} instead of {model_name(first.setting)} has "
+        f"{growth_percent(first, last):+,.0f}% trainable parameters and costs {more:+.1f}% "
+        f"{cost.label}. Its {skill.name} is {statistics.median(skill.of_cell(last)):.4f} instead "
+        f"of {statistics.median(skill.of_cell(first)):.4f}. {len(front)} of {len(ladder)} models "
+        "are on the Pareto front."
     )
 
 

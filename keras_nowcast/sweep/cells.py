@@ -3,6 +3,7 @@
 A name ends in a hash of everything that a result depends on, so each cell is trained once.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from keras_nowcast.config import EVENTS, FOLDER, SIZE, WATCHING, RunConfig, names_of
 from keras_nowcast.data import sevir, splits, synthetic
+from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.precision import choose_precision
@@ -23,7 +25,8 @@ DEFAULTS = {each.name: each.default for each in dataclasses.fields(RunConfig)}
 # A cell is identified by the events themselves, not by how they were selected or where they are.
 SELECTION = frozenset(names_of(EVENTS))
 # Fields that change no result and no cost: where files are, and how a run is watched.
-NOT_OF_THE_CELL = SELECTION | {*names_of(FOLDER, WATCHING)}
+_WATCHING = frozenset(names_of(FOLDER, WATCHING))
+NOT_OF_THE_CELL = SELECTION | _WATCHING
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,33 @@ def place(cells, say=print):
     if refusals and all(refusals):
         raise InputError(refusals[0])
     return list(placed.values())
+
+
+def without_repeats(placed, say=print):
+    """Returns PlacedCells without those that would be the same training on this machine.
+
+    On a processor without half-precision instructions, `--precision auto` is float32. A machine
+    with GPUs keeps all cells, because only the process that uses a GPU knows what `auto` becomes.
+
+    Args:
+      placed: PlacedCells.
+      say: function that is called with a message about what is left out.
+    """
+    with contextlib.suppress(NvmlUnavailable):
+        list_gpus()
+        return placed
+    kept = {}
+    for one in placed:
+        settings = {**one.cell.settings, "precision": one.policy}
+        matters = {name: settings[name] for name in sorted(settings) if name not in _WATCHING}
+        kept.setdefault((repr(matters), one.cell.processes), one)
+    left_out = len(placed) - len(kept)
+    if left_out:
+        say(
+            f"{left_out} of {len(placed)} cells are left out: this processor has no half-precision "
+            "instructions, so that --precision auto is float32, and those cells are in the sweep"
+        )
+    return list(kept.values())
 
 
 def _read_split(cell, say):

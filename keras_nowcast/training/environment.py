@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
 from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
-from keras_nowcast.machine import cpu_model
+from keras_nowcast.machine import cpu_has_bfloat16, cpu_model
 from keras_nowcast.training import distributed
 
 
@@ -16,10 +16,10 @@ def describe(world):
     """Returns the `environment` part of record.json; all ranks call it.
 
     Returns:
-      A dict {python, tensorflow, keras, horovod, hosts, cpu, cores, gpus [{uuid, name}],
-      world_size, git_commit, slurm_job_id, ...}. A value that does not apply is None. sacct
-      lists a job, also a task of an array, under slurm_job_id as JobIDRaw, and its starts with
-      --duplicates.
+      A dict {python, tensorflow, keras, horovod, hosts, cpu, cores, cpu_has_bfloat16, gpus
+      [{uuid, name}], world_size, git_commit, slurm_job_id, ...}. A value that does not apply is
+      None. sacct lists a job, also a task of an array, under slurm_job_id as JobIDRaw, and its
+      starts with --duplicates.
     """
     import keras
     import tensorflow as tf
@@ -37,6 +37,7 @@ def describe(world):
         "hosts": list(dict.fromkeys(host for host, _ in seen)),
         "cpu": cpu_model() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        "cpu_has_bfloat16": cpu_has_bfloat16(),
         "gpus": list(gpus.values()),
         "world_size": world.size,
         "git_commit": _git_commit(),

@@ -77,12 +77,7 @@ class Run:
             self.training,
             started,
             self.energy,
-            StatisticsEstimator(
-                self.model,
-                world,
-                self.inputs.sample,
-                lambda: watchdog.alive("batch-norm statistics"),
-            ),
+            StatisticsEstimator(self.model, world, self.inputs.sample, watchdog.alive),
         )
         self.record = record.RecordWriter(
             config,

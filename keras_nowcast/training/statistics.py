@@ -31,10 +31,10 @@ class StatisticsEstimator:
       model: the UNet. Frozen normalization keeps its statistics.
       world: the World.
       pipeline: a WindowPipeline of the sample, shuffled and not endless.
-      alive: called before each batch.
+      alive: called with what is done, before each batch.
     """
 
-    def __init__(self, model, world, pipeline, alive=lambda: None):
+    def __init__(self, model, world, pipeline, alive=lambda what: None):
         self.layers = [
             layer
             for layer in model.layers
@@ -63,7 +63,7 @@ class StatisticsEstimator:
             return
         self._sums.assign(tf.zeros_like(self._sums))
         for x, _ in self._pipeline.dataset(SAMPLE_EPOCH):
-            self._alive()
+            self._alive("batch-norm statistics")
             self._add(x)
         windows, *sums = self._world.total(self._sums.numpy())
         if not windows:

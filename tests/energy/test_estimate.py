@@ -30,3 +30,12 @@ def test_an_unknown_processor_needs_a_stated_power(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Imaginary 9000\n")
     with pytest.raises(InputError, match=r"Received: Imaginary 9000.*--watts-per-core"):
         estimate.stated_watts_per_core(tmp_path / "cpuinfo")
+
+
+def test_an_unknown_processor_may_take_the_median_of_the_table(tmp_path):
+    (tmp_path / "cpuinfo").write_text("model name\t: A processor of tomorrow\n")
+    assert not estimate.is_in_table(tmp_path / "cpuinfo")
+    # The middle two of twelve: 7.5 W (EPYC 7402, Gold 6148) and 7.5 W (Gold 6248).
+    found = estimate.stated_watts_per_core(tmp_path / "cpuinfo", or_median=True)
+    per_core = sorted(w / c for w, c in estimate._DESIGN_WATTS_AND_CORES.values())
+    assert found == pytest.approx((per_core[5] + per_core[6]) / 2)

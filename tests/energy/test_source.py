@@ -128,3 +128,18 @@ def test_each_device_has_one_reader():
 
 def test_only_keeps_a_share(two_gpus):
     assert choose().only([("n1", "GPU-bb")]).devices == [("n1", "GPU-bb")]
+
+
+def test_auto_or_estimate_measures_where_it_can(no_driver, rapl_tree):
+    assert choose("auto-or-estimate", uses=False, rapl_root=rapl_tree).kind == "rapl"
+
+
+def test_auto_or_estimate_estimates_where_there_is_no_sensor(no_driver):
+    source = choose("auto-or-estimate", uses=False)
+    assert source.kind == "estimate"
+    assert source.reason.startswith("an estimate was requested: ") and "RAPL: " in source.reason
+
+
+def test_the_power_of_a_gpu_is_not_estimated(no_driver):
+    source = choose("auto-or-estimate", uses=True)
+    assert source.kind == "none" and "the power of a GPU is not estimated" in source.reason

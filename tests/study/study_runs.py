@@ -42,6 +42,7 @@ CONFIG = {
 WINDOWS = 40
 SIZES = ("depth", "filters", "center_filters")
 PARTS = {  # of the record
+    "environment": {"cpu_has_bfloat16": True},
     "training": {"skipped_events": 1, "skipped_steps": 0, "lost_seconds": 2.5},
     "energy": {"lost_joules": None},
     "memory": {"peak_rss_bytes": 800 * 2**20, "peak_gpu_bytes": None},
@@ -91,7 +92,7 @@ def write_run(
         "status": status,
         "status_reason": reason,
         "config": config,
-        "environment": _environment(world_size, cores, gpus),
+        "environment": _environment(world_size, cores, gpus) | parts["environment"],
         "model": cost.record(config["precision"], config["batch_per_replica"]),
         "training": _training(config, cost, seconds, losses) | parts["training"],
         "energy": _energy(joules, seconds, source, len(losses)) | parts["energy"],

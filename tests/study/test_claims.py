@@ -101,6 +101,16 @@ def test_one_seed_of_both_tells_nothing_of_chance(tmp_path, seeds):
     assert "one seed cannot distinguish a difference from chance" in claim.answer
 
 
+def test_a_processor_without_half_precision_is_the_reason(tmp_path):
+    study_runs.write_run(tmp_path / "a", cpu_has_bfloat16=False)
+    assert answers(tmp_path)[0].answer == (
+        "not measured here: this processor has no half-precision arithmetic. A CPU with bfloat16 "
+        "instructions, or a GPU of compute capability 7 or more, would measure it."
+    )
+    study_runs.write_run(tmp_path / "b", cpu_has_bfloat16=False, gpus=("P100",), seed=1)
+    assert "it needs a completed run in float32" in answers(tmp_path)[0].answer
+
+
 def test_runs_that_differ_in_more_are_no_pair(tmp_path):
     study_runs.write_run(tmp_path / "a")
     study_runs.write_run(tmp_path / "b", precision="mixed_bfloat16", batch_per_replica=8)
@@ -118,7 +128,10 @@ def test_more_parameters_against_more_energy(tmp_path):
     study_runs.write_run(tmp_path / "shallow", depth=3, filters=64, joules=1.0)
     claim = answers(tmp_path)[1]
     assert "depth 4, 4 filters to depth 4, 16 filters in float32" in claim.answer
-    assert "+1,489% trainable parameters, +63.2% energy, +63.2% time" in claim.answer
+    assert (
+        "+1,489% trainable parameters cost +63.2% energy and +63.2% training time per window."
+        in claim.answer
+    )
     ends, nearest = claim.rows
     assert (ends["from"], ends["energy"]) == ("depth 4, 2 filters", "+226.4%")
     assert nearest["energy"] == "+63.2%"

@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.sweep.cells import Cell, all_combinations, place, span
+from keras_nowcast.model import precision
+from keras_nowcast.sweep import cells
+from keras_nowcast.sweep.cells import Cell, all_combinations, place, span, without_repeats
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,28 @@ def test_a_sweep_of_which_no_cell_can_run_is_refused(placed):
 def test_the_same_cell_twice_is_one(root):
     cells = [Cell({"data": str(root), "depth": 2, "seed": seed}) for seed in (0, 1, 0)]
     assert [cell.cell.value("seed") for cell in place(cells, say=lambda line: None)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "bfloat16, left", [(False, ["float32"] * 2), (True, ["float32", "auto"] * 2)]
+)
+def test_cells_that_would_be_the_same_here_are_one(root, monkeypatch, bfloat16, left):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda cpuinfo: bfloat16)
+    asked = all_combinations(data=(str(root),), precision=("float32", "auto"), layer_times=(True,))
+    asked += all_combinations(data=(str(root),), precision=("float32", "auto"), seed=(1,))
+    said = []
+    kept = without_repeats(place(asked, say=str), said.append)
+    assert [cell.cell.value("precision") for cell in kept] == left
+    assert len(said) == (0 if bfloat16 else 1)
+    if said:
+        assert said[0].startswith("2 of 4 cells are left out: this processor has no half-precision")
+
+
+def test_with_a_gpu_no_cell_is_left_out(root, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda cpuinfo: False)
+    monkeypatch.setattr(cells, "list_gpus", lambda: ["a GPU"])
+    asked = place(all_combinations(data=(str(root),), precision=("float32", "auto")), say=str)
+    assert without_repeats(asked, pytest.fail) == asked
 
 
 def test_bad_data_are_refused(tmp_path):
