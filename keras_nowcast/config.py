@@ -20,6 +20,7 @@ from keras_nowcast.model.sizes import MAX_DEPTH, check_sizes
 from keras_nowcast.records import RunFolder
 
 SCHEDULES = ("constant", "cosine")
+LR_SCALINGS = ("linear", "sqrt", "none")
 
 # The roles of fields. All but FOLDER and WATCHING change what a run computes and costs.
 EVENTS = "events"  # which events of the data set are used
@@ -31,7 +32,7 @@ FOLDER = "folder"  # where a run is; a sweep sets it
 WATCHING = "watching"  # how a run is watched
 
 
-def _flag(default, role, help, *, may_change=None, choices=(), **bounds):
+def _flag(default, role, help, *, may_change=None, before=None, choices=(), **bounds):
     """Describes one field.
 
     Args:
@@ -39,6 +40,8 @@ def _flag(default, role, help, *, may_change=None, choices=(), **bounds):
       role: one of the roles above.
       help: for --help.
       may_change: whether a resumed run may have another value (default: by the role).
+      before: the value of a run whose version did not have the field (default: `default`). If it
+        is given, a cell of a sweep with that value has the name that it had without the field.
       choices: the values that are allowed.
       **bounds: any of `at_least`, `above`, `at_most`, `below`.
     """
@@ -49,6 +52,8 @@ def _flag(default, role, help, *, may_change=None, choices=(), **bounds):
             "role": role,
             "help": help,
             "may_change_on_resume": may_change,
+            "before": default if before is None else before,
+            "is_later": before is not None,
             "choices": choices,
             "bounds": bounds,
         },
@@ -100,7 +105,7 @@ class RunConfig:
     learning_rate: float = _flag(
         1e-3,
         TRAINING,
-        "Adam's learning rate for one process; it is multiplied by the number of processes",
+        "Adam's learning rate for one process; --lr-scaling says how it grows with their number",
         above=0,
         below=math.inf,
     )
@@ -224,6 +229,14 @@ class RunConfig:
         "after training, time each layer separately, and measure the machine's peak compute rate "
         "and memory bandwidth, for the roofline of plot_figures.py",
     )
+    lr_scaling: str = _flag(
+        "linear",
+        TRAINING,
+        "how the learning rate grows with the number of processes N: linear multiplies it by N, "
+        "sqrt by the square root of N, none leaves it",
+        before="linear",
+        choices=LR_SCALINGS,
+    )
 
     def __post_init__(self):
         for each in dataclasses.fields(self):
@@ -283,6 +296,17 @@ def names_of(*roles):
 MAY_CHANGE_ON_RESUME = frozenset(
     each.name for each in dataclasses.fields(RunConfig) if each.metadata["may_change_on_resume"]
 )
+
+
+def completed(stored):
+    """Returns a stored configuration with every field of RunConfig.
+
+    Args:
+      stored: dict of the fields as config.json has them. The run of an earlier version has fewer;
+        the others have the value that such a run had.
+    """
+    before = {each.name: each.metadata["before"] for each in dataclasses.fields(RunConfig)}
+    return before | stored
 
 
 def _check_value(each, value):
@@ -428,7 +452,7 @@ def parse_config(description, arguments=None, read_preset=None):
         asked = parser.parse_args(arguments)
     if asked.resume and asked.run_dir is not None:
         # A run is resumed as it was started, except for the flags given now.
-        parser.set_defaults(**(RunFolder(asked.run_dir).stored_config() or {}))
+        parser.set_defaults(**completed(RunFolder(asked.run_dir).stored_config() or {}))
         asked = parser.parse_args(arguments)
     values = vars(asked)
     values.pop("preset", None)

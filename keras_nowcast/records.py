@@ -84,10 +84,11 @@ class RunFolder:
             stays = name == "epochs" and config.schedule == "cosine"
             if each.metadata["may_change_on_resume"] and not stays:
                 continue
-            if name in stored and stored[name] != value:
+            before = stored.get(name, each.metadata["before"])
+            if before != value:
                 raise InputError(
                     f"`--{name.replace('_', '-')}` must stay as it was when the run in {self.path} "
-                    f"started, {stored[name]!r}. Received: {value!r}; omit it, or start a new run."
+                    f"started, {before!r}. Received: {value!r}; omit it, or start a new run."
                 )
 
     def open(self, config):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keras_nowcast import config as config_module
-from keras_nowcast.config import RunConfig, build_parser, names_of, parse_config
+from keras_nowcast.config import RunConfig, build_parser, completed, names_of, parse_config
 from keras_nowcast.errors import InputError
 from keras_nowcast.sweep.cells import read_preset
 
@@ -54,6 +54,7 @@ def test_flags_set_their_fields():
             ["--schedule", "cosine", "--epochs", "2", "--warmup-epochs", "2"],
             ["`--schedule cosine`", "more `--epochs`", "Received: 2 and 2;", "constant"],
         ),
+        (["--lr-scaling", "half"], ["`--lr-scaling`", "linear, sqrt, none", "Received: half"]),
         (["--train-before", "June"], ["`--train-before`", "YYYY-MM-DD", "Received: 'June'"]),
         (["--resume"], ["`--resume`", "--run-dir"]),
     ],
@@ -116,6 +117,15 @@ def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(stored))
     config = parse_config("x", ["--resume", "--run-dir", str(tmp_path), "--epochs", "20"])
     assert config == RunConfig(depth=2, filters=8, run_dir=str(tmp_path), epochs=20, resume=True)
+
+
+def test_a_field_that_the_run_did_not_have_keeps_the_value_of_its_time(tmp_path):
+    (tmp_path / "config.json").write_text('{"depth": 2}')
+    words = ["--resume", "--run-dir", str(tmp_path)]
+    assert parse_config("x", words).lr_scaling == "linear"
+    assert completed({"depth": 2, "lr_scaling": "sqrt"})["lr_scaling"] == "sqrt"
+    assert completed({"depth": 2}) == {**dataclasses.asdict(RunConfig(depth=2))}
+    assert parse_config("x", [*words, "--lr-scaling", "sqrt"]).lr_scaling == "sqrt"
 
 
 def test_a_preset_is_what_flags_begin_from():

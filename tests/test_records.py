@@ -77,6 +77,17 @@ def test_resume_as_another_run(tmp_path):
     opened(tmp_path, filters=8, epochs=99, resume=True)
 
 
+def test_resume_of_a_run_from_before_a_field(tmp_path):
+    """It had the value that such runs had, and keeps it."""
+    opened(tmp_path, filters=8)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored.pop("lr_scaling") == "linear"
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="`--lr-scaling` must stay .* 'linear'. Received: 'sqrt'"):
+        opened(tmp_path, filters=8, lr_scaling="sqrt", resume=True)
+    opened(tmp_path, filters=8, resume=True)
+
+
 OPEN_AND_DIE = """
 import os, signal, sys
 from keras_nowcast.config import RunConfig

@@ -8,6 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from keras_nowcast.report import power, roofline, skill
@@ -30,6 +31,8 @@ from keras_nowcast.report.style import (
     size_axis,
 )
 from keras_nowcast.study import compare, table
+
+_RATE_LINES = {"linear": "-", "sqrt": "--", "none": ":"}  # by --lr-scaling
 
 
 def training_curves(runs):
@@ -227,9 +230,11 @@ def scaling(runs):
             speed = compare.throughput_ratio(few, many)
             if speed:
                 times = many.setting["world_size"] / few.setting["world_size"]
-                lines.setdefault(id(few), (few, []))[1].append((times, speed))
-        for few, points in lines.values():
+                line = id(few), many.setting["lr_scaling"]
+                lines.setdefault(line, (few, []))[1].append((times, speed))
+        for (_, rule), (few, points) in lines.items():
             style = {
+                "linestyle": _RATE_LINES[rule],
                 "color": precision_color(few.setting["precision"]),
                 "marker": MARKERS[few.setting["depth"] % len(MARKERS)],
                 "capsize": 3,
@@ -255,8 +260,17 @@ def scaling(runs):
         if any(compare.shares_cores(many.setting) for _, many in pairs):
             right.set_title("processes share the cores of one host", fontsize=9)
         precisions = {few.setting["precision"] for few, _ in pairs}
-        draw_legend(figure, *precision_handles(precisions), columns=2)
+        _draw_scaling_legend(figure, precisions, {rule for _, rule in lines})
         return signed(figure, runs_of(pairs))
+
+
+def _draw_scaling_legend(figure, precisions, rules):
+    """Draws the precisions, and the rules of the learning rate if there are several."""
+    handles, names = precision_handles(precisions)
+    for rule in sorted(rules) if len(rules) > 1 else ():
+        handles.append(Line2D([], [], color="0.3", linestyle=_RATE_LINES[rule]))
+        names.append(f"learning rate: {rule}")
+    draw_legend(figure, handles, names, columns=2)
 
 
 def _line_with_bars(axes, x, spreads, **style):

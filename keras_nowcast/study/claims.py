@@ -366,9 +366,9 @@ def data_parallel(cells):
             f"{over_cells(efficiency, '.0%')}. {level}"
         )
     notes = [
-        "The batch size per process is constant, so the global batch size and the learning rate "
-        "grow with the number of processes. Efficiency is the speed-up divided by the ratio of "
-        "the numbers of processes."
+        "The batch size per process is constant, so the global batch size grows with the number "
+        "of processes, and the learning rate as --lr-scaling says. Efficiency is the speed-up "
+        "divided by the ratio of the numbers of processes."
     ]
     shared = [many for _, many in pairs if shares_cores(many.setting)]
     if shared:
@@ -396,6 +396,7 @@ def _scaling_row(few, many):
         "efficiency": efficiency,
         "speed to the same loss": quality_ratio(few, many),
         "energy": energy_ratio(few, many),
+        "learning rate": many.setting["lr_scaling"],
     }
 
 

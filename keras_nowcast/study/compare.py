@@ -107,17 +107,24 @@ def pareto_cells(cells, skill, cost):
 
 
 def scaling_pairs(cells):
-    """Returns (few, many) pairs of cells that differ only in their processes, few the fewest."""
+    """Returns (few, many) pairs of cells that differ only in their processes, few the fewest.
+
+    One process has the same learning rate by any `--lr-scaling`; cells of several are compared only
+    with those of the same rule.
+    """
     pairs = []
-    for alike in table.group(cells, "world_size", "hosts", "gpus"):
+    for alike in table.group(cells, "world_size", "hosts", "gpus", "lr_scaling"):
         # Several cells may have one number of processes: the same GPUs, on one host or on two.
         ordered = sorted(alike, key=lambda cell: cell.setting["world_size"])
-        first = ordered[0]
-        pairs += [
-            (first, each)
-            for each in ordered[1:]
-            if each.setting["world_size"] > first.setting["world_size"]
-        ]
+        for many in ordered:
+            processes, rule = many.setting["world_size"], many.setting["lr_scaling"]
+            few = next(
+                each
+                for each in ordered
+                if each.setting["world_size"] == 1 or each.setting["lr_scaling"] == rule
+            )
+            if few.setting["world_size"] < processes:
+                pairs.append((few, many))
     return pairs
 
 

@@ -5,12 +5,11 @@ a cell are its repetitions, and the only measure of chance available.
 """
 
 import csv
-import dataclasses
 import statistics
 from dataclasses import dataclass
 
 from keras_nowcast import schema
-from keras_nowcast.config import FOLDER, SEED, WATCHING, RunConfig, names_of
+from keras_nowcast.config import FOLDER, SEED, WATCHING, completed, names_of
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
@@ -357,8 +356,9 @@ def _test_scores(folder):
 
 
 def _setting(row, parts):
-    # A run of an earlier version has fewer fields: the others had their default values.
-    config = {each.name: each.default for each in dataclasses.fields(RunConfig)} | parts["config"]
+    config = completed(parts["config"])
+    if row["world_size"] == 1:
+        config["lr_scaling"] = "linear"  # one process has the same rate by any rule
     setting = {name: value for name, value in config.items() if name not in _NOT_THE_SETTING}
     names = ("center_filters", "world_size", "cpu", "cores", "gpus", "hosts", "tensorflow", "keras")
     return setting | {name: row[name] for name in names}

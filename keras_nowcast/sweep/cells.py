@@ -22,6 +22,12 @@ from keras_nowcast.model.sizes import default_center_filters
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 DEFAULTS = {each.name: each.default for each in dataclasses.fields(RunConfig)}
+# The values of later fields in runs that were made before; they leave the names of cells alone.
+BEFORE = {
+    each.name: each.metadata["before"]
+    for each in dataclasses.fields(RunConfig)
+    if each.metadata["is_later"]
+}
 # A cell is identified by the events themselves, not by how they were selected or where they are.
 SELECTION = frozenset(names_of(EVENTS))
 # Fields that change no result and no cost: where files are, and how a run is watched.
@@ -262,20 +268,8 @@ def _windows(cell, events):
 
 
 def _name(cell, split):
-    """Returns the name of a cell, for example d3-f16-g96-float32-np1-s0-1a2b3c4d.
-
-    Choice: a field that is off (None or False) does not enter the hash. Therefore a switch that a
-    later version adds, and that is off in all earlier runs, does not rename their cells.
-    """
-    matters = {
-        name: type(default)(cell.value(name)) if default is not None else cell.value(name)
-        for name, default in DEFAULTS.items()
-        if name not in NOT_OF_THE_CELL and cell.value(name) not in (None, False)
-    }
-    matters.setdefault(
-        "center_filters", default_center_filters(cell.value("depth"), cell.value("filters"))
-    )
-    matters["processes"] = cell.processes
+    """Returns the name of a cell, for example d3-f16-g96-float32-np1-s0-1a2b3c4d."""
+    matters = settings_that_matter(cell)
     matters["events"] = [
         [(event.id, str(event.time), event.frames, event.size) for event in side]
         for side in (split.train, split.test)
@@ -285,3 +279,25 @@ def _name(cell, split):
         f"d{cell.value('depth')}-f{cell.value('filters')}-g{cell.value('grid')}-"
         f"{cell.value('precision')}-np{cell.processes}-s{cell.value('seed')}-{hashed[:8]}"
     )
+
+
+def settings_that_matter(cell):
+    """Returns what the hash in a cell's name is of, except the events, as a dict.
+
+    Choice: a field that is off (None or False) does not enter the hash, nor does a later field with
+    the value of the runs before it. Therefore a field that a later version adds does not rename
+    their cells. The rule of the learning rate enters with several processes only.
+    """
+    neutral = {**BEFORE, "lr_scaling": cell.value("lr_scaling")} if cell.processes == 1 else BEFORE
+    matters = {
+        name: type(default)(cell.value(name)) if default is not None else cell.value(name)
+        for name, default in DEFAULTS.items()
+        if name not in NOT_OF_THE_CELL
+        and cell.value(name) not in (None, False)
+        and cell.value(name) != neutral.get(name)
+    }
+    matters.setdefault(
+        "center_filters", default_center_filters(cell.value("depth"), cell.value("filters"))
+    )
+    matters["processes"] = cell.processes
+    return matters

@@ -104,6 +104,7 @@ def _build_schedule(config, world, steps_per_epoch, origin):
         config.warmup_epochs,
         decay_epochs,
         origin,
+        config.lr_scaling,
     )
 
 

@@ -7,14 +7,17 @@ import keras
 from keras_nowcast.errors import InputError
 from keras_nowcast.training.progress import FIRST_ORIGIN
 
+# How many times the rate of one rank that of n ranks is, by `--lr-scaling`.
+SCALINGS = {"linear": float, "sqrt": math.sqrt, "none": lambda ranks: 1.0}
+
 
 @keras.saving.register_keras_serializable("keras_nowcast")
 class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
     """A rate that rises linearly from that of one rank to that of all; then stays, or falls to 0.
 
     The global batch of `world_size` ranks is `world_size` times as large as that of one rank, and
-    the rate grows in proportion. Training that starts with the full rate diverges, so the rate
-    warms up.
+    the rate grows with it as `scaling` says. Training that starts with the full rate can diverge,
+    so the rate warms up.
 
     A run that resumes with another number of ranks has another global batch size and another number
     of steps per epoch. `origin` is the position at which it resumes. From there the steps are
@@ -22,8 +25,10 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
     its value at the origin. Choice: with fewer ranks it falls at once, since a smaller batch does
     not tolerate the larger rate.
 
-    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.2 (linear scaling, gradual warm-up); the
-    cosine is that of Loshchilov and Hutter 2017, arXiv 1608.03983, without restarts.
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.2 (linear scaling, for SGD; gradual
+    warm-up); Malladi et al. 2022, arXiv 2205.10287 (the square root, for Adam; its changes of
+    Adam's betas and epsilon are not made here). The cosine is that of Loshchilov and Hutter 2017,
+    arXiv 1608.03983, without restarts.
 
     Args:
       learning_rate: the rate of one rank.
@@ -34,6 +39,8 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
         warm-up; must be later than the end of the warm-up. With None the rate stays constant.
       origin: (step, epoch, multiple) at which this number of ranks took over: optimizer steps made,
         epochs trained including a fraction, and the multiple of `learning_rate` reached.
+      scaling: how the rate grows with the ranks, one of SCALINGS: as their number, as its square
+        root, or not at all.
 
     Raises:
       InputError: the decay would end before it begins.
@@ -47,6 +54,7 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
         warmup_epochs,
         decay_epochs=None,
         origin=FIRST_ORIGIN,
+        scaling="linear",
     ):
         if decay_epochs is not None and decay_epochs <= warmup_epochs:
             raise InputError(
@@ -59,16 +67,18 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_epochs = warmup_epochs
         self.decay_epochs = decay_epochs
         self.origin = tuple(origin)
+        self.scaling = scaling
 
     def multiple(self, step):
         """Returns the multiple of one rank's learning rate after `step` steps, before any decay."""
         first_step, _, first_multiple = self.origin
-        if first_multiple >= self.world_size or not self.warmup_epochs:
-            return float(self.world_size)
+        full = SCALINGS[self.scaling](self.world_size)
+        if first_multiple >= full or not self.warmup_epochs:
+            return full
         warmup_steps = self.warmup_epochs * self.steps_per_epoch
         risen = keras.ops.cast((step - first_step) / warmup_steps, "float32")
         risen = keras.ops.clip(risen, 0.0, 1.0)
-        return first_multiple + (self.world_size - first_multiple) * risen
+        return first_multiple + (full - first_multiple) * risen
 
     def __call__(self, step):
         step = keras.ops.cast(step, "float32")
@@ -88,4 +98,5 @@ class ScaledWarmup(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_epochs": self.warmup_epochs,
             "decay_epochs": self.decay_epochs,
             "origin": list(self.origin),
+            "scaling": self.scaling,
         }

@@ -224,6 +224,26 @@ def test_data_parallel(tmp_path):
     assert any("share the cores" in note and "2 cores" in note for note in claim.notes)
 
 
+def test_processes_are_compared_by_the_rule_of_their_learning_rate(tmp_path):
+    """One process has no rule: it is compared with all. Runs without the key were linear."""
+    study_runs.write_run(tmp_path / "one", seconds=4.0, lr_scaling="none")
+    study_runs.write_run(tmp_path / "again", seconds=5.0, seed=1)
+    study_runs.write_run(tmp_path / "two", seconds=2.0, seed=1, world_size=2)
+    study_runs.write_run(tmp_path / "root", seconds=2.0, world_size=2, lr_scaling="sqrt")
+    study_runs.write_run(tmp_path / "four", seconds=1.0, world_size=4, lr_scaling="sqrt")
+    study_runs.write_run(tmp_path / "more", seconds=1.0, world_size=4, filters=4)
+    study_runs.write_run(tmp_path / "most", seconds=0.5, world_size=8, filters=4, lr_scaling="sqrt")
+    found = {
+        (row["from"], row["processes"], row["learning rate"], row["speed-up"])
+        for row in answers(tmp_path)[3].rows
+    }
+    assert found == {
+        ("1", "2", "linear", "2.50"),
+        ("1", "2", "sqrt", "2.00"),
+        ("1", "4", "sqrt", "4.00"),
+    }
+
+
 def test_gpus_of_their_own_share_nothing(tmp_path):
     study_runs.write_run(tmp_path / "one", seconds=4.0, gpus=("V100",))
     study_runs.write_run(tmp_path / "two", seconds=2.0, world_size=2, gpus=("V100", "V100"))

@@ -8,7 +8,14 @@ import pytest
 from keras_nowcast.errors import InputError
 from keras_nowcast.model import precision
 from keras_nowcast.sweep import cells
-from keras_nowcast.sweep.cells import Cell, all_combinations, place, span, without_repeats
+from keras_nowcast.sweep.cells import (
+    Cell,
+    all_combinations,
+    place,
+    settings_that_matter,
+    span,
+    without_repeats,
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +119,32 @@ def test_what_matters_is_in_the_name(placed, settings):
 def test_what_does_not_matter_is_not(placed, settings):
     """How a run is watched, an explicit default, or data options that select the same events."""
     assert placed(**settings).name == placed().name
+
+
+def test_the_rule_of_the_learning_rate_matters_with_several_processes(placed):
+    names = [placed(2, lr_scaling=rule).name for rule in ("linear", "sqrt", "none")]
+    assert len(set(names)) == 3 and names[0] == placed(2).name
+    assert {placed(1, lr_scaling=rule).name for rule in ("sqrt", "none")} == {placed().name}
+
+
+def test_later_fields_leave_the_names_of_earlier_cells():
+    """The settings of a name, exactly as version 2e26330 had them."""
+    settings = {"depth": 3, "filters": 8, "grid": 64, "augment": True}
+    assert settings_that_matter(Cell(settings, processes=2)) == {
+        "depth": 3,
+        "filters": 8,
+        "center_filters": 128,
+        "precision": "auto",
+        "grid": 64,
+        "epochs": 10,
+        "batch_per_replica": 4,
+        "learning_rate": 1e-3,
+        "warmup_epochs": 1.0,
+        "schedule": "constant",
+        "augment": True,
+        "window_stride": 12,
+        "processes": 2,
+    }
 
 
 def test_data_are_known_by_their_events_not_their_path(placed, root, tmp_path):
