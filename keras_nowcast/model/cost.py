@@ -10,6 +10,7 @@ writes its results once. Normalization reads its input twice, for the statistics
 activation is fused into the normalization before it.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from keras_nowcast.model.sizes import check_sizes, default_center_filters, level_filters
@@ -23,6 +24,7 @@ POOLING = 3  # three comparisons find the largest of four
 NORMALIZATION = 2  # multiply, add
 STATISTICS = 4  # mean: add; variance: subtract, multiply, add
 NORMALIZATION_BACKWARD = 9  # beta: add; gamma: 4; input: 4
+FROZEN_BACKWARD = 1  # of a frozen normalization, whose statistics are constants: input: multiply
 LOSS = 6  # scale the target: 2; compare, subtract, multiply, add
 LOSS_BACKWARD = 1
 ADAM = 12  # per parameter: first moment 3, second 4, update 5
@@ -42,6 +44,7 @@ class LayerCost:
       kernel: side of the kernel; 0 for a layer without one.
       passes_gradient: whether the gradient with respect to its input is needed.
       is_float32: whether it computes in float32 under every policy.
+      is_frozen: whether it is a normalization whose averages, scales and offsets stay as they are.
     """
 
     name: str
@@ -53,6 +56,7 @@ class LayerCost:
     kernel: int = 0
     passes_gradient: bool = True
     is_float32: bool = False
+    is_frozen: bool = False
 
     @property
     def outputs(self):
@@ -73,13 +77,13 @@ class LayerCost:
     def trainable_parameters(self):
         """Parameters that training changes."""
         if self.kind == "normalization":
-            return 2 * self.channels  # gamma and beta
+            return 0 if self.is_frozen else 2 * self.channels  # gamma and beta
         return self.kernel_parameters + self.channels if self.kernel else 0
 
     @property
     def parameters(self):
         """All parameters, including the moving mean and variance of a normalization."""
-        return self.trainable_parameters * (2 if self.kind == "normalization" else 1)
+        return 4 * self.channels if self.kind == "normalization" else self.trainable_parameters
 
     @property
     def kernel_flops(self):
@@ -108,11 +112,12 @@ class LayerCost:
         """FLOPs of one sample in a training step, forward and backward."""
         if self.kind == "loss":
             return (LOSS + LOSS_BACKWARD) * self.outputs
+        normalization = STATISTICS + NORMALIZATION_BACKWARD
         backward = {
             "convolution": self.outputs,  # the gradient of the bias
             "transposed convolution": self.outputs,
             "pooling": self.inputs,
-            "normalization": (STATISTICS + NORMALIZATION_BACKWARD) * self.outputs,
+            "normalization": (FROZEN_BACKWARD if self.is_frozen else normalization) * self.outputs,
             "activation": self.outputs,
             "concatenation": self.outputs
             // 2,  # adds the gradient of the skip connection to that of the pooling
@@ -129,10 +134,12 @@ class LayerCost:
                 3 if self.passes_gradient else 2
             )  # forward, and the gradients of kernel and input
             return passes * size * (both + self.kernel_parameters / batch_per_replica)
+        # Forward 2 in, 1 out; backward 4 in, 1 out. Frozen, each way 1 in, 1 out.
+        normalization = 4 if self.is_frozen else 8
         return {
             "scaling": self.inputs + size * self.outputs,  # from uint8
             "pooling": size * 2 * both,
-            "normalization": size * 8 * self.outputs,  # forward 2 in, 1 out; backward 4 in, 1 out
+            "normalization": size * normalization * self.outputs,
             "activation": 0,
             "concatenation": size * (4 * self.outputs + 3 * self.outputs // 2),
             "loss": FLOAT32_BYTES * 4 * self.outputs + self.outputs,
@@ -169,6 +176,18 @@ class Cost:
     """The counted cost of a UNet, per sample unless stated otherwise."""
 
     layers: tuple
+
+    def with_frozen_normalization(self):
+        """Returns the Cost of this UNet while its batch normalization stays as it is.
+
+        Choice: activations count as if it learned, because TensorFlow keeps its input either way.
+        """
+        return Cost(
+            tuple(
+                dataclasses.replace(layer, is_frozen=layer.kind == "normalization")
+                for layer in self.layers
+            )
+        )
 
     @property
     def parameters(self):

@@ -307,7 +307,9 @@ def _counted(config):
 def count_config(config):
     """Returns the Cost of a configuration's model; `config` is a dict of its fields."""
     sizes = (config["depth"], config["filters"], config["center_filters"])
-    return count_unet(config["grid"], FRAMES_IN, FRAMES_OUT, *sizes)
+    cost = count_unet(config["grid"], FRAMES_IN, FRAMES_OUT, *sizes)
+    # Training from another run's model leaves its batch normalization as it is.
+    return cost if config.get("start_from") is None else cost.with_frozen_normalization()
 
 
 def _of_epochs(epochs, row):

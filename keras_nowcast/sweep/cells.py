@@ -132,7 +132,9 @@ class PlacedCell:
     def cost(self):
         """The counted Cost of its model."""
         sizes = map(self.cell.value, names_of(SIZE))
-        return count_unet(self.cell.value("grid"), FRAMES_IN, FRAMES_OUT, *sizes)
+        cost = count_unet(self.cell.value("grid"), FRAMES_IN, FRAMES_OUT, *sizes)
+        started = self.cell.value("start_from") is not None
+        return cost.with_frozen_normalization() if started else cost
 
     @property
     def training_flops(self):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.model import precision
+from keras_nowcast.model import cost, precision
 from keras_nowcast.training import distributed
 from keras_nowcast.training.progress import FIRST_ORIGIN
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, VALIDATION_THRESHOLDS
@@ -35,6 +35,19 @@ class Compiled:
 def unet_sizes(config):
     """Returns the sizes of a config's UNet, the first arguments of build_unet and count_unet."""
     return config.grid, FRAMES_IN, FRAMES_OUT, *config.sizes
+
+
+def count_model(config):
+    """Returns the Cost of what `build_model` builds from the same config."""
+    counted = cost.count_unet(*unet_sizes(config))
+    return counted if config.start_from is None else counted.with_frozen_normalization()
+
+
+def model_record(config):
+    """Returns the `model` part of record.json."""
+    return count_model(config).record(
+        config.precision, config.batch_per_replica, config.fp16_allreduce
+    )
 
 
 def build_model(config):

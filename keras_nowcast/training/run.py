@@ -10,7 +10,6 @@ import time
 from keras_nowcast.data.augment import augmented
 from keras_nowcast.errors import TrainingFailed
 from keras_nowcast.files import remove_unfinished
-from keras_nowcast.model import cost
 from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
 from keras_nowcast.training import build, environment, record, resume
@@ -87,9 +86,7 @@ class Run:
             self.progress,
             self.energy,
             environment=self.environment,
-            model=cost.count_unet(*build.unet_sizes(config)).record(
-                config.precision, config.batch_per_replica, config.fp16_allreduce
-            ),
+            model=build.model_record(config),
             windows=self.training.windows,
         )
         self.stopper = None
@@ -184,8 +181,7 @@ class Run:
             return self.world.on_first(functools.partial(function, *arguments))
 
         with self.energy.window("layer times"):
-            counted = cost.count_unet(*build.unet_sizes(self.config))
-            parts = layer_times.parts_of(counted, policy, batch)
+            parts = layer_times.parts_of(build.count_model(self.config), policy, batch)
             row = layer_times.layer_row
             rows = [timed(each.name, row, each, self.model, policy, batch) for each in parts]
             roofs = timed("the roofline limits", layer_times.measure_roofs, policy)

@@ -11,7 +11,7 @@ import keras_nowcast
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.layers import FusedBatchNormalization
-from keras_nowcast.model.unet import build_unet
+from keras_nowcast.model.unet import build_unet, freeze_normalization
 
 POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
 
@@ -204,6 +204,35 @@ def test_record_has_the_fields_of_the_contract():
         "allreduce_bytes_per_step",
     ]
     assert all(value > 0 for value in record.values())
+
+
+def test_frozen_normalization_by_hand():
+    """4x4 pixels, one filter, two in the center: 1 + 1 + 2 + 2 + 2 + 1 + 1 channels normalized."""
+    learning = count_unet(4, 2, 3, 1, 1, center_filters=2)
+    frozen = learning.with_frozen_normalization()
+    assert (learning.parameters, frozen.parameters) == (171, 171)
+    assert (learning.trainable_parameters, frozen.trainable_parameters) == (151, 131)
+    assert frozen.forward_flops == learning.forward_flops
+    layers = _layers(frozen)
+    assert layers["encoder_1_norm_1"].training_flops == 16 * (2 + 1)
+    assert layers["encoder_1_norm_1"].training_bytes_moved("float32", 1) == 4 * 4 * 16
+    fewer = (4 + 9 - 1) * (16 + 16 + 8 + 8 + 32 + 16 + 16)
+    assert learning.training_flops("float32", 1) - frozen.training_flops("float32", 1) == (
+        fewer + 12 * 20
+    )
+    record = frozen.record("float32", 1)
+    assert record["trainable_parameters"] == 131 and record["parameters"] == 171
+    assert record["allreduce_bytes_per_step"] == 4 * 131
+    assert record["activation_bytes_per_sample"] == learning.activation_bytes("float32")
+
+
+@pytest.mark.parametrize(("depth", "filters"), [(1, 1), (3, 4)])
+def test_frozen_parameters_are_those_of_the_frozen_network(depth, filters):
+    model = build_unet(64, 13, 12, depth, filters)
+    freeze_normalization(model)
+    cost = count_unet(64, 13, 12, depth, filters).with_frozen_normalization()
+    trainable = sum(variable.value.shape.num_elements() for variable in model.trainable_variables)
+    assert (cost.trainable_parameters, cost.parameters) == (trainable, model.count_params())
 
 
 def test_sizes_that_make_no_network():

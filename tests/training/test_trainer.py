@@ -273,6 +273,10 @@ def test_only_what_is_not_normalization_learns_on(finished, small_sevir, tmp_pat
     for mine, other in zip(before.layers, after.layers, strict=True):
         for old, new in zip(mine.weights, other.weights, strict=True):
             assert np.array_equal(old, new) == ("norm" in mine.name), old.path
+    first, second = (each.read_record()["model"] for each in (finished, further))
+    scales = sum(layer.count_params() for layer in before.layers if "norm" in layer.name) // 2
+    assert second["parameters"] == first["parameters"]
+    assert second["trainable_parameters"] == first["trainable_parameters"] - scales
 
 
 def test_a_network_of_other_sizes_is_no_start(finished, small_sevir, tmp_path):
