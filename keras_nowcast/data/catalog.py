@@ -7,6 +7,7 @@ import contextlib
 import csv
 import dataclasses
 import datetime
+import math
 import os
 import reprlib
 from collections import Counter
@@ -57,6 +58,7 @@ class Event:
       size: pixels along a side.
       event_type: "Hail", "Tornado", ...; empty for the random events of SEVIR.
       first_minute: minutes from `time` to the first frame.
+      width_km: width of the images, or None if the catalog does not state it.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Event:
     size: int
     event_type: str = ""
     first_minute: int = 0
+    width_km: float | None = None
 
     @property
     def name(self):
@@ -178,7 +181,8 @@ def _columns(path, header):
             f"`--data` must have a catalog like SEVIR's. Received: {path} without the columns "
             f"{', '.join(absent)}."
         )
-    return {name: header.index(name) for name in needed}
+    optional = [name for name in ("width_m",) if name in header]
+    return {name: header.index(name) for name in (*needed, *optional)}
 
 
 class _FaultyCell(ValueError):
@@ -215,6 +219,7 @@ def _parse_row(root, row, place):
         first_minute=first,
         size=size,
         event_type=value["event_type"],
+        width_km=_parse_width(value.get("width_m", "")),
     )
 
 
@@ -233,6 +238,14 @@ def _parse_share(text):
         if 0 <= share <= 100:  # NaN is not
             return share
     raise _FaultyCell("pct_missing", "a number from 0 to 100", text)
+
+
+def _parse_width(text):
+    """Returns meters as km, or None if the text is no width; only the power spectrum needs it."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:  # NaN is not
+            return float(text) / 1000
+    return None
 
 
 def _parse_file_name(text):

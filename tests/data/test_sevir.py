@@ -68,6 +68,20 @@ def test_columns_in_another_order(tmp_path, catalog_row, write_catalog):
     assert catalog.read_catalog(tmp_path)[0].id == "S7"
 
 
+@pytest.mark.parametrize(
+    ("text", "km"),
+    [("384000", 384.0), ("16000.0", 16.0), ("", None), ("wide", None), ("nan", None), ("-1", None)],
+)
+def test_the_width_is_read_if_it_is_stated(tmp_path, write_catalog, catalog_row, text, km):
+    write_catalog(tmp_path, [catalog_row(width_m=text)])
+    (event,) = catalog.read_catalog(tmp_path)
+    assert event.width_km == km
+    columns = [name for name in catalog.CATALOG_COLUMNS if name != "width_m"]
+    write_catalog(tmp_path, [catalog_row()], columns)
+    (event,) = catalog.read_catalog(tmp_path)
+    assert event.width_km is None
+
+
 def test_an_id_repeated_at_one_time_is_dropped_and_said(tmp_path, catalog_row, write_catalog):
     rows = [catalog_row(id="S0"), catalog_row(id="S1"), catalog_row(id="S1", file_index=1)]
     write_catalog(tmp_path, rows)
