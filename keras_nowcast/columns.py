@@ -102,6 +102,11 @@ LAYERS = (
 
 _COUNT = "pixels"
 _EMPTY = "its denominator is 0"
+_NO_MEAN = "one of the thresholds was not scored, or its csi is undefined"
+_NO_POWER = (
+    "the grid does not resolve it, the pixel size is unknown, every tile has missing pixels, or "
+    "nothing was observed"
+)
 SCORES = (
     Key("method", TEXT, "", "model, persistence or extrapolation"),
     Key("threshold", INTEGER, CODES, "a pixel is an event if its code is at or above it"),
@@ -139,7 +144,7 @@ SCORES = (
     ),
     Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _NO_PIXEL),
 )
-# They follow SCORES in scores.csv, for the pools and scales that were counted.
+# They follow SCORES in scores.csv; the first two for the pools and scales that were counted.
 MORE_OF_SCORES = (
     Key(
         "csi_pool<side>",
@@ -155,6 +160,36 @@ MORE_OF_SCORES = (
         "fractions skill score in windows of this side, in pixels",
         _EMPTY,
     ),
+    Key(
+        "csi_m3",
+        NUMBER,
+        FRACTION,
+        "CSI-M: mean of csi at 16, 74 and 133, the same for all thresholds",
+        _NO_MEAN,
+    ),
+    Key(
+        "csi_m3_leads",
+        NUMBER,
+        FRACTION,
+        "mean over the lead times of csi_m3, in the rows of `all`",
+        f"{_NO_MEAN}, or in the rows of one lead time",
+    ),
+    Key("csi_m6", NUMBER, FRACTION, "CSI-M at all six of SEVIR's thresholds", _NO_MEAN),
+    Key(
+        "csi_m6_leads",
+        NUMBER,
+        FRACTION,
+        "mean over the lead times of csi_m6, in the rows of `all`",
+        f"{_NO_MEAN}, or in the rows of one lead time",
+    ),
+    Key(
+        "power_below_8km",
+        NUMBER,
+        "ratio",
+        "power of the forecast at wavelengths below 8 km, relative to the observed power",
+        _NO_POWER,
+    ),
+    Key("power_below_16km", NUMBER, "ratio", "the same below 16 km", _NO_POWER),
 )
 DIFFERENCES = (
     Key("method", TEXT, "", "model"),
@@ -213,5 +248,10 @@ FILES = (
     ),
     File("animation.gif", "evaluate.py", "the same window as an animation"),
     File("scores_by_lead.png", "evaluate.py", "scores against lead time; also as .pdf"),
+    File(
+        "power_by_lead.png",
+        "evaluate.py, if the grid resolves it",
+        "power of the forecasts at small scales, relative to the observed power; also as .pdf",
+    ),
     File("performance_diagram.png", "evaluate.py", "POD against success ratio; also as .pdf"),
 )

@@ -11,7 +11,7 @@ the same forecasts, any distribution of events over processes gives bit-identica
 
 import csv
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from keras_nowcast.columns import DIFFERENCES, SCORES
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.text_table import aligned
-from keras_nowcast.verification import bootstrap, scores
-from keras_nowcast.vil import FRAME_MINUTES
+from keras_nowcast.verification import bootstrap, scores, spectrum
+from keras_nowcast.vil import FRAME_MINUTES, VALIDATION_THRESHOLDS, VIL_THRESHOLDS
 
 ALL_LEADS = "all"
 
 COLUMNS = schema.names(SCORES)
+_FIELDS = tuple(field.name for field in fields(scores.Statistics))
 DIFFERENCE_COLUMNS = schema.names(DIFFERENCES)
 
 
@@ -36,17 +37,21 @@ class Evaluation:
     Attributes:
       events: names of the events, sorted.
       methods: dictionary of name -> Statistics with a first axis over `events`.
+      pixel_km: side of a pixel in km, or None if it is unknown.
     """
 
     events: tuple
     methods: dict
+    pixel_km: float | None = None
 
     def totals(self):
         """Returns a dictionary of name -> Statistics summed over the events."""
         return {name: statistics.total() for name, statistics in self.methods.items()}
 
 
-def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=None):
+def accumulate(
+    windows, methods, thresholds, pools=(1,), scales=(), on_forecast=None, tile=0, pixel_km=None
+):
     """Scores every method on every window and returns the Evaluation.
 
     Args:
@@ -54,9 +59,10 @@ def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=
         codes. Consecutive windows of one event make one batch.
       methods: dictionary of name -> function of (b, y, x, 13) uint8 codes that returns
         (b, y, x, 12) codes, uint8 or float.
-      thresholds, pools, scales: see `scores.statistics`.
+      thresholds, pools, scales, tile: see `scores.statistics`.
       on_forecast: called with (event, x, y, forecasts) for each batch, to draw or to save;
         `forecasts` is a dictionary of name -> (b, y, x, 12).
+      pixel_km: side of a pixel in km, or None if it is unknown.
 
     Raises:
       InputError: there are no windows, or a forecast has another shape than the observation.
@@ -67,7 +73,7 @@ def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=
         x, y = np.stack(x), np.stack(y)
         forecasts = {name: np.asarray(method(x)) for name, method in methods.items()}
         part = {
-            name: scores.statistics(forecast, y, thresholds, pools, scales)
+            name: scores.statistics(forecast, y, thresholds, pools, scales, tile)
             for name, forecast in forecasts.items()
         }
         if event in parts:
@@ -79,7 +85,9 @@ def accumulate(windows, methods, thresholds, pools=(1,), scales=(), on_forecast=
         raise InputError("`windows` must hold at least one window to score. Received: none")
     events = tuple(sorted(parts))
     return Evaluation(
-        events, {name: scores.stacked([parts[event][name] for event in events]) for name in methods}
+        events,
+        {name: scores.stacked([parts[event][name] for event in events]) for name in methods},
+        pixel_km,
     )
 
 
@@ -105,14 +113,19 @@ def merged(evaluations):
             name: scores.stacked([summed(name, parts[event]) for event in events])
             for name in methods
         },
+        evaluations[0].pixel_km,
     )
 
 
 def write_evaluation(path, evaluation):
     """Writes the statistics as an .npz file, atomically, to merge or for other intervals later."""
-    arrays = {"events": np.array(evaluation.events), "methods": np.array(list(evaluation.methods))}
+    arrays = {
+        "events": np.array(evaluation.events),
+        "methods": np.array(list(evaluation.methods)),
+        "pixel_km": np.array(evaluation.pixel_km or np.nan),
+    }
     for i, statistics in enumerate(evaluation.methods.values()):
-        for field in ("thresholds", "pools", "scales", "counts", "errors", "fractions"):
+        for field in _FIELDS:
             arrays[f"{field}_{i}"] = np.asarray(getattr(statistics, field))
     with written_whole(path) as beside:
         np.savez_compressed(beside, **arrays)
@@ -123,18 +136,24 @@ def read_evaluation(path):
     with np.load(path, allow_pickle=False) as file:
         methods = {}
         for i, name in enumerate(file["methods"].tolist()):
-            settings = (tuple(file[f"{s}_{i}"].tolist()) for s in ("thresholds", "pools", "scales"))
-            sums = (file[f"{s}_{i}"] for s in ("counts", "errors", "fractions"))
-            methods[name] = scores.Statistics(*settings, *sums)
-        return Evaluation(tuple(file["events"].tolist()), methods)
+            stored = {field: file[f"{field}_{i}"] for field in _FIELDS}
+            for field in ("thresholds", "pools", "scales"):
+                stored[field] = tuple(stored[field].tolist())
+            methods[name] = scores.Statistics(**stored | {"tile": int(stored["tile"])})
+        pixel_km = file["pixel_km"].item()
+        return Evaluation(
+            tuple(file["events"].tolist()), methods, None if np.isnan(pixel_km) else pixel_km
+        )
 
 
 def score_rows(evaluation, resamples=bootstrap.RESAMPLES, seed=0):
     """Returns the rows of scores.csv: dictionaries of COLUMNS, NaN if a score is undefined.
 
     There is one row for each method, lead time (and "all", pooled) and threshold. Rows of one lead
-    time have the same MAE, MSE, mean error and n, which have no threshold. After COLUMNS come
-    `csi_pool<side>` and `fss_<side>` of the pools and scales that were counted, sides in pixels.
+    time have the same MAE, MSE, mean error, CSI-M, power and n, which have no threshold. After
+    COLUMNS come `csi_pool<side>` and `fss_<side>` of the pools and scales that were counted, sides
+    in pixels, then the other columns of MORE_OF_SCORES. `csi_m3_leads` and `csi_m6_leads` are those
+    of "all".
 
     Args:
       evaluation: an Evaluation.
@@ -144,8 +163,27 @@ def score_rows(evaluation, resamples=bootstrap.RESAMPLES, seed=0):
     for method, statistics in evaluation.methods.items():
         for leads, part in _by_lead_and_all(statistics):
             table = _score_table(part, resamples, seed)
+            table |= _csi_m_table(part, statistics, leads == (ALL_LEADS,))
+            table |= _power_table(part.total(), evaluation.pixel_km)
             rows += _rows({"method": method}, statistics.thresholds, leads, table)
     return rows
+
+
+def relative_spectra(evaluation):
+    """Returns the power spectrum of each method at the last lead time, relative to the observed.
+
+    Returns:
+      (wavelength, {method: power}): arrays over the rings from the tile's width to two pixels, the
+      wavelengths in km. Both are empty if no spectrum was computed or the pixel size is unknown.
+    """
+    totals = evaluation.totals()
+    tile = next(iter(totals.values())).tile
+    if not (tile and evaluation.pixel_km):
+        return np.zeros(0), {}
+    wavelength = tile * evaluation.pixel_km / np.arange(1, (tile + 1) // 2)
+    return wavelength, {
+        name: spectrum.relative_power(total.power[-1, 1:]) for name, total in totals.items()
+    }
 
 
 def difference_rows(evaluation, method, resamples=bootstrap.RESAMPLES, seed=0):
@@ -242,6 +280,47 @@ def _score_table(statistics, resamples, seed):
     for scale, values in zip(total.scales, scores.fss(total), strict=True):
         table[f"fss_{scale}"] = values
     return table
+
+
+def _csi_m_table(statistics, by_lead, is_all):
+    """Returns the columns of CSI-M, arrays that broadcast to (l, t).
+
+    Args:
+      statistics: Statistics with a leading axis of events.
+      by_lead: the same, with all lead times apart.
+      is_all: whether `statistics` has all lead times pooled.
+    """
+    table = {}
+    for name, chosen in (("csi_m3", VALIDATION_THRESHOLDS), ("csi_m6", VIL_THRESHOLDS)):
+        table[name] = _csi_m(statistics, chosen)[:, None]
+        table[f"{name}_leads"] = _csi_m(by_lead, chosen).mean() if is_all else np.nan
+    return table
+
+
+def _csi_m(statistics, chosen):
+    """Returns (l,): the mean CSI over thresholds, NaN if one is undefined or was not counted.
+
+    Source: CSI-M of Earthformer (arXiv 2207.05833), after the SEVIR challenge's mCSI. There an
+    undefined CSI is 0; docs/scores.md compares the conventions.
+    """
+    if not set(chosen) <= set(statistics.thresholds):
+        return np.full(statistics.counts.shape[-3], np.nan)
+    places = [statistics.thresholds.index(threshold) for threshold in chosen]
+    return _csi(statistics.total())[:, places].mean(-1)
+
+
+def _power_table(total, pixel_km):
+    """Returns the columns of the power spectrum, arrays (l, 1).
+
+    Args:
+      total: Statistics without leading axes.
+      pixel_km: side of a pixel in km, or None.
+    """
+    side_km = total.tile * pixel_km if pixel_km else None
+    return {
+        f"power_below_{band}km": spectrum.power_below(total.power, band, side_km)[:, None]
+        for band in spectrum.BANDS_KM
+    }
 
 
 def _rows(names, thresholds, leads, table):

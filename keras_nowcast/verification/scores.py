@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.verification import spectrum
 from keras_nowcast.vil import MISSING
 
 # Pixels, of one byte each, that are counted at a time: few enough for the processor's cache.
@@ -47,19 +48,23 @@ class Statistics:
       thresholds: codes, ascending.
       pools: sides in pixels of the max-pooling blocks; the first is 1, a single pixel.
       scales: sides in pixels of the windows of the fractions skill score.
+      tile: side in pixels of the tiles of the power spectrum; 0 if it was not computed.
       counts: (..., pool, l, t, 4) int64: hits, misses, false alarms, correct negatives.
       errors: (..., l, 3) float64: sums of forecast - observation, of its absolute value (codes)
         and of its square (codes squared). Exact for forecasts in whole codes.
       fractions: (..., scale, l, t, 2) float64 of whole numbers: numerator and denominator of
         1 - FSS, in pixels to the fourth power.
+      power: (..., l, ring, 2) float64, codes squared, as of `spectrum.power_sums`.
     """
 
     thresholds: tuple
     pools: tuple
     scales: tuple
+    tile: int
     counts: np.ndarray
     errors: np.ndarray
     fractions: np.ndarray
+    power: np.ndarray
 
     def __add__(self, other):
         return self._with(
@@ -85,17 +90,17 @@ class Statistics:
         return self.counts[..., 0, :, 0, :].sum(-1)
 
     def _sums(self):
-        return self.counts, self.errors, self.fractions
+        return self.counts, self.errors, self.fractions, self.power
 
-    def _with(self, counts, errors, fractions):
-        return Statistics(self.thresholds, self.pools, self.scales, counts, errors, fractions)
+    def _with(self, *sums):
+        return Statistics(self.thresholds, self.pools, self.scales, self.tile, *sums)
 
     def _matched(self, other):
-        mine = (self.thresholds, self.pools, self.scales)
-        its = (other.thresholds, other.pools, other.scales)
+        mine = (self.thresholds, self.pools, self.scales, self.tile)
+        its = (other.thresholds, other.pools, other.scales, other.tile)
         if mine != its:
             raise InputError(
-                "`other` must have the same thresholds, pools and scales to be added. "
+                "`other` must have the same thresholds, pools, scales and tile to be added. "
                 f"Received: {its}, expected {mine}"
             )
         return other._sums()
@@ -123,7 +128,7 @@ def weighted(statistics, weights):
     return statistics._with(*(drawn(array) for array in statistics._sums()))
 
 
-def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
+def statistics(forecast, observation, thresholds, pools=(1,), scales=(), tile=0):
     """Returns the Statistics of a batch of forecasts.
 
     A pixel that is missing from the observation does not count. A pixel that is missing from the
@@ -136,6 +141,7 @@ def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
       thresholds: whole codes from 1 to 254, ascending.
       pools: sides of the max-pooling blocks, pixels; 1 comes first.
       scales: sides of the windows of the fractions skill score, pixels.
+      tile: side of the tiles of the power spectrum, pixels, at most; 0 for no spectrum.
 
     Raises:
       InputError: a threshold is outside 1 to 254 or out of order, the shapes differ, or the
@@ -164,8 +170,12 @@ def statistics(forecast, observation, thresholds, pools=(1,), scales=()):
         for t, threshold in enumerate(thresholds):
             events = [field >= threshold for field in (seen_forecast, seen)]
             fractions[:, :, t] = _fraction_sums(*events, valid, scales)
+    power = np.zeros((leads, 0, 2))
+    if tile:
+        tile = spectrum.tile_side(tile, observation.shape[1:3])
+        power = spectrum.power_sums(forecast, observation, tile)
     errors = _error_sums(forecast, observation)
-    return Statistics(thresholds, pools, scales, np.stack(counts), errors, fractions)
+    return Statistics(thresholds, pools, scales, tile, np.stack(counts), errors, fractions, power)
 
 
 def contingency_counts(forecast, observation, thresholds):
@@ -414,6 +424,7 @@ def all_leads(statistics):
         statistics.counts.sum(-3, keepdims=True),
         statistics.errors.sum(-2, keepdims=True),
         statistics.fractions.sum(-3, keepdims=True),
+        statistics.power.sum(-3, keepdims=True),
     )
 
 

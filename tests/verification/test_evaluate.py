@@ -3,12 +3,14 @@ import csv
 import numpy as np
 import pytest
 
+from keras_nowcast import columns, schema
 from keras_nowcast.errors import InputError
 from keras_nowcast.verification import baselines, evaluate, scores
+from keras_nowcast.vil import VIL_THRESHOLDS
 
 MISSING = 255
 THRESHOLDS = (16, 74)
-SETTINGS = {"pools": (1, 4), "scales": (3,)}
+SETTINGS = {"pools": (1, 4), "scales": (3,), "tile": 4, "pixel_km": 2.0}
 
 
 def last(x):
@@ -36,11 +38,13 @@ def evaluation_of(events=("b", "a", "c"), **more):
 
 
 def assert_equal(one, other):
+    assert one.pixel_km == other.pixel_km == 2
     assert one.events == other.events and list(one.methods) == list(other.methods)
     for name, mine in one.methods.items():
         its = other.methods[name]
         assert (mine.thresholds, mine.pools) == (its.thresholds, its.pools)
-        for field in ("counts", "errors", "fractions"):
+        assert (mine.scales, mine.tile) == (its.scales, its.tile) == ((3,), 4)
+        for field in ("counts", "errors", "fractions", "power"):
             np.testing.assert_array_equal(getattr(mine, field), getattr(its, field))
 
 
@@ -156,3 +160,76 @@ def test_the_console_table_has_a_line_a_method():
     lines = evaluate.console_table(rows).splitlines()
     assert [line.split()[0] for line in lines] == ["CSI", "persistence", "mean"]
     assert len({len(line) for line in lines}) == 1
+
+
+def of_one_window(forecast, observed, thresholds, **more):
+    """Returns the rows of scores.csv of one window, {(threshold, lead_minutes): row}."""
+    window = "a", np.zeros((*observed.shape[:2], 13), np.uint8), observed
+    evaluation = evaluate.accumulate([window], {"it": lambda x: forecast[None]}, thresholds, **more)
+    rows = evaluate.score_rows(evaluation, resamples=2)
+    return {(row["threshold"], row["lead_minutes"]): row for row in rows}
+
+
+def two_leads():
+    """Returns a forecast and an observation (8, 8, 2).
+
+    Lead 1: at every threshold 4 hits and 4 misses. Lead 2: at 16 and 74 4 hits and 4 false alarms,
+    above them 4 misses.
+    """
+    forecast, observed = np.zeros((8, 8, 2)), np.zeros((8, 8, 2), np.uint8)
+    observed[0, :, 0], forecast[0, :4, 0] = 250, 250
+    observed[0, :4, 1], forecast[0, :, 1] = 250, 100
+    return forecast, observed
+
+
+def test_csi_m():
+    rows = of_one_window(*two_leads(), VIL_THRESHOLDS)
+    for threshold in VIL_THRESHOLDS:
+        mine = [rows[threshold, lead] for lead in (5, 10, "all")]
+        # Pooled: 8 hits of 16 at 16 and 74, and 4 of 12 above.
+        assert [row["csi_m3"] for row in mine] == pytest.approx([1 / 2, 1 / 3, 4 / 9])
+        assert [row["csi_m6"] for row in mine] == pytest.approx([1 / 2, 1 / 6, 7 / 18])
+        for name, mean in (("csi_m3_leads", 5 / 12), ("csi_m6_leads", 1 / 3)):
+            values = [row[name] for row in mine]
+            assert values == pytest.approx([np.nan, np.nan, mean], nan_ok=True)
+
+
+def test_csi_m_of_other_thresholds_and_of_no_event():
+    names = [f"csi_m{number}{leads}" for number in (3, 6) for leads in ("", "_leads")]
+    rows = of_one_window(*two_leads(), (16, 74, 133, 160))
+    means = [rows[16, "all"][name] for name in names]
+    assert means == pytest.approx([4 / 9, 5 / 12, np.nan, np.nan], nan_ok=True)
+    forecast, observed = two_leads()
+    observed[observed == 250] = 150
+    forecast[forecast == 250] = 150
+    rows = of_one_window(forecast, observed, VIL_THRESHOLDS)  # no event from 160 on
+    assert rows[16, "all"]["csi_m3"] == pytest.approx(4 / 9)
+    assert np.isnan(rows[16, 5]["csi_m6"]) and np.isnan(rows[16, "all"]["csi_m6_leads"])
+
+
+def test_the_power_columns():
+    # Waves of 4 pixels of 2 km, in a tile of 64 km; the forecast has half the amplitude at lead 1.
+    wave = np.tile(np.repeat([[140, 100, 60, 100]], 32, axis=0), 8)[..., None]
+    observed = np.repeat(wave, 2, axis=-1).astype(np.uint8)
+    forecast = np.concatenate([50 + wave / 2, wave], axis=-1)
+    rows = of_one_window(forecast, observed, (16, 74), tile=32, pixel_km=2.0)
+    for threshold in (16, 74):
+        mine = [rows[threshold, lead]["power_below_16km"] for lead in (5, 10, "all")]
+        assert mine == pytest.approx([1 / 4, 1, 5 / 8])
+    # The ring of 8 km is not below 8 km, but its neighbor of 7.5 km is.
+    assert rows[16, "all"]["power_below_8km"] == pytest.approx(5 / 8)
+    for unknown in ({"tile": 32}, {"pixel_km": 2.0}, {"tile": 32, "pixel_km": 9.0}):
+        row = of_one_window(forecast, observed, (16, 74), **unknown)[16, "all"]
+        assert np.isnan([row["power_below_8km"], row["power_below_16km"]]).all()
+
+
+def test_scores_csv_ends_with_the_columns_that_were_added_last(tmp_path):
+    rows = evaluate.score_rows(evaluation_of(), resamples=20)
+    evaluate.write_rows(tmp_path / "scores.csv", rows, evaluate.COLUMNS)
+    header = (tmp_path / "scores.csv").read_text().splitlines()[0]
+    assert header.split(",") == [
+        *schema.names(columns.SCORES),
+        "csi_pool4",
+        "fss_3",
+        *schema.names(columns.MORE_OF_SCORES)[2:],
+    ]
