@@ -4,9 +4,10 @@
     horovodrun -np 2 python experiments/evaluate.py runs/<run> --data /data/sevir
 
 Writes to the run folder, or to --out: scores.csv; differences.csv (model minus each baseline, with
-95% confidence intervals over events); statistics.npz; the pictures panel, scores_by_lead and
-performance_diagram, each as .png and .pdf; and animation.gif. The scores do not depend on the
-number of processes, except for rounding if the number of threads per process changes the forecasts.
+95% confidence intervals over events); statistics.npz; the pictures panel, scores_by_lead,
+power_by_lead and performance_diagram, each as .png and .pdf; and animation.gif. The scores do not
+depend on the number of processes, except for rounding if the number of threads per process changes
+the forecasts.
 """
 
 import concurrent.futures
@@ -177,7 +178,7 @@ def score(world, model, events, stored, arguments):
       window with the highest mean VIL, or None if no window has any.
     """
     from keras_nowcast.report.panels import vil_colors
-    from keras_nowcast.verification import evaluate
+    from keras_nowcast.verification import evaluate, spectrum
 
     vil_colors(arguments.levels)  # checks them before the scoring, which takes long
     forecast, grid = model
@@ -199,12 +200,26 @@ def score(world, model, events, stored, arguments):
 
             windows = read_windows(events[world.rank :: world.size], grid, stride)
             return evaluate.accumulate(
-                windows, methods, arguments.thresholds, POOLS, SCALES, on_forecast
+                windows,
+                methods,
+                arguments.thresholds,
+                POOLS,
+                SCALES,
+                on_forecast,
+                spectrum.TILE,
+                pixel_km(events, grid),
             )
 
     parts = world.gather((world.on_all(score_mine), example))
     evaluation = evaluate.merged([part for part, _ in parts])
     return evaluation, max((one for _, one in parts), key=lambda one: one[0])[1]
+
+
+def pixel_km(events, grid):
+    """Returns the side of a pixel of the grid in km, or None if it is unknown or varies."""
+    widths = {event.width_km for event in events}
+    (width,) = widths if len(widths) == 1 else (None,)
+    return width and width / grid
 
 
 def build_methods(forecast, is_first):
@@ -281,8 +296,23 @@ def write_results(evaluation, example, out, arguments):
     by_lead = panels.scores_by_lead(rows, shown or arguments.thresholds[:3])
     write_figure(by_lead, out, "scores_by_lead")
     write_figure(panels.performance_diagram(rows, arguments.thresholds), out, "performance_diagram")
+    draw_power(evaluation, rows, out)
     draw_example(example, out, arguments.levels)
     print(f"scores.csv, differences.csv, statistics.npz and pictures written to {out}")
+
+
+def draw_power(evaluation, rows, out):
+    """Draws the power of the forecasts at small scales, if the grid resolves it."""
+    from keras_nowcast.report import panels
+    from keras_nowcast.report.style import NotDrawn, write_figure
+    from keras_nowcast.verification import evaluate
+
+    try:
+        figure = panels.power_by_lead(rows, evaluate.relative_spectra(evaluation))
+    except NotDrawn as reason:
+        print(f"power_by_lead is not drawn: {reason}")
+    else:
+        write_figure(figure, out, "power_by_lead")
 
 
 def draw_example(example, out, levels):

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
-from keras_nowcast.report.style import COLORS, MARKERS
+from keras_nowcast.report.style import COLORS, MARKERS, NotDrawn
 from keras_nowcast.vil import MISSING, vil_kg_m2
 
 # Source: the SEVIR authors' display code, one color from each level up to the next. Theirs has one
@@ -193,6 +193,58 @@ def _curve(axes, rows, score, look):
     if f"{score}_low" in rows[0]:
         bounds = ([row[f"{score}_{end}"] for row in rows] for end in ("low", "high"))
         axes.fill_between(minutes, *bounds, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def power_by_lead(rows, spectra):
+    """Draws the power at small scales relative to the observed power: 1 is as sharp as observed.
+
+    Args:
+      rows: of scores.csv, as `evaluate.score_rows` returns them; NaN if a score is undefined.
+      spectra: (wavelengths in km, {method: relative power}) at the last lead time.
+
+    Returns:
+      A Figure: the power in each band against lead time, and against wavelength at the last one.
+
+    Raises:
+      NotDrawn: the power is undefined at all lead times.
+    """
+    looks = _looks(rows)
+    rows = [row for row in rows if row["lead_minutes"] != "all"]
+    bands = [
+        (f"power_below_{km}km", f"wavelengths below {km} km")
+        for km in (8, 16)
+        if not np.isnan([row[f"power_below_{km}km"] for row in rows]).all()
+    ]
+    if not bands:
+        raise NotDrawn(
+            "the grid does not resolve 16 km, the pixel size is unknown, every tile of the fields "
+            "has missing pixels, or nothing was observed"
+        )
+    last = max(row["lead_minutes"] for row in rows)
+    columns = len(bands) + 1
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, columns, figsize=(3.5 * columns, 3.4), layout="constrained")
+        for cell, (column, title) in zip(axes, bands, strict=False):
+            for method, look in looks.items():
+                _curve(cell, _of(rows, method), column, look)
+            cell.set(title=title, xlabel="lead time (min)")
+            cell.set_xlim(0, 1.05 * last)
+        wavelength, powers = spectra
+        for method, power in powers.items():
+            axes[-1].plot(wavelength, power, **{**looks[method], "marker": None})
+        axes[-1].set(title=f"spectrum at {last:g} min", xlabel="wavelength (km)", xscale="log")
+        axes[-1].invert_xaxis()  # small scales on the right, as in spectra by wavenumber
+        ticks = [km for km in (4, 8, 16, 32, 64, 128, 256) if wavelength[-1] <= km <= wavelength[0]]
+        axes[-1].set_xticks(ticks, labels=ticks)
+        axes[-1].minorticks_off()
+        for cell in axes:
+            cell.axhline(1, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
+            cell.set_ylim(bottom=0)
+            cell.grid(alpha=0.3)
+        axes[0].set_ylabel("power relative to observed\n(1 is as sharp, below is smoother)")
+        handles = [Line2D([], [], **look, label=name) for name, look in looks.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
 
 
 def performance_diagram(rows, thresholds):

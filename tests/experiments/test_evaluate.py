@@ -121,6 +121,7 @@ def test_the_pictures_are_there(evaluated):
     assert names >= {
         "panel.png",
         "scores_by_lead.png",
+        "power_by_lead.png",
         "performance_diagram.png",
         "animation.gif",
         "differences.csv",

@@ -5,6 +5,7 @@ from matplotlib.colors import to_hex
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.report import panels
+from keras_nowcast.report.style import NotDrawn
 from keras_nowcast.vil import MISSING, VIL_LEVELS
 
 
@@ -32,6 +33,8 @@ def rows(methods=("model", "persistence"), thresholds=(16, 74)):
             "mse_high": 12.0,
             "mae_low": 1.0,
             "mae_high": 3.0,
+            "power_below_8km": np.nan,
+            "power_below_16km": 0.5 if lead == 5 else 0.25,
         }
         for method in methods
         for lead in leads
@@ -124,3 +127,21 @@ def test_the_animation_has_a_picture_a_frame(tmp_path):
     panels.write_animation(tmp_path / "event.gif", truth, forecasts, [0, 5, 10], VIL_LEVELS, "S1")
     with image.open(tmp_path / "event.gif") as gif:
         assert gif.n_frames == 3 and gif.info["duration"] == 250
+
+
+def test_power_by_lead_shows_the_bands_that_the_grid_resolves():
+    spectra = np.array([64.0, 32.0, 16.0]), {"model": np.array([1, 0.8, 0.3])}
+    figure = panels.power_by_lead(rows(), spectra)
+    band, spectrum = figure.axes
+    assert band.get_title() == "wavelengths below 16 km"
+    assert list(band.lines[0].get_xdata()) == [5, 10]
+    assert list(band.lines[0].get_ydata()) == [0.5, 0.25]
+    assert list(spectrum.lines[0].get_ydata()) == [1, 0.8, 0.3]
+    assert [label.get_text() for label in spectrum.get_xticklabels()] == ["16", "32", "64"]
+    assert spectrum.get_xlim()[0] > spectrum.get_xlim()[1]
+
+
+def test_power_that_is_nowhere_defined_is_not_drawn():
+    undefined = [row | {"power_below_16km": np.nan} for row in rows()]
+    with pytest.raises(NotDrawn, match="does not resolve 16 km"):
+        panels.power_by_lead(undefined, (np.zeros(0), {}))
