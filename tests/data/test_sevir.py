@@ -68,24 +68,6 @@ def test_columns_in_another_order(tmp_path, catalog_row, write_catalog):
     assert catalog.read_catalog(tmp_path)[0].id == "S7"
 
 
-@pytest.mark.parametrize(
-    ("text", "km"),
-    [
-        ("384000", 384.0),
-        ("16e3", 16.0),
-        ("", None),
-        ("x", None),
-        ("nan", None),
-        ("-1", None),
-        (None, None),
-    ],
-)
-def test_the_width_is_read_if_it_is_stated(tmp_path, write_catalog, catalog_row, text, km):
-    columns = [c for c in catalog.CATALOG_COLUMNS if c != "width_m" or text is not None]
-    write_catalog(tmp_path, [catalog_row(width_m=text)], columns)
-    assert catalog.read_catalog(tmp_path)[0].width_km == km
-
-
 def test_an_id_repeated_at_one_time_is_dropped_and_said(tmp_path, catalog_row, write_catalog):
     rows = [catalog_row(id="S0"), catalog_row(id="S1"), catalog_row(id="S1", file_index=1)]
     write_catalog(tmp_path, rows)
