@@ -353,9 +353,7 @@ OF_ALL_RUNS = {
     "training_curves": Drawing(
         training_curves,
         "Loss over the epochs",
-        "On the training windows and on the validation windows, which are held out. Validation "
-        "uses the running averages of batch normalization. They lag while the weights change fast, "
-        "which can cause early peaks.",
+        "On the training windows and on the validation windows, which are held out.",
     ),
     "cost_by_size": Drawing(
         cost_by_size,
