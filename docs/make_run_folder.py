@@ -72,10 +72,27 @@ def _json_schema():
         ),
         "type": "object",
         "properties": properties,
-        "required": [key.name for key in schema.TOP if key.name != "last_lines"],
+        "required": [k.name for k in schema.TOP if k.since == 1 and k.name != "last_lines"],
         "additionalProperties": False,
+        "allOf": [_of_version(version) for version in range(2, schema.VERSION + 1)],
     }
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _of_version(version):
+    """Returns the JSON Schema that requires the keys that a version of the schema introduced."""
+
+    def new(keys):
+        return [key.name for key in keys if key.since == version]
+
+    sections = {name: {"required": new(keys)} for name, keys in schema.SECTIONS.items()}
+    return {
+        "if": {"properties": {"schema": {"minimum": version}}, "required": ["schema"]},
+        "then": {
+            "required": new(schema.TOP),
+            "properties": {name: each for name, each in sections.items() if each["required"]},
+        },
+    }
 
 
 def _config_schema():
@@ -104,7 +121,7 @@ def _object_schema(keys, all_nullable=False, reasoned=()):
         "type": "object",
         "properties": properties,
         "patternProperties": {"^[a-z0-9_]+_reason$": REASON},
-        "required": list(properties),
+        "required": [key.name for key in keys if key.since == 1],
         "additionalProperties": False,
     }
     if reasoned:
@@ -199,7 +216,7 @@ cut its last row short, and readers skip that row. The file running.json is upda
 readers treat it as empty if it is cut short.
 """
 RECORD = """\
-`schema` is {version}. Records of schema 1 are still read; some of them lack keys, and a missing key
+`schema` is {version}. Records of earlier versions are still read; they lack keys, and a missing key
 is read as null. The JSON Schema of the file is
 [keras_nowcast/record.schema.json](../keras_nowcast/record.schema.json). It is made from the same
 source as this page, and the package contains it.

@@ -156,10 +156,11 @@ class RunFolder:
     def write_epochs(self, rows):
         """Writes epochs.csv atomically: one row per epoch, an empty cell if not measured.
 
-        EPOCH_COLUMNS come first, then all other columns in the order of the first row.
+        EPOCH_COLUMNS come first, then all other columns in the order in which rows have them: a
+        resumed run of an earlier version has rows with fewer.
         """
-        extra = [name for name in (rows[0] if rows else {}) if name not in EPOCH_COLUMNS]
-        _write_rows(self.path / "epochs.csv", [*EPOCH_COLUMNS, *extra], rows)
+        names = dict.fromkeys(EPOCH_COLUMNS) | {name: None for row in rows for name in row}
+        _write_rows(self.path / "epochs.csv", list(names), rows)
 
     def read_epochs(self):
         """Returns the rows of epochs.csv, numbers as int or float, empty cells as None."""

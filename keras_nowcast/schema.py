@@ -9,8 +9,9 @@ A value that was not measured is null, never 0, and a `<name>_reason` next to it
 
 from dataclasses import dataclass
 
-# Records of version 1 are still read. Some lack keys: those of failed cells have no `roofs`.
-VERSION = 2
+# Records of earlier versions are still read. They lack the keys that came later (`Key.since`), and
+# in version 1 those of failed cells have no `roofs`.
+VERSION = 3
 
 TEXT, INTEGER, NUMBER, BOOLEAN, OBJECT = "text", "integer", "number", "true or false", "object"
 TEXTS, NUMBERS, OBJECTS = "list of texts", "list of numbers", "list of objects"
@@ -31,6 +32,7 @@ class Key:
       choices: the texts that are allowed, () if any is.
       members: the Keys of an object, or of each object in a list.
       in_table: whether the study's table has it.
+      since: the version of the schema that introduced it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Key:
     choices: tuple = ()
     members: tuple = ()
     in_table: bool = False
+    since: int = 1
 
 
 STATUSES = ("completed", "interrupted", "failed")
@@ -84,7 +87,7 @@ ENVIRONMENT = (
         BOOLEAN,
         "",
         "whether the CPU of rank 0 has bfloat16 instructions",
-        in_table=True,
+        since=3,
     ),
     Key(
         "gpus",

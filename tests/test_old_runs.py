@@ -60,8 +60,8 @@ def test_they_are_of_schema_1_and_valid():
 def test_the_table_is_as_it_was(runs):
     for expected in EXPECTED["table"]:
         row = runs[expected["run"]].row
-        assert list(row) == list(expected)
-        assert row == pytest.approx(expected)
+        assert list(row)[: len(expected)] == list(expected)  # new columns may follow
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
 
 
 def test_they_compare_as_they_did(runs):
@@ -81,7 +81,9 @@ def test_the_claims_have_the_same_numbers(runs):
 
 
 def numbers_in(row):
-    return re.findall(r"\d[\d,.]*\d|\d", " ".join(map(str, row.values())))
+    words = [str(value) for value in row.values()]
+    text = " ".join(re.sub(r"\w*float\d+ (?=0\.)", "", each) for each in words)  # of a skill
+    return re.findall(r"\d[\d,.]*\d|\d", text)
 
 
 def test_the_planner_predicts_the_same(runs):
@@ -93,7 +95,10 @@ def test_the_planner_predicts_the_same(runs):
         for name, value in expected.items():
             found = getattr(config if hasattr(config, name) else prediction, name)
             if dataclasses.is_dataclass(found):
-                found = pytest.approx(dataclasses.astuple(found), rel=1e-4)
+                # A process now takes at least the time of its training, and holds at least what is
+                # counted, which changed these two laws.
+                rel = 0.02 if name in ("wall_seconds", "memory_bytes") else 1e-4
+                found = pytest.approx(dataclasses.astuple(found), rel=rel)
             assert found == (tuple(value) if isinstance(value, list) else value), name
 
 
@@ -147,7 +152,7 @@ def test_an_interrupted_one_is_resumed_as_it_was(copies):
     folder = records.RunFolder(copies / "runs" / "interrupted")
     theirs = records.RunFolder(OLD / "resumed")
     record, expected = folder.read_record(), theirs.read_record()
-    assert (record["schema"], record["status"]) == (2, "completed")
+    assert (record["schema"], record["status"]) == (3, "completed")
     assert valid_record.violations(record) == []
     assert record["training"].keys() == expected["training"].keys()
     assert record["energy"].keys() == expected["energy"].keys()

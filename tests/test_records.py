@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from keras_nowcast import records
+from keras_nowcast import records, schema
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import take_lock, written_whole
@@ -152,7 +152,7 @@ def test_runs_are_found_at_any_depth(tmp_path):
         folder.write_record({"status": "completed"})
     runs = records.read_runs([tmp_path, tmp_path / "b"])
     assert [folder.path.name for folder, _ in runs] == ["c", "b"]
-    assert runs[0][1] == {"schema": 2, "status": "completed"}
+    assert runs[0][1] == {"schema": schema.VERSION, "status": "completed"}
 
 
 @pytest.mark.parametrize("name", ["absent", "."])

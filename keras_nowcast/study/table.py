@@ -256,6 +256,8 @@ def _run(folder, record):
     devices = len(parts["energy"].get("devices") or ()) if folder.power_file.exists() else 0
     starts = parts["training"].get("starts") or ()
     row["starts"] = len(starts) or None
+    row["statistics_seconds_per_epoch"] = _median_of_epochs(epochs, "statistics_seconds")
+    row["cpu_has_bfloat16"] = parts["environment"].get("cpu_has_bfloat16")
     changed = len({each["world_size"] for each in starts}) > 1
     setting = _setting(row, parts)
     roofs = record.get("roofs")  # runs of an earlier version have none
@@ -312,18 +314,18 @@ def count_config(config):
     return cost if config.get("start_from") is None else cost.with_frozen_normalization()
 
 
-def _of_epochs(epochs, row):
-    """Returns the columns that come from epochs.csv.
+def _median_of_epochs(epochs, column):
+    """Returns the median of a column of epochs.csv, or None if it has no value.
 
-    Times and joules are medians over the epochs. The first epoch lacks the first step, which
-    includes compilation; it is left out if there are others.
+    The first epoch lacks the first step, which includes compilation; it is left out if there are
+    others.
     """
-    whole = epochs[1:] or epochs
+    values = [row[column] for row in epochs[1:] or epochs if row.get(column) is not None]
+    return statistics.median(values) if values else None
 
-    def median(column):
-        values = [each[column] for each in whole if each.get(column) is not None]
-        return statistics.median(values) if values else None
 
+def _of_epochs(epochs, row):
+    """Returns the columns that come from epochs.csv; times and joules are medians over them."""
     last = epochs[-1] if epochs else {}
     batch = (
         row["batch_per_replica"]
@@ -331,15 +333,14 @@ def _of_epochs(epochs, row):
         and (row["batch_per_replica"] * row["world_size"])
     )
     steps = batch and row["windows_per_epoch"] and -(-row["windows_per_epoch"] // batch)
-    seconds, rate = median("seconds"), row["samples_per_second"]
+    seconds, rate = _median_of_epochs(epochs, "seconds"), row["samples_per_second"]
     return {
         "epochs_done": len(epochs),
         "seconds_per_epoch": seconds,
         # An epoch's windows are spread evenly over its steps.
         "seconds_per_step": row["windows_per_epoch"] / rate / steps if rate and steps else None,
-        "val_seconds_per_epoch": median("val_seconds"),
-        "statistics_seconds_per_epoch": median("statistics_seconds"),
-        "joules_per_epoch": median("joules"),
+        "val_seconds_per_epoch": _median_of_epochs(epochs, "val_seconds"),
+        "joules_per_epoch": _median_of_epochs(epochs, "joules"),
         **{f"val_csi_{t}": last.get(f"val_csi_{t}") for t in THRESHOLDS},
         "val_mae": last.get("val_mae"),
     }

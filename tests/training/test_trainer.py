@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import valid_record
 
-from keras_nowcast import columns
+from keras_nowcast import columns, schema
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model.unet import read_unet
@@ -66,7 +66,7 @@ def test_the_run_folder_is_complete(finished):
 
 def test_the_record_has_every_key_and_a_reason_for_each_null(finished):
     record = finished.read_record()
-    assert record["schema"] == 2 and record["status"] == "completed"
+    assert record["schema"] == schema.VERSION and record["status"] == "completed"
     assert valid_record.violations(record) == []
     assert valid_record.violations(record | {"environment": finished.read_environment()}) == []
 
