@@ -17,11 +17,14 @@ demo: install
 	.venv/bin/python experiments/sweep.py --preset demo
 	.venv/bin/python experiments/plot_figures.py runs/demo
 
+# Two files at a time: most tests use one core, and those of a file share what they prepare.
+TWO_AT_A_TIME = -n 2 --dist loadfile
+
 test: install
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest $(TWO_AT_A_TIME) -m "not slow"
 
 test-all: install
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(TWO_AT_A_TIME)
 
 docs: .venv/docs-done
 	.venv/bin/python docs/make_run_folder.py

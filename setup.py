@@ -33,6 +33,7 @@ EXTRAS_REQUIRE = {
     "dev": [
         "jsonschema>=4.20",  # checks the records that the tests write by record.schema.json
         "pytest>=8",
+        "pytest-xdist>=3.5",  # two test files at a time, since most tests use one core
         "ruff>=0.6",
     ],
     # `make docs` installs these; no other command needs them.
