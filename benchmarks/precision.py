@@ -20,6 +20,7 @@ from keras_nowcast.records import RunFolder
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("float32", "mixed_bfloat16")
+KEPT = ("val_loss", "samples_per_second", "seconds", "seconds_per_epoch")  # of each run
 
 
 def main():
@@ -45,6 +46,10 @@ def main():
         f"{arguments.filters} filters, {arguments.epochs} epochs, one process; {arguments.seeds} "
         "seeds, median (lowest to highest); the ratio is float32's seconds over this run's, seed "
         "by seed",
+        raw=[
+            {"precision": precision, "seed": seed, **{name: run[name] for name in KEPT}}
+            for (precision, seed), run in runs.items()
+        ],
     )
 
 

@@ -1,21 +1,18 @@
 """The results of the benchmarks: every file has its twin and its row, and every number is there."""
 
-import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
-RESULTS = BENCHMARKS / "results"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COLUMNS = ["question", "command", "result", "machine", "file"]
-NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?!\w)")
 
-sys.path.insert(0, str(BENCHMARKS))
+sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).parent)]
 
 import sensor_errors  # noqa: E402
+from quoted import NUMBER, RESULTS, ROOT, content, not_found  # noqa: E402
 from result_files import file_stem, machine_slug, text_table  # noqa: E402
 
 
@@ -41,35 +38,6 @@ def stems():
     """Returns the result files, relative to results/, without their suffix."""
     files = [path for path in RESULTS.rglob("*") if path.is_file() and path.name != "README.md"]
     return sorted({str(path.relative_to(RESULTS).with_suffix("")) for path in files})
-
-
-def content(stem):
-    return json.loads((RESULTS / f"{stem}.json").read_text())
-
-
-def numbers_of(row):
-    """Yields the numbers of one row of a result: its values, and those in texts and keys."""
-    for key, value in row.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield float(value)
-        texts = f"{value if isinstance(value, str) else ''} {key.replace('_', ' ')}"
-        yield from (float(text.replace(",", "")) for text in NUMBER.findall(texts))
-
-
-def is_in(printed, row):
-    """True if a number of `row`, rounded as `printed` is, reads the same."""
-    plain = printed.lstrip("+").replace(",", "")
-    decimals = len(plain.partition(".")[2])
-    return any(f"{number:.{decimals}f}" == plain for number in numbers_of(row))
-
-
-def not_found(result, rows):
-    """Returns the statements of a result, set apart by ";", whose numbers are in no one row."""
-    return [
-        statement
-        for statement in result.split(";")
-        if not any(all(is_in(each, row) for each in NUMBER.findall(statement)) for row in rows)
-    ]
 
 
 def test_each_result_has_its_row():
