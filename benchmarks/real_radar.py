@@ -9,6 +9,7 @@ scores the result on the held-out events, next to persistence and extrapolation.
 - skill, of the precision named first: the median over seeds (lowest to highest), both baselines,
   and the number of seeds that are better than each. "surely" counts those whose 95% interval of the
   difference, over the held-out events, excludes 0.
+  The JSON file also has the scores of every seed, at all thresholds.
 - precision: the second precision minus the first, as the mean over seeds with the 95% interval of
   Student's t of the paired differences.
 """
@@ -55,7 +56,13 @@ def main():
         for each in arguments.precision
     }
     note = f"{arguments.seeds} seeds, median (lowest to highest); {trained(folders[first])}"
-    write_results("real_radar", skill_rows(folders[first]), f"{first}, {note}")
+    raw = [
+        {"precision": precision, "seed": seed, **row}
+        for precision, of_seeds in folders.items()
+        for seed, each in enumerate(of_seeds)
+        for row in kept_scores(each)
+    ]
+    write_results("real_radar", skill_rows(folders[first]), f"{first}, {note}", raw=raw)
     for other in others:
         rows = precision_rows(folders[first], folders[other])
         write_results("real_radar", rows, f"{other} minus {first}; {note}", "precision")
@@ -118,6 +125,12 @@ def skill_rows(folders):
                 row[f"better than {baseline}"] = better(differences, score, lead, baseline)
             rows.append(row)
     return rows
+
+
+def kept_scores(folder):
+    """Returns the scores of one seed that the file keeps, of every method and lead time."""
+    names = ("method", "threshold", "lead_minutes", "csi", "mse")
+    return [{name: row[name] for name in names} for row in RunFolder(folder).read_scores()]
 
 
 def better(differences, score, lead, baseline):

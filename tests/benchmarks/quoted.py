@@ -47,15 +47,33 @@ def is_in_one(statement, rows, context=()):
 
 
 def sections(text):
-    """Yields (heading, blocks) of a Markdown page, without its fenced code.
+    """Yields (heading, blocks, printed) of a Markdown page.
 
-    A block is text: the row of a table, a paragraph, or an item of a list.
+    A block is text: the row of a table, a paragraph, or an item of a list; fenced code is in none.
+    `printed` has the paragraphs of fenced text, the output of a program.
     """
-    text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    fences = []
+
+    def take_out(fence):
+        fences.append(fence[1])
+        return f"\n@{len(fences) - 1}\n"
+
+    text = re.sub(r"^```(.*?)^```$", take_out, text, flags=re.M | re.S)
     for part in re.split(r"^#+ ", "\n" + text, flags=re.M)[1:]:
         heading, _, body = part.partition("\n")
+        mine = [fences[int(number)] for number in re.findall(r"^@(\d+)$", body, flags=re.M)]
+        body = re.sub(r"^@\d+$", "", body, flags=re.M)
         blocks = re.split(r"\n\s*\n|\n(?=\s*- )|\n(?=\|)", body)
-        yield heading, [each for each in blocks if re.search(r"\w", each)]
+        printed = [
+            each for fence in mine if fence.startswith("text") for each in fence.split("\n\n")
+        ]
+        yield heading, [each for each in blocks if re.search(r"\w", each)], printed
+
+
+def printed_lines(stem):
+    """Returns the lines that a program printed, if a result keeps them, as rows."""
+    raw = content(stem).get("raw")
+    return [{"printed": line} for line in raw["printed"]] if isinstance(raw, dict) else []
 
 
 def plain(text):
@@ -97,6 +115,7 @@ def unfounded(block, sources, settled=lambda text: text, by_cell=False):
         return []
     found = [content(stem) for stem in LINK.findall(block) or sources]
     rows = [row for each in found for row in each["rows"]]
+    rows += [row for stem in LINK.findall(block) or sources for row in printed_lines(stem)]
     # What was run is in the note; in a whole row of a table it would excuse a wrong number.
     is_row = block.startswith("|") and not by_cell
     notes = [] if is_row else [{"note": each["note"]} for each in found]
