@@ -55,7 +55,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["keras_nowcast", "keras_nowcast.*"]),
-    package_data={"keras_nowcast": ["record.schema.json"], "keras_nowcast.report": ["templates/*"]},
+    package_data={
+        "keras_nowcast": ["record.schema.json"],
+        "keras_nowcast.report": ["templates/*"],
+        "keras_nowcast.verification": ["published.csv"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     classifiers=[

@@ -63,12 +63,16 @@ def main():
     events = world.on_all(lambda: test_events(stored, arguments, say))
     distributed.load_tensorflow(world)
     model = world.on_all(lambda: load_model(run, arguments.weights))
+    if arguments.against is not None:
+        world.on_all(lambda: check_published(stored, arguments, events, model[1]))
     world.on_first(
         lambda: make_folder(arguments.out or run.path)
     )  # before the scoring, which takes long
     evaluation, example = score(world, model, events, stored, arguments)
     if world.is_first:
-        write_results(evaluation, example, arguments.out or run.path, arguments)
+        rows = write_results(evaluation, example, arguments.out or run.path, arguments)
+        if arguments.against is not None:
+            print_published(rows, window_count(events, stored, arguments))
 
 
 def build_parser():
@@ -108,6 +112,12 @@ def build_parser():
         nargs=11,
         default=list(VIL_LEVELS),
         help="VIL codes at the edges of the colors of the pictures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--against",
+        choices=("published",),
+        help="print the published table of SEVIR with the scores of this run; refused, before the "
+        "scoring, if the run was trained or is scored by another protocol (default: not printed)",
     )
     parser.add_argument("--out", type=Path, help="folder for the results (default: the run folder)")
     parser.add_argument(
@@ -278,7 +288,11 @@ def saving(folder, world, events, grid, stride):
 
 
 def write_results(evaluation, example, out, arguments):
-    """Writes tables and pictures to a folder and prints the scores over all lead times."""
+    """Writes tables and pictures to a folder and prints the scores over all lead times.
+
+    Returns:
+      The rows of scores.csv.
+    """
     from keras_nowcast.report import panels
     from keras_nowcast.report.style import write_figure
     from keras_nowcast.verification import evaluate
@@ -299,6 +313,39 @@ def write_results(evaluation, example, out, arguments):
     draw_power(evaluation, rows, out)
     draw_example(example, out, arguments.levels)
     print(f"scores.csv, differences.csv, statistics.npz and pictures written to {out}")
+    return rows
+
+
+def check_published(stored, arguments, events, grid):
+    """Raises InputError unless the run was trained and is scored as the published models."""
+    from keras_nowcast.verification import published
+
+    dates = RunConfig(
+        train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
+    )
+    settings = {
+        "train-before": dates.train_before_time,
+        "test-from": dates.test_from_time,
+        "authors-split": stored["authors_split"],
+        "max-missing": stored["max_missing"],
+        "max-windows": stored["max_windows"],
+        "window-stride": arguments.window_stride or stored["window_stride"],
+        "grid": grid,
+    }
+    published.check(settings, arguments.thresholds, window_count(events, stored, arguments))
+
+
+def window_count(events, stored, arguments):
+    """Returns the number of windows that are scored."""
+    stride = arguments.window_stride or stored["window_stride"]
+    return sum(len(sevir.window_starts(event.frames, stride)) for event in events)
+
+
+def print_published(rows, windows):
+    """Prints the published table with the scores of the run, rows of scores.csv."""
+    from keras_nowcast.verification import published
+
+    print(published.text_table(rows, windows))
 
 
 def draw_power(evaluation, rows, out):

@@ -187,6 +187,7 @@ def test_a_model_of_another_window_length(refused, run_dir, tmp_path):
         (["--thresholds", "16", "300"], "threshold"),
         (["--levels", *"0 16 31 59 74 100 133 160 219 181 255".split()], "`levels` must be 11"),
         (["--data", "absent"], "`--data` must be a folder"),
+        (["--against", "published"], "grid 32 (published: 384); 6 test windows"),
     ],
 )
 def test_bad_flags(refused, run_dir, flags, words):
