@@ -60,7 +60,7 @@ NOT_COVERED = {
     "docs/run_folder.md": "generated; it describes keys and columns",
     "docs/cluster.md": "what was tried on a Slurm of one machine; no results files are kept",
     "docs/sweep.md": "rules and settings",
-    "docs/study.md": "rules; its examples are of tests",
+    "docs/study.md": "rules, and an estimate whose runs are not kept, as it says",
     "docs/index.md": "the setup and limits; its times are those of README.md",
     "docs/published.md": "numbers of papers, which tests/verification compares with their source",
 }
