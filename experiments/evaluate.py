@@ -1,4 +1,4 @@
-"""Scores the forecasts of a finished run on a SEVIR test set, with persistence and extrapolation.
+"""Scores the forecasts of a finished run on a SEVIR test set, next to those of baselines.
 
     python experiments/evaluate.py runs/<run>
     horovodrun -np 2 python experiments/evaluate.py runs/<run> --data /data/sevir
@@ -12,6 +12,7 @@ the forecasts.
 
 import concurrent.futures
 import contextlib
+import functools
 import importlib.util
 import itertools
 import sys
@@ -24,6 +25,8 @@ from keras_nowcast.data import catalog, sevir, splits
 from keras_nowcast.errors import InputError
 from keras_nowcast.process import run_script
 from keras_nowcast.records import RunFolder
+from keras_nowcast.verification import baselines
+from keras_nowcast.verification.baselines import PYSTEPS_METHODS
 from keras_nowcast.vil import (
     FRAME_MINUTES,
     FRAMES_IN,
@@ -119,6 +122,14 @@ def build_parser():
         help="print the published table of SEVIR with the scores of this run; refused, before the "
         "scoring, if the run was trained or is scored by another protocol (default: not printed)",
     )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=("persistence", *PYSTEPS_METHODS),
+        metavar="METHOD",
+        help="baselines to score next to the model: persistence, and with pysteps extrapolation, "
+        "sprog and anvil (default: all, without the last three if pysteps is not installed)",
+    )
     parser.add_argument("--out", type=Path, help="folder for the results (default: the run folder)")
     parser.add_argument(
         "--save-forecasts",
@@ -192,7 +203,7 @@ def score(world, model, events, stored, arguments):
 
     vil_colors(arguments.levels)  # checks them before the scoring, which takes long
     forecast, grid = model
-    methods = build_methods(forecast, world.is_first)
+    methods = build_methods(forecast, arguments.methods, world.is_first)
     stride = arguments.window_stride or stored["window_stride"]
     example = (0.0, None)
 
@@ -232,18 +243,36 @@ def pixel_km(events, grid):
     return width and width / grid
 
 
-def build_methods(forecast, is_first):
-    """Returns the methods to score: {name: function of (b, y, x, 13) VIL codes}."""
-    from keras_nowcast.verification import baselines
+def build_methods(forecast, names, is_first):
+    """Returns the methods to score: {name: function of (b, y, x, 13) VIL codes}.
 
-    def baseline(function):
-        return lambda vil: function(vil, FRAMES_OUT)
+    Args:
+      forecast: the model, a function of (b, y, x, 13) VIL codes.
+      names: of the baselines, or None for all that the installed packages allow.
+      is_first: True on the rank that prints.
 
-    methods = {"model": forecast, "persistence": baseline(baselines.persistence)}
-    if importlib.util.find_spec("pysteps") is not None:
-        methods["extrapolation"] = baseline(baselines.extrapolation)
-    elif is_first:
-        print("extrapolation is not scored: it needs pysteps (pip install -e .[baselines])")
+    Raises:
+      InputError: a named baseline needs pysteps, which is not installed.
+    """
+    if names is None:
+        names = ("persistence", *PYSTEPS_METHODS)
+        if importlib.util.find_spec("pysteps") is None:
+            names = ("persistence",)
+            if is_first:
+                print(
+                    f"{', '.join(PYSTEPS_METHODS)} are not scored: they need pysteps "
+                    "(pip install -e .[baselines])"
+                )
+    elif importlib.util.find_spec("pysteps") is None and {*names} & {*PYSTEPS_METHODS}:
+        raise InputError(
+            f"`--methods` must be persistence where pysteps is not installed. Received: "
+            f"{' '.join(names)}; pip install -e .[baselines]"
+        )
+    motion = baselines.shared_motion()
+    methods = {"model": forecast}
+    for name in dict.fromkeys(names):
+        options = {"motion": motion} if name in PYSTEPS_METHODS else {}
+        methods[name] = functools.partial(getattr(baselines, name), leads=FRAMES_OUT, **options)
     return methods
 
 
@@ -305,6 +334,8 @@ def write_results(evaluation, example, out, arguments):
     count = len(evaluation.events)
     print(f"{count} events, all lead times pooled; MAE in VIL codes, MSE in VIL codes squared:")
     print(evaluate.console_table(rows))
+    if set(PYSTEPS_METHODS) & set(evaluation.methods):
+        print("Air from outside the grid: the baselines keep the last observed code of the pixel.")
 
     shown = [threshold for threshold in arguments.thresholds if threshold in (16, 74, 133)]
     by_lead = panels.scores_by_lead(rows, shown or arguments.thresholds[:3])

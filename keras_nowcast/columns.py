@@ -108,7 +108,7 @@ _NO_POWER = (
     "nothing was observed"
 )
 SCORES = (
-    Key("method", TEXT, "", "model, persistence or extrapolation"),
+    Key("method", TEXT, "", "model, persistence, extrapolation, sprog or anvil"),
     Key("threshold", INTEGER, CODES, "a pixel is an event if its code is at or above it"),
     Key("lead_minutes", TEXT, "min", "lead time, or `all` for all lead times pooled"),
     Key("hits", INTEGER, _COUNT, "events that were forecast"),
@@ -193,7 +193,7 @@ MORE_OF_SCORES = (
 )
 DIFFERENCES = (
     Key("method", TEXT, "", "model"),
-    Key("reference", TEXT, "", "persistence or extrapolation"),
+    Key("reference", TEXT, "", "persistence, extrapolation, sprog or anvil"),
     Key("threshold", INTEGER, CODES, "as in scores.csv"),
     Key("lead_minutes", TEXT, "min", "as in scores.csv"),
     Key("events", INTEGER, "events", "events that both were scored on"),
