@@ -107,13 +107,14 @@ def score_rows(pairs):
 
 def carried(vil, motion):
     """Returns the last frame carried along, (b, y, x, lead) codes; NaN where there is inflow."""
+    fields = motion(vil)  # the first import of pysteps, whose greeting it keeps back
     from pysteps.extrapolation.semilagrangian import extrapolate
 
     last = np.where(vil[..., -1] == MISSING, 0.0, vil[..., -1])
     return np.stack(
         [
             np.moveaxis(extrapolate(frame, field, FRAMES_OUT), 0, -1)
-            for frame, field in zip(last, motion(vil), strict=True)
+            for frame, field in zip(last, fields, strict=True)
         ]
     )
 

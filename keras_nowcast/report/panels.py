@@ -33,8 +33,10 @@ VIL_COLORS = (
 MISSING_COLOR = "#c8c8d2"
 
 # A method has the same color in every picture.
-METHOD_COLORS = dict(zip(("model", "persistence", "extrapolation"), COLORS, strict=False))
-_OTHER_COLORS = COLORS[3:]
+METHOD_COLORS = dict(
+    zip(("model", "persistence", "extrapolation", "sprog", "anvil"), COLORS, strict=False)
+)
+_OTHER_COLORS = COLORS[len(METHOD_COLORS) :]
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
