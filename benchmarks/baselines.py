@@ -7,11 +7,19 @@ on, a window at every frame, grid 128. "no echo for inflow" is extrapolation as 
 November 2026: pixels into which the motion brings air from outside the grid had no echo there. The
 others keep the last code in these pixels, whose share of the valid pixels is `inflow_percent`.
 
-The second table, "settings", is of the events before --test-from, so that no setting is chosen on
+With --model, a results file of real_radar.py, a table "model" sets the baselines next to the model
+of that file, whose scores it takes as they are printed: the median of the seeds (lowest to highest).
+Where the range of the seeds lies on one side of a baseline, all seeds are better than it or none.
+Otherwise it is unknown how many are, since the file has no score of a single seed.
+
+The table "settings" is of the events before --test-from, so that no setting is chosen on
 held-out windows. `cpu_s_per_window` is without the motion, which the methods share.
 """
 
+import json
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 from flags import build_parser
@@ -56,18 +64,24 @@ def main():
     parser.add_argument(
         "--settings-stride", type=int, default=3, help="the same, for the table of settings"
     )
+    parser.add_argument("--model", type=Path, help="a .json file of results/real_radar")
     arguments = parser.parse_args()
     events = catalog.read_catalog(arguments.data)
     held_out = [each for each in events if str(each.time.date()) >= arguments.test_from]
     earlier = [each for each in events if str(each.time.date()) < arguments.test_from]
-    for chosen, stride, rows_of, variant in (
-        (held_out, arguments.stride, score_rows, None),
-        (earlier, arguments.settings_stride, setting_rows, "settings"),
-    ):
+
+    def note(chosen, stride):
         count = sum(len(sevir.window_starts(each.frames, stride)) for each in chosen)
-        rows = rows_of(windows(chosen, arguments.grid, stride))
-        note = f"{count} windows of {len(chosen)} events, grid {arguments.grid}"
-        write_results("baselines", rows, note, variant)
+        return f"{count} windows of {len(chosen)} events, grid {arguments.grid}"
+
+    rows = score_rows(windows(held_out, arguments.grid, arguments.stride))
+    write_results("baselines", rows, note(held_out, arguments.stride))
+    if arguments.model is not None:
+        kept = json.loads(arguments.model.read_text())
+        text = f"the model of {kept['date']}, {kept['note']}; {note(held_out, arguments.stride)}"
+        write_results("baselines", model_rows(kept["rows"], rows), text, "model")
+    rows = setting_rows(windows(earlier, arguments.grid, arguments.settings_stride))
+    write_results("baselines", rows, note(earlier, arguments.settings_stride), "settings")
 
 
 def windows(events, grid, stride):
@@ -117,6 +131,40 @@ def carried(vil, motion):
             for frame, field in zip(last, fields, strict=True)
         ]
     )
+
+
+def model_rows(kept, rows):
+    """Returns one row per score and lead time: the model of a results file and the baselines.
+
+    Args:
+      kept: the rows of the table "skill" of real_radar.py.
+      rows: of `score_rows`.
+    """
+    table = []
+    for each in kept:
+        score = each["score"].replace(" ", "_")
+        row = {name: each[name] for name in ("score", "lead_minutes", "model", "persistence")}
+        row["better than persistence"] = each["better than persistence"]
+        for name in baselines.PYSTEPS_METHODS:
+            (value,) = (
+                one[score]
+                for one in rows
+                if (one["method"], one["lead_minutes"]) == (name, each["lead_minutes"])
+            )
+            row[name] = value
+            row[f"seeds better than {name}"] = seeds_better(each, value)
+        table.append(row)
+    return table
+
+
+def seeds_better(kept, value):
+    """Returns "all", "none" or "unknown", from the lowest and the highest score as printed."""
+    texts = re.findall(r"[\d.]+", kept["model"])
+    half = 0.5 * 10.0 ** -len(texts[1].partition(".")[2])
+    low, high = float(texts[1]) - half, float(texts[2]) + half
+    if low <= value <= high:
+        return "unknown"
+    return "all" if (high < value) == (kept["score"] == "mse") else "none"
 
 
 def setting_rows(pairs):

@@ -1,7 +1,8 @@
 """Which optical flow makes the strongest baseline? Compares pysteps' methods that need no OpenCV.
 
 In every window of a SEVIR folder, the last input frame is carried along the motion that each method
-finds, and scored like any forecast. `verification.baselines.extrapolation` is the row "baseline".
+finds, and scored like any forecast. `verification.baselines.extrapolation` is the row "baseline". Pixels
+with inflow from outside the grid keep their last code.
 
     python benchmarks/extrapolation.py --data RADAR
 """
@@ -30,26 +31,17 @@ def windows(events, grid):
             yield f"{event.id} {event.time}", *sevir.cut_window(vil, start)
 
 
-def carried(vil, method):
-    """Returns the last frame carried along the motion that a method of pysteps finds.
+def motion_by(method):
+    """Returns a function like `baselines.motion_fields`, with a motion method of pysteps."""
 
-    Args:
-      vil: codes of shape (b, y, x, FRAMES_IN).
-      method: name of the motion method.
+    def motion(vil):
+        from pysteps.motion import get_method
 
-    Returns:
-      float32 codes of shape (b, y, x, FRAMES_OUT).
-    """
-    from pysteps.extrapolation.semilagrangian import extrapolate
-    from pysteps.motion import get_method
+        flow = get_method(method)
+        frames = np.moveaxis(np.where(vil == MISSING, 0.0, vil), -1, 1)
+        return [flow(window[-FRAMES[method] :], verbose=False) for window in frames]
 
-    flow = get_method(method)
-    frames = np.where(vil == MISSING, 0.0, vil)
-    forecasts = np.zeros((*vil.shape[:3], FRAMES_OUT), np.float32)
-    for window, forecast in zip(np.moveaxis(frames, -1, 1), forecasts, strict=True):
-        motion = flow(window[-FRAMES[method] :], verbose=False)
-        forecast[:] = np.moveaxis(extrapolate(window[-1], motion, FRAMES_OUT), 0, -1)
-    return forecasts
+    return motion
 
 
 def timed(name, method, seconds):
@@ -76,7 +68,10 @@ def main():
     methods = {
         "persistence": functools.partial(baselines.persistence, **ours),
         "baseline": functools.partial(baselines.extrapolation, **ours),
-    } | {name: functools.partial(carried, method=name) for name in FRAMES}
+    } | {
+        name: functools.partial(baselines.extrapolation, **ours, motion=motion_by(name))
+        for name in FRAMES
+    }
     seconds = {}
     evaluation = evaluate.accumulate(
         windows(events, args.grid),

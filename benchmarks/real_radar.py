@@ -3,10 +3,10 @@
     python benchmarks/real_radar.py --data RADAR --runs runs/real_radar
 
 For each seed and precision: trains the preset synthetic_start, continues with real_radar, and
-scores the result on the held-out events, next to persistence and extrapolation. Finished runs in
---runs are not repeated. Writes two tables, with MSE in VIL codes squared:
+scores the result on the held-out events, next to the baselines. Finished runs in --runs are not
+repeated. Writes two tables, with MSE in VIL codes squared:
 
-- skill, of the precision named first: the median over seeds (lowest to highest), both baselines,
+- skill, of the precision named first: the median over seeds (lowest to highest), the baselines,
   and the number of seeds that are better than each. "surely" counts those whose 95% interval of the
   difference, over the held-out events, excludes 0.
   The JSON file also has the scores of every seed, at all thresholds.
@@ -29,7 +29,7 @@ from keras_nowcast.study.compare import mean_difference
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LEADS = (5, 10, 15, 20, 30, 45, 60)
 THRESHOLD = 16
-BASELINES = ("persistence", "extrapolation")
+BASELINES = ("persistence", "extrapolation", "sprog", "anvil")
 BETTER = {"mse": -1, "csi": 1}  # the sign of a difference that is an improvement
 
 

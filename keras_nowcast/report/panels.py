@@ -86,7 +86,7 @@ def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, title, scores
         figure, axes = plt.subplots(
             len(rows),
             columns + 1,
-            figsize=(1.9 * (columns + 1) + 1.3, 2.05 * len(rows) + 0.7),
+            figsize=(1.9 * (columns + 1) + 1.3, 1.92 * len(rows) + 0.8),
             layout="constrained",
             squeeze=False,
         )
@@ -194,7 +194,7 @@ def _curve(axes, rows, score, look):
     axes.plot(minutes, [row[score] for row in rows], **look)
     if f"{score}_low" in rows[0]:
         bounds = ([row[f"{score}_{end}"] for row in rows] for end in ("low", "high"))
-        axes.fill_between(minutes, *bounds, color=look["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(minutes, *bounds, color=look["color"], alpha=0.12, linewidth=0)
 
 
 def power_by_lead(rows, spectra):
