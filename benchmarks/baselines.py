@@ -8,9 +8,9 @@ November 2026: pixels into which the motion brings air from outside the grid had
 others keep the last code in these pixels, whose share of the valid pixels is `inflow_percent`.
 
 With --model, a results file of real_radar.py, a table "model" sets the baselines next to the model
-of that file, whose scores it takes as they are printed: the median of the seeds (lowest to highest).
-Where the range of the seeds lies on one side of a baseline, all seeds are better than it or none.
-Otherwise it is unknown how many are, since the file has no score of a single seed.
+of that file. It takes the model's scores as they are printed: the median of the seeds (lowest to
+highest). Where the range of the seeds lies on one side of a baseline, all seeds are better than it
+or none. Otherwise it is unknown how many are, since the file has no score of a single seed.
 
 The table "settings" is of the events before --test-from, so that no setting is chosen on
 held-out windows. `cpu_s_per_window` is without the motion, which the methods share.
@@ -158,13 +158,17 @@ def model_rows(kept, rows):
 
 
 def seeds_better(kept, value):
-    """Returns "all", "none" or "unknown", from the lowest and the highest score as printed."""
-    texts = re.findall(r"[\d.]+", kept["model"])
-    half = 0.5 * 10.0 ** -len(texts[1].partition(".")[2])
-    low, high = float(texts[1]) - half, float(texts[2]) + half
+    """Returns how many seeds are better than `value`, or "unknown".
+
+    Follows from the lowest and the highest score as they are printed, if `value` is outside.
+    """
+    _, low, high = re.findall(r"[\d.]+", kept["model"])
+    half = 0.5 * 10.0 ** -len(low.partition(".")[2])
+    low, high = float(low) - half, float(high) + half
     if low <= value <= high:
         return "unknown"
-    return "all" if (high < value) == (kept["score"] == "mse") else "none"
+    seeds = int(re.search(r"of (\d+)", kept["better than persistence"])[1])
+    return f"{seeds if (high < value) == (kept['score'] == 'mse') else 0} of {seeds}"
 
 
 def setting_rows(pairs):

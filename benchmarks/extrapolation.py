@@ -1,8 +1,8 @@
 """Which optical flow makes the strongest baseline? Compares pysteps' methods that need no OpenCV.
 
 In every window of a SEVIR folder, the last input frame is carried along the motion that each method
-finds, and scored like any forecast. `verification.baselines.extrapolation` is the row "baseline". Pixels
-with inflow from outside the grid keep their last code.
+finds, and scored like any forecast. `verification.baselines.extrapolation` is the row "baseline".
+Pixels with inflow from outside the grid keep their last code.
 
     python benchmarks/extrapolation.py --data RADAR
 """
