@@ -225,7 +225,9 @@ def power_by_lead(rows, spectra):
     last = max(row["lead_minutes"] for row in rows)
     columns = len(bands) + 1
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, columns, figsize=(3.5 * columns, 3.4), layout="constrained")
+        figure, axes = plt.subplots(
+            1, columns, figsize=(3.5 * columns, 3.4), layout="constrained", sharey=True
+        )
         for cell, (column, title) in zip(axes, bands, strict=False):
             for method, look in looks.items():
                 _curve(cell, _of(rows, method), column, look)
@@ -241,12 +243,24 @@ def power_by_lead(rows, spectra):
         axes[-1].minorticks_off()
         for cell in axes:
             cell.axhline(1, color="0.4", linewidth=0.8, linestyle="--", zorder=1)
-            cell.set_ylim(bottom=0)
             cell.grid(alpha=0.3)
+        _ratio_scale(axes[0])
         axes[0].set_ylabel("power relative to observed\n(1 is as sharp, below is smoother)")
         handles = [Line2D([], [], **look, label=name) for name, look in looks.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+def _ratio_scale(axes):
+    """Gives ratios a logarithmic scale from at least 0.1 to 2, at most 0.001 to 1000."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    low, high = np.clip(low, 1e-3, 0.09), np.clip(high, 2.2, 1e3)
+    between = (1, 2, 5) if high < 300 * low else (1,)
+    ticks = [k * 10.0**power for power in range(-3, 4) for k in between]
+    axes.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(low, high)
 
 
 def performance_diagram(rows, thresholds):

@@ -132,18 +132,21 @@ def write_evaluation(path, evaluation):
 
 
 def read_evaluation(path):
-    """Returns what `write_evaluation` wrote."""
+    """Returns what `write_evaluation` wrote; that of an earlier version has no power spectrum."""
     with np.load(path, allow_pickle=False) as file:
-        methods = {}
-        for i, name in enumerate(file["methods"].tolist()):
-            stored = {field: file[f"{field}_{i}"] for field in _FIELDS}
-            for field in ("thresholds", "pools", "scales"):
-                stored[field] = tuple(stored[field].tolist())
-            methods[name] = scores.Statistics(**stored | {"tile": int(stored["tile"])})
-        pixel_km = file["pixel_km"].item()
-        return Evaluation(
-            tuple(file["events"].tolist()), methods, None if np.isnan(pixel_km) else pixel_km
-        )
+        arrays = dict(file)
+    methods = {}
+    for i, name in enumerate(arrays["methods"].tolist()):
+        without = {"tile": np.array(0), "power": np.zeros((*arrays[f"errors_{i}"].shape[:2], 0, 2))}
+        stored = {field: arrays.get(f"{field}_{i}", without.get(field)) for field in _FIELDS}
+        for field in ("thresholds", "pools", "scales", "tile"):
+            value = stored[field].tolist()
+            stored[field] = tuple(value) if isinstance(value, list) else value
+        methods[name] = scores.Statistics(**stored)
+    pixel_km = float(arrays.get("pixel_km", np.nan))
+    return Evaluation(
+        tuple(arrays["events"].tolist()), methods, None if np.isnan(pixel_km) else pixel_km
+    )
 
 
 def score_rows(evaluation, resamples=bootstrap.RESAMPLES, seed=0):

@@ -145,3 +145,11 @@ def test_power_that_is_nowhere_defined_is_not_drawn():
     undefined = [row | {"power_below_16km": np.nan} for row in rows()]
     with pytest.raises(NotDrawn, match="does not resolve 16 km"):
         panels.power_by_lead(undefined, (np.zeros(0), {}))
+
+
+def test_ratios_of_power_are_on_a_logarithmic_scale_around_1():
+    spectra = np.array([64.0, 32.0]), {"model": np.array([1.0, 1e-9])}
+    figure = panels.power_by_lead(rows(), spectra)
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    low, high = figure.axes[0].get_ylim()
+    assert low == 1e-3 and 2 < high < 10

@@ -89,6 +89,21 @@ def test_statistics_survive_the_disk(tmp_path):
     assert_equal(evaluate.read_evaluation(tmp_path / "statistics.npz"), evaluation)
 
 
+def test_statistics_of_an_earlier_version(tmp_path):
+    evaluation = evaluation_of()
+    evaluate.write_evaluation(tmp_path / "new.npz", evaluation)
+    with np.load(tmp_path / "new.npz") as file:
+        new = ("pixel_km", "tile_0", "tile_1", "power_0", "power_1")
+        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file if name not in new})
+    read = evaluate.read_evaluation(tmp_path / "old.npz")
+    assert read.pixel_km is None and read.methods["mean"].power.shape == (3, 12, 0, 2)
+    now, then = (evaluate.score_rows(each, resamples=20) for each in (evaluation, read))
+    assert [row["csi_m3"] for row in then] == pytest.approx(
+        [row["csi_m3"] for row in now], nan_ok=True
+    )
+    assert all(np.isnan(row["power_below_16km"]) for row in then)
+
+
 def test_forecasts_are_handed_out():
     seen = []
     evaluation_of(on_forecast=lambda event, x, y, forecasts: seen.append((event, forecasts)))
