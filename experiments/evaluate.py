@@ -4,7 +4,7 @@
     horovodrun -np 2 python experiments/evaluate.py runs/<run> --data /data/sevir
 
 Writes to the run folder, or to --out: scores.csv; differences.csv (model minus each baseline, with
-95% confidence intervals over events); statistics.npz; the pictures panel, scores_by_lead,
+95% confidence intervals over days); statistics.npz; the pictures panel, scores_by_lead,
 power_by_lead and performance_diagram, each as .png and .pdf; and animation.gif. The scores do not
 depend on the number of processes, except for rounding if the number of threads per process changes
 the forecasts.
@@ -12,6 +12,7 @@ the forecasts.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -64,6 +65,7 @@ def main():
     world = distributed.start()
     say = print if world.is_first else (lambda line: None)
     events = world.on_all(lambda: test_events(stored, arguments, say))
+    blocks = world.on_all(lambda: blocks_of(events, stored, arguments))
     distributed.load_tensorflow(world)
     model = world.on_all(lambda: load_model(run, arguments.weights))
     if arguments.against is not None:
@@ -73,6 +75,9 @@ def main():
     )  # before the scoring, which takes long
     evaluation, example = score(world, model, events, stored, arguments)
     if world.is_first:
+        if blocks:
+            names = tuple(blocks[event] for event in evaluation.events)
+            evaluation = dataclasses.replace(evaluation, blocks=names)
         rows = write_results(evaluation, example, arguments.out or run.path, arguments)
         if arguments.against is not None:
             print_published(rows, window_count(events, stored, arguments))
@@ -129,6 +134,14 @@ def build_parser():
         metavar="METHOD",
         help="baselines to score next to the model: persistence, and with pysteps extrapolation, "
         "sprog and anvil (default: all, without the last three if pysteps is not installed)",
+    )
+    parser.add_argument(
+        "--blocks",
+        default="day",
+        metavar="COLUMN",
+        help="which events the confidence intervals treat as dependent: those of a UTC day, or "
+        "those with the same value in this column of CATALOG.csv, such as episode_id (default: "
+        "%(default)s)",
     )
     parser.add_argument("--out", type=Path, help="folder for the results (default: the run folder)")
     parser.add_argument(
@@ -189,6 +202,25 @@ def test_events(stored, arguments, say):
         say,
     )
     return split.test[: arguments.max_events]
+
+
+def blocks_of(events, stored, arguments):
+    """Returns {name of an event: its block} by `--blocks`, or None for the days.
+
+    An event whose cell is empty, as those of SEVIR's random events are, has its day as its block.
+    """
+    from keras_nowcast.verification.evaluate import day_of
+
+    if arguments.blocks == "day":
+        return None
+    root = arguments.data or stored["data"]
+    column = catalog.read_column(root, arguments.blocks)
+    if column is None:
+        raise InputError(
+            f"`--blocks` must be day or a column of the catalog. Received: {arguments.blocks}, "
+            f"which {root} does not have; give another column, such as episode_id."
+        )
+    return {event.name: column[event.file, event.index] or day_of(event.name) for event in events}
 
 
 def score(world, model, events, stored, arguments):
@@ -324,7 +356,7 @@ def write_results(evaluation, example, out, arguments):
     """
     from keras_nowcast.report import panels
     from keras_nowcast.report.style import write_figure
-    from keras_nowcast.verification import evaluate
+    from keras_nowcast.verification import bootstrap, evaluate
 
     evaluate.write_evaluation(out / "statistics.npz", evaluation)
     rows = evaluate.score_rows(evaluation)
@@ -336,6 +368,9 @@ def write_results(evaluation, example, out, arguments):
     print(evaluate.console_table(rows))
     if set(PYSTEPS_METHODS) & set(evaluation.methods):
         print("Air from outside the grid: the baselines keep the last observed code of the pixel.")
+    kind = "days" if arguments.blocks == "day" else f"by {arguments.blocks}"
+    if warning := bootstrap.warning(evaluation.n_blocks, kind):
+        print(f"Warning: {warning}")
 
     shown = [threshold for threshold in arguments.thresholds if threshold in (16, 74, 133)]
     by_lead = panels.scores_by_lead(rows, shown or arguments.thresholds[:3])

@@ -107,6 +107,8 @@ _NO_POWER = (
     "the grid does not resolve it, the pixel size is unknown, every tile has missing pixels, or "
     "nothing was observed"
 )
+_FEW = "the score is undefined, or too few blocks have it for an interval"
+_BLOCKS = Key("n_blocks", INTEGER, "blocks", "days, or values of --blocks, that were resampled")
 SCORES = (
     Key("method", TEXT, "", "model, persistence, extrapolation, sprog or anvil"),
     Key("threshold", INTEGER, CODES, "a pixel is an event if its code is at or above it"),
@@ -131,18 +133,19 @@ SCORES = (
     Key("correct_negatives", INTEGER, _COUNT, "pixels with no event forecast and none observed"),
     Key("hss", NUMBER, "-1 to 1", "Heidke skill score", _EMPTY),
     Key("mean_error", NUMBER, CODES, "mean of forecast minus observation", _NO_PIXEL),
-    Key("csi_low", NUMBER, FRACTION, "lower end of the 95% bootstrap interval of csi", _EMPTY),
-    Key("csi_high", NUMBER, FRACTION, "upper end of this interval", _EMPTY),
-    Key("mae_low", NUMBER, CODES, "lower end of the 95% bootstrap interval of mae", _NO_PIXEL),
-    Key("mae_high", NUMBER, CODES, "upper end of this interval", _NO_PIXEL),
+    Key("csi_low", NUMBER, FRACTION, "lower end of the 95% bootstrap interval of csi", _FEW),
+    Key("csi_high", NUMBER, FRACTION, "upper end of this interval", _FEW),
+    Key("mae_low", NUMBER, CODES, "lower end of the 95% bootstrap interval of mae", _FEW),
+    Key("mae_high", NUMBER, CODES, "upper end of this interval", _FEW),
     Key(
         "mse_low",
         NUMBER,
         f"{CODES} squared",
         "lower end of the 95% bootstrap interval of mse",
-        _NO_PIXEL,
+        _FEW,
     ),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _NO_PIXEL),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW),
+    _BLOCKS,
 )
 # They follow SCORES in scores.csv; the first two for the pools and scales that were counted.
 MORE_OF_SCORES = (
@@ -198,11 +201,12 @@ DIFFERENCES = (
     Key("lead_minutes", TEXT, "min", "as in scores.csv"),
     Key("events", INTEGER, "events", "events that both were scored on"),
     Key("csi_difference", NUMBER, "", "csi of the method minus that of the reference", _EMPTY),
-    Key("csi_low", NUMBER, "", "lower end of its 95% bootstrap interval", _EMPTY),
-    Key("csi_high", NUMBER, "", "upper end of this interval", _EMPTY),
+    Key("csi_low", NUMBER, "", "lower end of its 95% bootstrap interval", _FEW),
+    Key("csi_high", NUMBER, "", "upper end of this interval", _FEW),
     Key("mse_difference", NUMBER, f"{CODES} squared", "mse of the method minus the reference's"),
-    Key("mse_low", NUMBER, f"{CODES} squared", "lower end of its 95% bootstrap interval"),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval"),
+    Key("mse_low", NUMBER, f"{CODES} squared", "lower end of its 95% bootstrap interval", _FEW),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW),
+    _BLOCKS,
 )
 
 FILES = (

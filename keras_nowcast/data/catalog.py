@@ -117,6 +117,24 @@ def present_events(root, say=print):
     return drop_absent(*read_rows(root), say)
 
 
+def read_column(root, name):
+    """Reads one more column of a catalog that `read_catalog` has accepted.
+
+    Returns:
+      {(file, index) of an Event: its text in the column}, None if there is no such column.
+    """
+    root = Path(root).absolute()
+    with open(root / "CATALOG.csv", newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = csv.DictReader(file, strict=True)
+        if name not in rows.fieldnames:
+            return None
+        return {
+            (root / "data" / row["file_name"], int(row["file_index"])): row[name]
+            for row in rows
+            if row["img_type"] == "vil"
+        }
+
+
 def read_rows(root):
     """Returns the root as an absolute path, and one Event per vil row, sorted."""
     root = Path(root).absolute()

@@ -1,9 +1,9 @@
 """Evaluation of any number of methods on the same windows, in one pass, event by event.
 
 Only statistics are kept, a few kilobytes per event and method: the counts of every lead time and
-threshold. They are kept by event because confidence intervals resample events. Three methods on the
-4,000 test events of SEVIR need about 30 MB, or 130 MB with FSS and pooling. Pixels are released
-window by window.
+threshold. They are kept by event because confidence intervals resample blocks of events. Three
+methods on the 4,000 test events of SEVIR need about 30 MB, or 130 MB with FSS and pooling. Pixels
+are released window by window.
 
 Each event is scored separately, and the sum over events is taken in the order of their names. From
 the same forecasts, any distribution of events over processes gives bit-identical scores.
@@ -11,6 +11,7 @@ the same forecasts, any distribution of events over processes gives bit-identica
 
 import csv
 import itertools
+import re
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -37,22 +38,46 @@ class Evaluation:
     Attributes:
       events: names of the events, sorted.
       methods: dictionary of name -> Statistics with a first axis over `events`.
+      blocks: the name of each event's block, which confidence intervals resample; events of one
+        block have the same name.
       pixel_km: side of a pixel in km, or None if it is unknown.
     """
 
     events: tuple
     methods: dict
+    blocks: tuple
     pixel_km: float | None = None
 
     def totals(self):
         """Returns a dictionary of name -> Statistics summed over the events."""
         return {name: statistics.total() for name, statistics in self.methods.items()}
 
+    def by_block(self):
+        """Returns a dictionary of name -> Statistics with a first axis over sorted blocks."""
+        return {
+            name: scores.grouped(statistics, self.blocks)
+            for name, statistics in self.methods.items()
+        }
+
+    @property
+    def n_blocks(self):
+        """The number of blocks."""
+        return len(set(self.blocks))
+
+
+def day_of(event):
+    """Returns the UTC day of an event, the default block: "2019-06-01" of "R1 2019-06-01 12:00".
+
+    An event whose name does not end with a time is its own block, and its name is returned.
+    """
+    time = re.search(r"(\d{4}-\d\d-\d\d) \d\d:\d\d$", event)
+    return time[1] if time else event
+
 
 def accumulate(
     windows, methods, thresholds, pools=(1,), scales=(), on_forecast=None, tile=0, pixel_km=None
 ):
-    """Scores every method on every window and returns the Evaluation.
+    """Scores every method on every window and returns the Evaluation, with days as blocks.
 
     Args:
       windows: iterator of (event, x, y): name of the event, (y, x, 13) and (y, x, 12) uint8
@@ -87,6 +112,7 @@ def accumulate(
     return Evaluation(
         events,
         {name: scores.stacked([parts[event][name] for event in events]) for name in methods},
+        tuple(map(day_of, events)),
         pixel_km,
     )
 
@@ -96,9 +122,10 @@ def merged(evaluations):
 
     The statistics of an event whose windows several processes scored are summed.
     """
-    parts = {}
+    parts, blocks = {}, {}
     methods = evaluations[0].methods
     for evaluation in evaluations:
+        blocks |= zip(evaluation.events, evaluation.blocks, strict=True)
         for i, event in enumerate(evaluation.events):
             parts.setdefault(event, []).append((evaluation.methods, i))
     events = tuple(sorted(parts))
@@ -113,6 +140,7 @@ def merged(evaluations):
             name: scores.stacked([summed(name, parts[event]) for event in events])
             for name in methods
         },
+        tuple(blocks[event] for event in events),
         evaluations[0].pixel_km,
     )
 
@@ -122,6 +150,7 @@ def write_evaluation(path, evaluation):
     arrays = {
         "events": np.array(evaluation.events),
         "methods": np.array(list(evaluation.methods)),
+        "blocks": np.array(evaluation.blocks),
         "pixel_km": np.array(evaluation.pixel_km or np.nan),
     }
     for i, statistics in enumerate(evaluation.methods.values()):
@@ -132,7 +161,7 @@ def write_evaluation(path, evaluation):
 
 
 def read_evaluation(path):
-    """Returns what `write_evaluation` wrote; that of an earlier version has no power spectrum."""
+    """Returns what `write_evaluation` wrote; an earlier version's has no blocks and no power."""
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     methods = {}
@@ -144,8 +173,10 @@ def read_evaluation(path):
             stored[field] = tuple(value) if isinstance(value, list) else value
         methods[name] = scores.Statistics(**stored)
     pixel_km = float(arrays.get("pixel_km", np.nan))
+    events = arrays["events"].tolist()
+    blocks = arrays["blocks"].tolist() if "blocks" in arrays else map(day_of, events)
     return Evaluation(
-        tuple(arrays["events"].tolist()), methods, None if np.isnan(pixel_km) else pixel_km
+        tuple(events), methods, tuple(blocks), None if np.isnan(pixel_km) else pixel_km
     )
 
 
@@ -160,12 +191,13 @@ def score_rows(evaluation, resamples=bootstrap.RESAMPLES, seed=0):
 
     Args:
       evaluation: an Evaluation.
-      resamples, seed: of the bootstrap over events, as for `bootstrap.interval`.
+      resamples, seed: of the bootstrap over blocks, as for `bootstrap.interval`.
     """
     rows = []
     for method, statistics in evaluation.methods.items():
-        for leads, part in _by_lead_and_all(statistics):
-            table = _score_table(part, resamples, seed)
+        by_block = _by_lead_and_all(evaluation.by_block()[method])
+        for (leads, part), (_, blocks) in zip(_by_lead_and_all(statistics), by_block, strict=True):
+            table = _score_table(part.total(), blocks, resamples, seed)
             table |= _csi_m_table(part, statistics, leads == (ALL_LEADS,))
             table |= _power_table(part.total(), evaluation.pixel_km)
             rows += _rows({"method": method}, statistics.thresholds, leads, table)
@@ -198,20 +230,22 @@ def difference_rows(evaluation, method, resamples=bootstrap.RESAMPLES, seed=0):
       resamples, seed: as for `score_rows`.
     """
     rows = []
-    mine = dict(_by_lead_and_all(evaluation.methods[method]))
-    for reference, statistics in evaluation.methods.items():
+    parts = {name: dict(_by_lead_and_all(each)) for name, each in evaluation.by_block().items()}
+    events = {name: dict(_by_lead_and_all(each)) for name, each in evaluation.methods.items()}
+    for reference in evaluation.methods:
         if reference == method:
             continue
         names = {"method": method, "reference": reference, "events": len(evaluation.events)}
-        for leads, its in _by_lead_and_all(statistics):
-            table = {}
-            for name, score in (("csi", _csi), ("mse", _mse)):
-                table[f"{name}_difference"] = score(mine[leads].total()) - score(its.total())
+        for leads, its in parts[reference].items():
+            table = {"n_blocks": np.array(evaluation.n_blocks)}
+            for name, ratio, bounds in (("csi", _csi, (-1, 1)), ("mse", _mse, _ANY)):
+                mine, other = (ratio(events[each][leads]).score() for each in (method, reference))
+                table[f"{name}_difference"] = mine - other
                 interval = bootstrap.difference_interval(
-                    mine[leads], its, score, resamples, seed=seed
+                    ratio(parts[method][leads]), ratio(its), bounds, resamples, seed=seed
                 )
                 table[f"{name}_low"], table[f"{name}_high"] = interval
-            rows += _rows(names, statistics.thresholds, leads, table)
+            rows += _rows(names, evaluation.methods[reference].thresholds, leads, table)
     return rows
 
 
@@ -252,31 +286,47 @@ def _by_lead_and_all(statistics):
     yield (ALL_LEADS,), scores.all_leads(statistics)
 
 
+_ANY, _FRACTION, _NOT_NEGATIVE = (-np.inf, np.inf), (0, 1), (0, np.inf)  # bounds of intervals
+
+
 def _csi(statistics):
-    return scores.csi(statistics.contingency())
+    """Returns the Ratio of CSI, (block, l, t)."""
+    counts = statistics.contingency()
+    return bootstrap.Ratio(counts.hits, counts.hits + counts.misses + counts.false_alarms)
 
 
 def _mae(statistics):
-    """Returns MAE as (..., l, 1), the shape of scores by threshold."""
-    return scores.mae(statistics)[..., None]
+    """Returns the Ratio of MAE, (block, l, 1), the axes of scores by threshold."""
+    return bootstrap.Ratio(statistics.errors[..., 1, None], statistics.n()[..., None])
 
 
 def _mse(statistics):
-    """Returns MSE as (..., l, 1)."""
-    return scores.mse(statistics)[..., None]
+    """Returns the Ratio of MSE, (block, l, 1)."""
+    return bootstrap.Ratio(statistics.errors[..., 2, None], statistics.n()[..., None])
 
 
-def _score_table(statistics, resamples, seed):
-    """Returns a dictionary of column -> array that broadcasts to (l, t)."""
-    total = statistics.total()
+def _score_table(total, blocks, resamples, seed):
+    """Returns a dictionary of column -> array that broadcasts to (l, t).
+
+    Args:
+      total: Statistics of everything.
+      blocks: the same by block, with a first axis over blocks.
+      resamples, seed: as for `bootstrap.interval`.
+    """
     table = total.contingency()._asdict()
     for score in scores.CATEGORICAL:
         table[score.__name__] = score(total.contingency())
     for score in (scores.mae, scores.mse, scores.mean_error):
         table[score.__name__] = score(total)[:, None]
     table["n"] = total.n()[:, None]
-    for name, score in (("csi", _csi), ("mae", _mae), ("mse", _mse)):
-        interval = bootstrap.interval(statistics, score, resamples, seed=seed)
+    table["n_blocks"] = np.array(len(blocks.counts))
+    intervals = (
+        ("csi", _csi, _FRACTION),
+        ("mae", _mae, _NOT_NEGATIVE),
+        ("mse", _mse, _NOT_NEGATIVE),
+    )
+    for name, ratio, bounds in intervals:
+        interval = bootstrap.interval(ratio(blocks), bounds, resamples, seed=seed)
         table[f"{name}_low"], table[f"{name}_high"] = interval
     for pool in total.pools[1:]:
         table[f"csi_pool{pool}"] = scores.csi(total.contingency(pool))
@@ -309,7 +359,7 @@ def _csi_m(statistics, chosen):
     if not set(chosen) <= set(statistics.thresholds):
         return np.full(statistics.counts.shape[-3], np.nan)
     places = [statistics.thresholds.index(threshold) for threshold in chosen]
-    return _csi(statistics.total())[:, places].mean(-1)
+    return scores.csi(statistics.total().contingency())[:, places].mean(-1)
 
 
 def _power_table(total, pixel_km):

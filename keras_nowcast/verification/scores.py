@@ -113,19 +113,21 @@ def stacked(parts):
     return first._with(*(np.stack(arrays) for arrays in sums))
 
 
-def weighted(statistics, weights):
-    """Returns Statistics (resample, ...) summed over the first axis with `weights`.
+def grouped(statistics, groups):
+    """Returns Statistics summed by group, with a first axis over the sorted groups.
 
     Args:
-      statistics: Statistics with one leading axis of events.
-      weights: (resample, event), how many times each event is drawn.
+      statistics: Statistics with one leading axis, for example of events.
+      groups: a name for each index of that axis.
     """
+    names, index = np.unique(groups, return_inverse=True)
 
-    def drawn(array):
-        flat = array.reshape(array.shape[0], -1).astype(np.float64)
-        return (weights @ flat).reshape(len(weights), *array.shape[1:])
+    def summed(array):
+        total = np.zeros((len(names), *array.shape[1:]), array.dtype)
+        np.add.at(total, index, array)
+        return total
 
-    return statistics._with(*(drawn(array) for array in statistics._sums()))
+    return statistics._with(*(summed(array) for array in statistics._sums()))
 
 
 def statistics(forecast, observation, thresholds, pools=(1,), scales=(), tile=0):

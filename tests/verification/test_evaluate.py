@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -24,9 +25,12 @@ def mean(x):
 METHODS = {"persistence": last, "mean": mean}
 
 
+FOUR = ("b", "a", "c", "d")  # the fewest blocks that have an interval
+
+
 def windows(events=("b", "a", "c"), per_event=2):
     for event in events:
-        rng = np.random.default_rng(ord(event))
+        rng = np.random.default_rng(list(event.encode()))
         for _ in range(per_event):
             vil = rng.integers(0, 200, (8, 8, 25)).astype(np.uint8)
             vil[rng.random(vil.shape) < 0.1] = MISSING
@@ -40,6 +44,7 @@ def evaluation_of(events=("b", "a", "c"), **more):
 def assert_equal(one, other):
     assert one.pixel_km == other.pixel_km == 2
     assert one.events == other.events and list(one.methods) == list(other.methods)
+    assert one.blocks == other.blocks
     for name, mine in one.methods.items():
         its = other.methods[name]
         assert (mine.thresholds, mine.pools) == (its.thresholds, its.pools)
@@ -93,7 +98,7 @@ def test_statistics_of_an_earlier_version(tmp_path):
     evaluation = evaluation_of()
     evaluate.write_evaluation(tmp_path / "new.npz", evaluation)
     with np.load(tmp_path / "new.npz") as file:
-        new = ("pixel_km", "tile_0", "tile_1", "power_0", "power_1")
+        new = ("blocks", "pixel_km", "tile_0", "tile_1", "power_0", "power_1")
         np.savez(tmp_path / "old.npz", **{name: file[name] for name in file if name not in new})
     read = evaluate.read_evaluation(tmp_path / "old.npz")
     assert read.pixel_km is None and read.methods["mean"].power.shape == (3, 12, 0, 2)
@@ -102,6 +107,47 @@ def test_statistics_of_an_earlier_version(tmp_path):
         [row["csi_m3"] for row in now], nan_ok=True
     )
     assert all(np.isnan(row["power_below_16km"]) for row in then)
+
+
+DAYS = {
+    "R2 2019-06-02 00:00": "2019-06-02",
+    "S1 2019-06-01 23:50": "2019-06-01",
+    "S1 2019-06-02 12:30": "2019-06-02",
+    "no time": "no time",
+}
+
+
+def test_a_day_is_a_block():
+    evaluation = evaluation_of(tuple(DAYS))
+    assert dict(zip(evaluation.events, evaluation.blocks, strict=True)) == DAYS
+    assert evaluation.n_blocks == 3
+    blocks, events = evaluation.by_block()["mean"], evaluation.methods["mean"]
+    np.testing.assert_array_equal(
+        blocks.counts, [events.counts[1], events.counts[0] + events.counts[2], events.counts[3]]
+    )
+
+
+def test_blocks_change_the_intervals_but_not_the_scores():
+    days = evaluation_of(tuple(f"{name} 2019-06-0{i} 12:00" for i in range(1, 5) for name in "ab"))
+    events = dataclasses.replace(days, blocks=days.events)
+    assert (days.n_blocks, events.n_blocks) == (4, 8)
+    for table in (evaluate.score_rows, lambda each: evaluate.difference_rows(each, "mean")):
+        for one, other in zip(table(days), table(events), strict=True):
+            same = {name for name in one if not name.endswith(("_low", "_high", "n_blocks"))}
+            assert {name: one[name] for name in same} == {name: other[name] for name in same}
+            assert one["mse_high"] != other["mse_high"]
+
+
+def test_statistics_of_earlier_versions_have_days_as_blocks(tmp_path):
+    evaluation = evaluation_of(tuple(DAYS))
+    path = tmp_path / "statistics.npz"
+    evaluate.write_evaluation(path, dataclasses.replace(evaluation, blocks=("a", "a", "b", "c")))
+    assert evaluate.read_evaluation(path).blocks == ("a", "a", "b", "c")
+    with np.load(path) as file:
+        new = ("blocks", "pixel_km", "tile_0", "tile_1", "power_0", "power_1")
+        arrays = {name: file[name] for name in file if name not in new}
+    np.savez(path, **arrays)
+    assert_equal(evaluate.read_evaluation(path), evaluation)
 
 
 def test_forecasts_are_handed_out():
@@ -122,8 +168,8 @@ def test_a_forecast_of_another_length():
 
 
 def test_rows_hold_the_scores_of_each_lead_and_of_all():
-    evaluation = evaluation_of()
-    rows = evaluate.score_rows(evaluation, resamples=20)
+    evaluation = evaluation_of(FOUR)
+    rows = evaluate.score_rows(evaluation, resamples=100)
     assert len(rows) == 2 * 13 * 2
     assert [row["lead_minutes"] for row in rows[:26:2]] == [*range(5, 65, 5), "all"]
     total = evaluation.totals()["mean"]
@@ -139,6 +185,7 @@ def test_rows_hold_the_scores_of_each_lead_and_of_all():
     assert row["fss_3"] == scores.fss(total)[0, 5, 1]
     assert row["csi_pool4"] == scores.csi(total.contingency(4))[5, 1]
     assert row["n"] == total.n()[5] and row["csi_low"] <= row["csi"] <= row["csi_high"]
+    assert row["n_blocks"] == 4
     pooled = next(r for r in rows if r["method"] == "mean" and r["lead_minutes"] == "all")
     assert pooled["n"] == total.n().sum() and pooled["hits"] == table.hits[:, 0].sum()
     assert pooled["csi"] == scores.score_by_threshold(scores.csi, total)[0]
@@ -159,15 +206,15 @@ def test_the_file_begins_with_the_contract(tmp_path):
 
 
 def test_differences_are_between_methods_on_the_same_events():
-    evaluation = evaluation_of()
-    rows = evaluate.difference_rows(evaluation, "mean", resamples=50)
+    evaluation = evaluation_of(FOUR)
+    rows = evaluate.difference_rows(evaluation, "mean", resamples=100)
     assert {row["reference"] for row in rows} == {"persistence"} and len(rows) == 13 * 2
     totals = evaluation.totals()
     mse = scores.mse(totals["mean"]) - scores.mse(totals["persistence"])
     assert [row["mse_difference"] for row in rows[:24:2]] == list(mse)
     assert all(row["mse_low"] <= row["mse_difference"] <= row["mse_high"] for row in rows)
     assert rows[-1]["lead_minutes"] == "all" and rows[-1]["mse_high"] < 0 < rows[-1]["csi_low"]
-    assert rows[0]["events"] == 3
+    assert rows[0]["events"] == rows[0]["n_blocks"] == 4
 
 
 def test_the_console_table_has_a_line_a_method():
