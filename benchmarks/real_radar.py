@@ -138,12 +138,9 @@ def better(differences, score, lead, baseline):
     seen = sure = 0
     for rows in differences:
         row = chosen(rows, lead, method="model", reference=baseline)
-        signed = [
-            BETTER[score] * float(row[name])
-            for name in (f"{score}_difference", f"{score}_low", f"{score}_high")
-        ]
-        seen += signed[0] > 0
-        sure += min(signed[1:]) > 0
+        seen += BETTER[score] * float(row[f"{score}_difference"]) > 0
+        ends = [row[f"{score}_{end}"] for end in ("low", "high")]
+        sure += all(ends) and min(BETTER[score] * float(end) for end in ends) > 0
     return f"{seen} of {len(differences)} ({sure} surely)"
 
 

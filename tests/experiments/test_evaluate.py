@@ -14,6 +14,7 @@ import pytest
 
 from keras_nowcast.config import RunConfig
 from keras_nowcast.data import catalog, sevir, splits, synthetic
+from keras_nowcast.verification import bootstrap
 from keras_nowcast.vil import VIL_SCALE
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,26 @@ def test_the_pictures_are_there(evaluated):
     }
 
 
+def test_the_blocks_are_days_and_few_are_warned_of(evaluated, root):
+    out, printed = evaluated
+    days = {f"{e.time:%Y-%m-%d}" for e in splits.split_events(catalog.read_catalog(root)).test}
+    for name in ("scores.csv", "differences.csv"):
+        assert {row["n_blocks"] for row in rows_of(out / name)} == {str(len(days))}
+    with np.load(out / "statistics.npz") as file:
+        assert set(file["blocks"]) == days
+    assert f"Warning: {bootstrap.warning(len(days))}" in printed
+
+
+def test_a_column_of_the_catalog_names_the_blocks(run_dir, root, script_here, tmp_path):
+    done = script_here("evaluate.py", run_dir, "--blocks", "id", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    test = splits.split_events(catalog.read_catalog(root)).test
+    with np.load(tmp_path / "statistics.npz") as file:
+        found = dict(zip(file["events"], file["blocks"], strict=True))
+    assert found == {event.name: event.id for event in test}
+    assert "(by id)" in done.stdout
+
+
 def test_saved_forecasts_are_read_by_our_own_reader(evaluated):
     events = catalog.read_catalog(evaluated[0] / "forecasts")
     assert len(events) == 6 and {event.frames for event in events} == {12}
@@ -188,6 +209,7 @@ def test_a_model_of_another_window_length(refused, run_dir, tmp_path):
         (["--levels", *"0 16 31 59 74 100 133 160 219 181 255".split()], "`levels` must be 11"),
         (["--data", "absent"], "`--data` must be a folder"),
         (["--against", "published"], "grid 32 (published: 384); 6 test windows"),
+        (["--blocks", "storm"], "`--blocks` must be day or a column of the catalog"),
     ],
 )
 def test_bad_flags(refused, run_dir, flags, words):
