@@ -190,7 +190,7 @@ def main():
     parser.add_argument(
         "--repetitions",
         type=int,
-        default=2000,
+        default=1000,
         help=f"simulated test sets, a multiple of {BATCH} (default: %(default)s)",
     )
     repetitions = parser.parse_args().repetitions

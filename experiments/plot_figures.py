@@ -21,6 +21,7 @@ from pathlib import Path
 from keras_nowcast.config import Parser
 from keras_nowcast.errors import InputError
 from keras_nowcast.process import run_script
+from keras_nowcast.study.verdicts import MARGIN_PERCENT
 
 
 def main():
@@ -32,7 +33,20 @@ def main():
         default=Path("figures"),
         help="folder for the results (default: %(default)s)",
     )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=MARGIN_PERCENT,
+        metavar="PERCENT",
+        help="two skills are equivalent if they are shown to differ by less than this percentage "
+        "of float32's score (default: %(default)g)",
+    )
     arguments = parser.parse_args(sys.argv[1:])
+    if not 0 < arguments.margin < 100:
+        raise InputError(
+            f"`--margin` must be a percentage between 0 and 100. Received: {arguments.margin:g}; "
+            "give the difference in skill that does not matter to you, such as 2."
+        )
 
     from keras_nowcast import records
     from keras_nowcast.study import claims, planner, table
@@ -47,7 +61,7 @@ def main():
             "give another path."
         ) from None
     table.write_table(runs, arguments.out / "table.csv")
-    answers = claims.claims(runs)
+    answers = claims.claims(runs, arguments.margin)
     drawn, not_drawn = draw_all(runs, found, arguments.out)
     write_report(runs, answers, drawn, not_drawn, planner.Planner(runs), arguments)
     print_answers(answers)
@@ -107,9 +121,10 @@ def write_report(runs, answers, drawn, not_drawn, planned, arguments):
     from keras_nowcast.report import html
 
     unrecorded = {run.path: run.is_running() for run in records.unrecorded_runs(arguments.runs)}
-    command = shlex.join(
-        ["python", "experiments/plot_figures.py", *arguments.runs, "--out", str(arguments.out)]
-    )
+    words = ["python", "experiments/plot_figures.py", *arguments.runs, "--out", str(arguments.out)]
+    if arguments.margin != MARGIN_PERCENT:
+        words += ["--margin", f"{arguments.margin:g}"]
+    command = shlex.join(words)
     page = html.page(runs, answers, drawn, not_drawn, planned, unrecorded, command)
     with written_whole(arguments.out / "report.html") as beside:
         beside.write_text(page, encoding="utf-8")

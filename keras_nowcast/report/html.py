@@ -14,6 +14,7 @@ from keras_nowcast.study import planner, table
 from keras_nowcast.study.claims import NOT_MEASURED, PAPER
 from keras_nowcast.study.compare import ESTIMATE
 from keras_nowcast.text_table import counted
+from keras_nowcast.verification import bootstrap
 
 
 class Column(NamedTuple):
@@ -304,6 +305,10 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         lines.append(
             ("Scores on the test set", f" compared with persistence and extrapolation: {why}")
         )
+    blocks = [rows[0].get("n_blocks") for run in runs if (rows := run.folder.read_scores())]
+    few = bootstrap.warning(min(filter(None, blocks), default=bootstrap.FEW_BLOCKS), "of events")
+    if few:
+        lines.append(("Test scores on other days", f" (scores.csv and differences.csv): {few}"))
     why = " is in no comparison: it was resumed with another number of processes"
     lines += [(run.name, why) for run in runs if run.is_completed and run.changed_processes]
     return lines + [(path, f" {_UNRECORDED[is_run]}") for path, is_run in unrecorded.items()]

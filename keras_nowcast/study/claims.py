@@ -33,9 +33,10 @@ from keras_nowcast.study.compare import (
     throughput_ratio,
 )
 from keras_nowcast.study.verdicts import (
+    EQUIVALENT,
+    MARGIN_PERCENT,
     NOT_MEASURED,
     PERCENT,
-    VERDICTS,
     certainty,
     energy_of,
     energy_ratio,
@@ -80,19 +81,24 @@ class Claim:
     figure: str = ""
 
 
-def claims(runs):
-    """Returns the paper's Claims, answered from MeasuredRuns (`table.read`)."""
+def claims(runs, margin_percent=MARGIN_PERCENT):
+    """Returns the paper's Claims, answered from MeasuredRuns (`table.read`).
+
+    Args:
+      runs: MeasuredRuns.
+      margin_percent: skills that differ by less than this percentage of float32's are equivalent.
+    """
     cells = table.cells(runs)
     skill = table.choose_skill(runs)
     return [
-        replace(mixed_precision(cells, skill), figure="mixed_speedup"),
+        replace(mixed_precision(cells, skill, margin_percent), figure="mixed_speedup"),
         replace(more_parameters(cells, skill), figure="cost_by_size"),
         replace(larger_models(cells, skill), figure="skill_by_cost"),
         replace(data_parallel(cells), figure="scaling"),
     ]
 
 
-def mixed_precision(cells, skill):
+def mixed_precision(cells, skill, margin_percent=MARGIN_PERCENT):
     """Returns the Claim on time, energy and skill of mixed precision compared with float32."""
     title = "Mixed precision: less time and energy at equal skill?"
     paper = f"Training time falls significantly with no loss of model performance ({PAPER})."
@@ -111,11 +117,11 @@ def mixed_precision(cells, skill):
             "it needs a completed run in float32 and one in mixed precision that differ in nothing "
             "else except the seed",
         )
-    compared = [_precision_row(plain, mixed, skill) for plain, mixed in pairs]
+    compared = [_precision_row(plain, mixed, skill, margin_percent) for plain, mixed in pairs]
     answers = []
     for policy in dict.fromkeys(mixed.setting["precision"] for _, mixed in pairs):
         mine = [row for row in compared if row["precision"] == policy]
-        answers.append(" ".join(_precision_sentences(policy, mine, skill)))
+        answers.append(" ".join(_precision_sentences(policy, mine, skill, margin_percent)))
     notes = (
         "Throughput and speed to the same loss are seconds of float32 divided by seconds of mixed "
         "precision: above 1, mixed precision is faster. The latter counts complete epochs until "
@@ -125,9 +131,11 @@ def mixed_precision(cells, skill):
         "maximum, over the pairs of seeds in the table and over the cells in the answer.",
         "Skill: the median of each precision, then the difference (mixed precision minus "
         "float32) between runs of the same seed: its mean over the seeds and the 95% "
-        "confidence interval of the mean (Student's t). Not distinguishable: the interval contains "
-        "0. With few seeds the interval is wide, so that is not evidence of equality. Better or "
-        "worse: the interval excludes 0.",
+        "confidence interval of the mean (Student's t). Better or worse: the interval excludes 0. "
+        "Equivalent: it contains 0, and two one-sided t tests at level 0.05 each show that the "
+        f"difference is smaller than the margin, {margin_percent:g}% of float32's score "
+        "(--margin of plot_figures.py). Otherwise the skills are not distinguishable and not shown "
+        "equivalent: with few seeds the interval is wide, and more seeds would decide.",
         *certainty(compared),
     )
     missing = without_energy(compared)
@@ -142,7 +150,7 @@ def _has_half_precision(cell):
     return bool(cell.setting["gpus"]) or cell.runs[0].row["cpu_has_bfloat16"] is not False
 
 
-def _precision_row(plain, mixed, skill):
+def _precision_row(plain, mixed, skill, margin_percent):
     return {
         "precision": mixed.setting["precision"],
         "model": model_name(mixed.setting),
@@ -152,15 +160,21 @@ def _precision_row(plain, mixed, skill):
         "throughput": throughput_ratio(plain, mixed),
         "speed to the same loss": quality_ratio(plain, mixed),
         "energy": energy_ratio(plain, mixed),
-        "skill": skill_verdict(plain, mixed, skill),
+        "skill": skill_verdict(plain, mixed, skill, margin_percent),
     }
+
+
+def _told(skill):
+    """Returns the words of a Verdict on the skill."""
+    within = skill.is_within and skill.verdict != EQUIVALENT
+    return f"{skill.verdict}{' but within the margin' * within}"
 
 
 def _both(first, second):
     return str(first) if first == second else f"{first} and {second}"
 
 
-def _precision_sentences(policy, rows, skill):
+def _precision_sentences(policy, rows, skill, margin_percent):
     rates = medians(rows, "throughput")
     quality = medians(rows, "speed to the same loss")
     yield f"{policy} was compared with float32 in {counted(len(rows), 'cell')}."
@@ -178,15 +192,16 @@ def _precision_sentences(policy, rows, skill):
         yield f"Energy: {NOT_MEASURED}."
     told = [row["skill"] for row in rows if row["skill"].verdict]
     if told:
-        counts = Counter(each.verdict for each in told)
-        found = ", ".join(f"{word} in {counts[word]}" for word in VERDICTS if counts[word])
+        counts = Counter(map(_told, told))
+        found = ", ".join(f"{words} in {count}" for words, count in counts.items())
         where = f"{found} of the {len(told)} cells"
         if len(told) == 1:
-            where = f"{told[0].verdict} in the only cell"
+            where = f"{_told(told[0])} in the only cell"
         seeds = spread(each.pairs for each in told)
         yield (
             f"Its skill ({skill.name}) was {where} with several seeds, by the 95% confidence "
-            f"interval of the mean difference over {over_cells(seeds, 'g')} common seeds."
+            f"interval of the mean difference over {over_cells(seeds, 'g')} common seeds and a "
+            f"margin of {margin_percent:g}% of float32's score."
         )
     else:
         yield (

@@ -10,6 +10,7 @@ from keras_nowcast.study import table
 from keras_nowcast.text_table import counted
 
 ESTIMATE = " (an ESTIMATE, not measured)"  # after joules and watts that no sensor measured
+EQUIVALENCE_LEVEL = 0.05  # of each of the two one-sided tests
 # What sets one size of model apart from another.
 SIZES = config.names_of(config.SIZE)
 
@@ -189,6 +190,12 @@ def seed_differences(first, second, skill):
     return [other[seed] - one[seed] for seed in sorted(one.keys() & other.keys())]
 
 
+def margin_of(first, second, skill, percent):
+    """Returns the margin of equivalence: a percentage of the first cell's skill, common seeds."""
+    one, other = (_skill_by_seed(cell, skill) for cell in (first, second))
+    return percent / 100 * abs(statistics.fmean(one[seed] for seed in one.keys() & other.keys()))
+
+
 def _skill_by_seed(cell, skill):
     # A seed that was run twice is one sample of chance, not two.
     found = {}
@@ -211,6 +218,21 @@ def mean_difference(differences):
     deviation = statistics.stdev(differences)
     half = float(stdtrit(count - 1, 0.975)) * deviation / math.sqrt(count)
     return statistics.fmean(differences), deviation, half
+
+
+def equivalence_half(differences):
+    """Returns half the 90% confidence interval of the mean of two or more differences.
+
+    Two one-sided t tests at level 0.05 reject "the true mean is at most -margin" and "at least
+    margin" if the interval mean -+ this half lies inside (-margin, margin).
+
+    Source: Schuirmann (1987), the two one-sided tests procedure (TOST).
+    """
+    from scipy.special import stdtrit
+
+    count = len(differences)
+    error = statistics.stdev(differences) / math.sqrt(count)
+    return float(stdtrit(count - 1, 1 - EQUIVALENCE_LEVEL)) * error
 
 
 def seed_range(first, second, skill):

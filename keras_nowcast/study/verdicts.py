@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from keras_nowcast.study.compare import (
     ESTIMATE,
     Spread,
+    equivalence_half,
     is_estimate,
+    margin_of,
     mean_difference,
     paired,
     ratio_of,
@@ -16,7 +18,8 @@ from keras_nowcast.study.compare import (
 )
 
 NOT_MEASURED = "not measured here"
-VERDICTS = ("not distinguishable", "better", "worse")
+EQUIVALENT, UNDECIDED = "equivalent", "not distinguishable and not shown equivalent"
+MARGIN_PERCENT = 2.0  # of float32's score: the default of the margin of equal skill
 RATIO, PERCENT = ".2f", "+.1f"
 
 
@@ -41,11 +44,19 @@ class Energy:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A comparison of skills: its text; one of VERDICTS or None; the number of common seeds."""
+    """A comparison of skills.
+
+    Attributes:
+      text: the skills, the verdict, the difference with its interval, and the margin.
+      verdict: EQUIVALENT, better, worse or UNDECIDED, or None if fewer than two seeds are common.
+      pairs: number of common seeds.
+      is_within: True if the difference is shown to be smaller than the margin.
+    """
 
     text: str
     verdict: str | None
     pairs: int = 0
+    is_within: bool = False
 
 
 def energy_of(of_pairs, form, *cells):
@@ -99,8 +110,18 @@ def mark(energies):
     return ESTIMATE if any(each.is_estimate for each in energies) else ""
 
 
-def skill_verdict(plain, mixed, skill):
-    """Returns the Verdict on the skill of a cell in mixed precision compared with float32."""
+def skill_verdict(plain, mixed, skill, margin_percent=MARGIN_PERCENT):
+    """Returns the Verdict on the skill of a cell in mixed precision compared with float32.
+
+    Better or worse: the 95% interval of the mean difference excludes 0. Equivalent: it does not,
+    and two one-sided tests show a difference smaller than the margin. Both can hold: then the
+    verdict is better or worse, and the text adds that it is within the margin.
+
+    Args:
+      plain, mixed: MeasuredCells, of float32 and of mixed precision.
+      skill: the Skill, or None.
+      margin_percent: the margin, percent of float32's mean score over the common seeds.
+    """
     if skill is None:
         return Verdict(NOT_MEASURED, None)
     medians = [statistics.median(skill.of_cell(cell)) for cell in (plain, mixed)]
@@ -113,14 +134,19 @@ def skill_verdict(plain, mixed, skill):
         common = f"{len(differences) or 'no'} common seed{'s' * (len(differences) != 1)}"
         return Verdict(f"{text}; {common}, so not distinguished from chance", None)
     mean, deviation, half = mean_difference(differences)
-    verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
-    if abs(mean) <= half:
-        verdict = "not distinguishable"
+    margin = margin_of(plain, mixed, skill, margin_percent)
+    is_within = abs(mean) + equivalence_half(differences) < margin
+    verdict = EQUIVALENT if is_within else UNDECIDED
+    if abs(mean) > half:
+        verdict = "better" if (mean > 0) == skill.higher_is_better else "worse"
+    within = ", but within the margin" * (is_within and verdict != EQUIVALENT)
     return Verdict(
-        f"{text}; {verdict}: {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) over "
-        f"{len(differences)} pairs of seeds, standard deviation {deviation:.4f}",
+        f"{text}; {verdict}{within}: {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) over "
+        f"{len(differences)} pairs of seeds, standard deviation {deviation:.4f}; margin "
+        f"{margin:.4f}",
         verdict,
         len(differences),
+        is_within,
     )
 
 

@@ -7,8 +7,8 @@ from keras_nowcast import records
 from keras_nowcast.study import claims, table
 
 
-def answers(tmp_path):
-    return claims.claims(table.read(records.read_runs([tmp_path])))
+def answers(tmp_path, **margin):
+    return claims.claims(table.read(records.read_runs([tmp_path])), **margin)
 
 
 def test_without_data_nothing_is_guessed(tmp_path):
@@ -48,12 +48,14 @@ def test_mixed_precision(tmp_path):
     assert row["energy"] == "0.60 (0.60 to 0.60, 2 times)"
     # Differences 0 and -0.00333 of two seeds: 12.706 x 0.002357 / sqrt(2) around their mean.
     assert row["skill"] == (
-        "float32 0.2017, mixed_bfloat16 0.2000; not distinguishable: -0.0017 (-0.0228 to +0.0195) "
-        "over 2 pairs of seeds, standard deviation 0.0024"
+        "float32 0.2017, mixed_bfloat16 0.2000; not distinguishable and not shown equivalent: "
+        "-0.0017 (-0.0228 to +0.0195) over 2 pairs of seeds, standard deviation 0.0024; margin "
+        "0.0040"
     )
     assert (
-        "was not distinguishable in the only cell with several seeds, by the 95% confidence "
-        "interval of the mean difference over 2 common seeds." in claim.answer
+        "was not distinguishable and not shown equivalent in the only cell with several seeds, by "
+        "the 95% confidence interval of the mean difference over 2 common seeds and a margin of 2% "
+        "of float32's score." in claim.answer
     )
     assert "throughput was 2.00 times that of float32" in claim.answer
 
@@ -85,9 +87,61 @@ def test_a_difference_smaller_than_the_seeds_spread_is_told_where_every_seed_has
     # 4.303 x 0.001 / sqrt(3) = 0.00248
     assert claim.rows[0]["skill"] == (
         "float32 0.2000, mixed_bfloat16 0.1900; worse: -0.0100 (-0.0125 to -0.0075) over 3 pairs "
-        "of seeds, standard deviation 0.0010"
+        "of seeds, standard deviation 0.0010; margin 0.0040"
     )
     assert "worse in the only cell with several seeds" in claim.answer
+
+
+def write_precisions(folder, differences):
+    """Writes a pair of runs per difference; float32 has the skills 0.19, 0.20 and 0.21."""
+    for seed, difference in enumerate(differences):
+        score = 0.19 + seed / 100
+        study_runs.write_run(folder / f"a{seed}", seed=seed, csi=(score,) * 3)
+        study_runs.write_run(
+            folder / f"b{seed}",
+            seed=seed,
+            precision="mixed_bfloat16",
+            csi=(score + difference,) * 3,
+        )
+
+
+@pytest.mark.parametrize(
+    "differences, margin, words",
+    [
+        # Mean 0.001, standard deviation 0.001. The 95% interval is -+ 4.303 x 0.001 / sqrt(3),
+        # and the one-sided tests allow 2.920 x 0.001 / sqrt(3) = 0.00169: 0.00269 is the least
+        # margin, 1.343% of float32's mean score of 0.2.
+        ((0.000, 0.001, 0.002), 1.35, "equivalent: +0.0010 (-0.0015 to +0.0035)"),
+        (
+            (0.000, 0.001, 0.002),
+            1.34,
+            "not distinguishable and not shown equivalent: +0.0010 (-0.0015 to +0.0035)",
+        ),
+        # Mean 0.004, the same deviation: 0.00569 is the least margin, 2.843%.
+        (
+            (0.003, 0.004, 0.005),
+            2.85,
+            "better, but within the margin: +0.0040 (+0.0015 to +0.0065)",
+        ),
+        ((0.003, 0.004, 0.005), 2.84, "better: +0.0040 (+0.0015 to +0.0065)"),
+        ((-0.003, -0.004, -0.005), 2.85, "worse, but within the margin: -0.0040"),
+    ],
+)
+def test_equal_skill_is_shown_by_two_one_sided_tests(tmp_path, differences, margin, words):
+    write_precisions(tmp_path, differences)
+    (claim, *_) = answers(tmp_path, margin_percent=margin)
+    assert f"; {words}" in claim.rows[0]["skill"]
+    assert claim.rows[0]["skill"].endswith(f"; margin {0.002 * margin:.4f}")
+    assert f"a margin of {margin:g}% of float32's score" in claim.answer
+    assert any(f"the margin, {margin:g}% of float32's score" in note for note in claim.notes)
+    verdict = words.partition(":")[0].replace(", but", " but")
+    assert f") was {verdict} in the only cell with several seeds" in claim.answer
+
+
+def test_the_margin_is_a_percentage_of_the_common_seeds_of_float32(tmp_path):
+    write_precisions(tmp_path, (0.0, 0.001, 0.002))
+    study_runs.write_run(tmp_path / "alone", seed=9, csi=(0.9,) * 3)
+    assert answers(tmp_path)[0].rows[0]["skill"].endswith("; margin 0.0040")
 
 
 @pytest.mark.parametrize("seeds", [((0,), (0,)), ((0, 1), (1, 2)), ((0, 0), (0, 0))])

@@ -147,7 +147,11 @@ def test_statistics_of_earlier_versions_have_days_as_blocks(tmp_path):
         new = ("blocks", "pixel_km", "tile_0", "tile_1", "power_0", "power_1")
         arrays = {name: file[name] for name in file if name not in new}
     np.savez(path, **arrays)
-    assert_equal(evaluate.read_evaluation(path), evaluation)
+    earlier = evaluate.read_evaluation(path)
+    assert (earlier.blocks, earlier.pixel_km) == (evaluation.blocks, None)
+    for name, statistics in earlier.methods.items():
+        np.testing.assert_array_equal(statistics.errors, evaluation.methods[name].errors)
+    assert evaluate.score_rows(earlier)[0]["mse"] == evaluate.score_rows(evaluation)[0]["mse"]
 
 
 def test_forecasts_are_handed_out():
