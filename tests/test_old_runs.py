@@ -133,6 +133,8 @@ def test_a_completed_one_is_evaluated_as_it_was(copies):
         compared += 1
         assert [name for name in row if name in expected] == list(expected)  # new ones may follow
         for name, value in expected.items():
+            if name.endswith(("_low", "_high")):
+                continue  # intervals were over events, and are over days now
             if name in ("method", "lead_minutes") or value == "":
                 assert row[name] == value
             else:
