@@ -114,13 +114,7 @@ def build_parser():
         default=list(VIL_THRESHOLDS),
         help="VIL codes at which events are counted (default: %(default)s)",
     )
-    parser.add_argument(
-        "--levels",
-        type=int,
-        nargs=11,
-        default=list(VIL_LEVELS),
-        help="VIL codes at the edges of the colors of the pictures (default: %(default)s)",
-    )
+    add_levels_and_blocks(parser)
     parser.add_argument(
         "--against",
         choices=("published",),
@@ -135,6 +129,24 @@ def build_parser():
         help="baselines to score next to the model: persistence, and with pysteps extrapolation, "
         "sprog and anvil (default: all, without the last three if pysteps is not installed)",
     )
+    parser.add_argument("--out", type=Path, help="folder for the results (default: the run folder)")
+    parser.add_argument(
+        "--save-forecasts",
+        type=Path,
+        help="new folder for the forecasts, in the layout of SEVIR (default: not saved)",
+    )
+    return parser
+
+
+def add_levels_and_blocks(parser):
+    """Adds the flags of the pictures' colors and of the confidence intervals."""
+    parser.add_argument(
+        "--levels",
+        type=int,
+        nargs=11,
+        default=list(VIL_LEVELS),
+        help="VIL codes at the edges of the colors of the pictures (default: %(default)s)",
+    )
     parser.add_argument(
         "--blocks",
         default="day",
@@ -143,13 +155,6 @@ def build_parser():
         "those with the same value in this column of CATALOG.csv, such as episode_id (default: "
         "%(default)s)",
     )
-    parser.add_argument("--out", type=Path, help="folder for the results (default: the run folder)")
-    parser.add_argument(
-        "--save-forecasts",
-        type=Path,
-        help="new folder for the forecasts, in the layout of SEVIR (default: not saved)",
-    )
-    return parser
 
 
 def load_model(run, weights):

@@ -317,7 +317,7 @@ DERIVED = (
         "it covers {:.0f}% to {:.0f}% over six days and {:.0f}% to {:.0f}% over thirty.",
         lambda: (*coverages("studentized", 6, "mse"), *coverages("studentized", 30, "mse")),
     ),
-    ("README.md", "covers {:.0f}% to {:.0f}% of the true differences", covered_differences),
+    ("README.md", "cover {:.0f}% to {:.0f}% of true differences", covered_differences),
     (
         "docs/real_radar.md",
         "covers {:.0f}% to {:.0f}% of the true differences",
