@@ -40,6 +40,7 @@ CATALOG_COLUMNS = (
     "data_max",
     "pct_missing",
 )
+_CORNERS = ("llcrnrlat", "llcrnrlon", "urcrnrlat", "urcrnrlon")  # optional
 _LONGEST_ID = 100  # characters; SEVIR's have 14 at most
 _DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
 
@@ -59,6 +60,9 @@ class Event:
       event_type: "Hail", "Tornado", ...; empty for the random events of SEVIR.
       first_minute: minutes from `time` to the first frame.
       width_km: width of the images, or None if the catalog does not state it.
+      box: (south, west, north, east) in degrees, of its lower left and upper right corners. A tile
+        that is tilted against the meridians reaches a little further. None if the catalog does not
+        state the corners, or not as such a box.
     """
 
     id: str
@@ -71,6 +75,7 @@ class Event:
     event_type: str = ""
     first_minute: int = 0
     width_km: float | None = None
+    box: tuple | None = None
 
     @property
     def name(self):
@@ -199,8 +204,8 @@ def _columns(path, header):
             f"`--data` must have a catalog like SEVIR's. Received: {path} without the columns "
             f"{', '.join(absent)}."
         )
-    optional = [name for name in ("width_m",) if name in header]
-    return {name: header.index(name) for name in (*needed, *optional)}
+    optional = ("width_m", *_CORNERS)
+    return {name: header.index(name) for name in (*needed, *optional) if name in header}
 
 
 class _FaultyCell(ValueError):
@@ -238,6 +243,7 @@ def _parse_row(root, row, place):
         size=size,
         event_type=value["event_type"],
         width_km=_parse_width(value.get("width_m", "")),
+        box=_parse_box([value.get(name, "") for name in _CORNERS]),
     )
 
 
@@ -263,6 +269,15 @@ def _parse_width(text):
     with contextlib.suppress(ValueError):
         if 0 < float(text) < math.inf:  # NaN is not
             return float(text) / 1000
+    return None
+
+
+def _parse_box(corners):
+    """Returns four numbers as a box, or None if they are none; nothing else depends on them."""
+    with contextlib.suppress(ValueError):
+        south, west, north, east = map(float, corners)
+        if -90 <= south < north <= 90 and -180 <= west < east <= 360:  # NaN is not
+            return south, west, north, east
     return None
 
 
