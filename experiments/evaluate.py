@@ -1,13 +1,15 @@
-"""Scores the forecasts of a finished run on a SEVIR test set, next to those of baselines.
+"""Scores the forecasts of a finished run on its test set, next to those of baselines.
 
     python experiments/evaluate.py runs/<run>
+    python experiments/evaluate.py runs/<run> --set validation
     horovodrun -np 2 python experiments/evaluate.py runs/<run> --data /data/sevir
 
-Writes to the run folder, or to --out: scores.csv; differences.csv (model minus each baseline, with
-95% confidence intervals over days); statistics.npz; the pictures panel, scores_by_lead,
-power_by_lead and performance_diagram, each as .png and .pdf; and animation.gif. The scores do not
-depend on the number of processes, except for rounding if the number of threads per process changes
-the forecasts.
+The test set is all events after the run's --test-from, of its data set or of --data; no other
+script reads it. Writes to the run folder, or to --out: scores.csv; differences.csv (model minus
+each baseline, with 95% confidence intervals over days); statistics.npz; the pictures panel,
+scores_by_lead, power_by_lead and performance_diagram, each as .png and .pdf; and animation.gif. The
+scores do not depend on the number of processes, except for rounding if the number of threads per
+process changes the forecasts.
 """
 
 import concurrent.futures
@@ -64,21 +66,20 @@ def main():
 
     world = distributed.start()
     say = print if world.is_first else (lambda line: None)
-    events = world.on_all(lambda: test_events(stored, arguments, say))
+    events = world.on_all(lambda: scored_events(stored, arguments, say))
     blocks = world.on_all(lambda: blocks_of(events, stored, arguments))
     distributed.load_tensorflow(world)
     model = world.on_all(lambda: load_model(run, arguments.weights))
     if arguments.against is not None:
         world.on_all(lambda: check_published(stored, arguments, events, model[1]))
-    world.on_first(
-        lambda: make_folder(arguments.out or run.path)
-    )  # before the scoring, which takes long
+    out = arguments.out or (run.path if arguments.set == "test" else run.path / "validation")
+    world.on_first(lambda: make_folder(out))  # before the scoring, which takes long
     evaluation, example = score(world, model, events, stored, arguments)
     if world.is_first:
         if blocks:
             names = tuple(blocks[event] for event in evaluation.events)
             evaluation = dataclasses.replace(evaluation, blocks=names)
-        rows = write_results(evaluation, example, arguments.out or run.path, arguments)
+        rows = write_results(evaluation, example, out, arguments)
         if arguments.against is not None:
             print_published(rows, window_count(events, stored, arguments))
 
@@ -86,27 +87,15 @@ def main():
 def build_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("run", help="a run folder with a trained model")
-    parser.add_argument(
-        "--data", help="root of a SEVIR data set (default: the data set of the run)"
-    )
+    parser.add_argument("--data", help="root of a SEVIR data set (default: that of the run)")
     parser.add_argument(
         "--weights",
         choices=("last", "best"),
         default="last",
         help="the model after the last epoch, or after the epoch with the lowest validation loss, "
-        "which is chosen on the test set (default: %(default)s)",
+        "which is chosen on the validation set (default: %(default)s)",
     )
-    parser.add_argument(
-        "--test-from", help="score the events after this time (default: as in the run)"
-    )
-    parser.add_argument(
-        "--window-stride",
-        type=int,
-        help="frames between the starts of two windows (default: as in the run)",
-    )
-    parser.add_argument(
-        "--max-events", type=int, help="score the first N events only (default: all)"
-    )
+    add_choice_of_events(parser)
     parser.add_argument(
         "--thresholds",
         type=int,
@@ -157,6 +146,30 @@ def add_levels_and_blocks(parser):
     )
 
 
+def add_choice_of_events(parser):
+    """Adds the flags that choose the events and the windows to score."""
+    parser.add_argument(
+        "--set",
+        choices=("test", "validation"),
+        default="test",
+        help="the events to score, by the dates of the run; the results of validation go to "
+        "validation/ in the run folder, unless --out is given (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--test-from",
+        help="score the events after this time, which may be earlier than in the run only with "
+        "--data (default: as in the run)",
+    )
+    parser.add_argument(
+        "--window-stride",
+        type=int,
+        help="frames between the starts of two windows (default: as in the run)",
+    )
+    parser.add_argument(
+        "--max-events", type=int, help="score the first N events only (default: all)"
+    )
+
+
 def load_model(run, weights):
     """Returns the trained model as a function of (b, y, x, 13) VIL codes, and its grid."""
     file = run.model_file if weights == "last" else run.best_model_file
@@ -193,20 +206,47 @@ def make_folder(out):
         ) from None
 
 
-def test_events(stored, arguments, say):
-    """Returns the test events by the rule of the run, from its data set or from `--data`."""
-    dates = RunConfig(
+def scored_events(stored, arguments, say):
+    """Returns the events of `--set` by the rule of the run, from its data set or from `--data`."""
+    if arguments.test_from is not None and arguments.set != "test":
+        raise InputError(
+            f"`--test-from` must be omitted with --set {arguments.set}, which the run's own dates "
+            f"choose. Received: {arguments.test_from}."
+        )
+    root = arguments.data or stored["data"]
+    of_run = RunConfig(train_before=stored["train_before"], test_from=stored["test_from"])
+    chosen = RunConfig(
         train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
     )
-    split = splits.read_split(
-        arguments.data or stored["data"],
+    authors = stored["authors_split"] and arguments.test_from is None
+    if None in (of_run.train_before, of_run.test_from):
+        dates = chosen.train_before_time, chosen.test_from_time
+        split = splits.read_split_of_earlier_version(
+            root, stored["max_missing"], *dates, authors, say
+        )
+        say(split.note)
+        return getattr(split, arguments.set)[: arguments.max_events]
+    if chosen.test_from_time < of_run.test_from_time:
+        if arguments.data is None:
+            raise InputError(
+                f"`--test-from` must not be before the test set of the run, {of_run.test_from}: it "
+                f"was trained or chosen on earlier events. Received: {arguments.test_from}; omit "
+                "it, or score another data set with --data."
+            )
+        say(
+            f"events after {chosen.test_from}, although the run was trained or chosen on events up "
+            f"to {of_run.test_from}: these scores are of unseen events only if --data has none of "
+            "its events"
+        )
+    return splits.read_set(
+        arguments.set,
+        root,
         stored["max_missing"],
-        dates.train_before_time,
-        dates.test_from_time,
-        stored["authors_split"] and arguments.test_from is None,
+        min(of_run.train_before_time, chosen.test_from_time),
+        chosen.test_from_time,
+        authors,
         say,
-    )
-    return split.test[: arguments.max_events]
+    )[: arguments.max_events]
 
 
 def blocks_of(events, stored, arguments):
@@ -391,6 +431,11 @@ def check_published(stored, arguments, events, grid):
     """Raises InputError unless the run was trained and is scored as the published models."""
     from keras_nowcast.verification import published
 
+    if arguments.set != "test":
+        raise InputError(
+            "`--against published` must score the test set, as the published table does. Received: "
+            f"--set {arguments.set}; omit one of the two."
+        )
     dates = RunConfig(
         train_before=stored["train_before"], test_from=arguments.test_from or stored["test_from"]
     )

@@ -20,7 +20,7 @@ class SyntheticConfig:
     """What to write; the names are those of write_synthetic's arguments."""
 
     root: str = _flag("data/synthetic", "folder to make; must be new or empty")
-    events: int = _flag(24, "number of events; one in five is later than 2019-06-01")
+    events: int = _flag(24, "number of events; of five, one is for validation and one for the test")
     size: int = _flag(384, "pixels along a side, 1 km each")
     frames: int = _flag(49, "frames of an event, 5 minutes apart")
     seed: int = _flag(0, "event k depends on the seed and k alone")

@@ -193,7 +193,7 @@ def print_reaching(runs, level):
     """Prints the cost of each measured run when it reached a skill, cheapest first."""
     from keras_nowcast.study import compare, planner, table
 
-    skill = table.validation_skill(runs)
+    skill = table.choose_skill(runs)
     if skill is None:
         raise InputError(
             "`runs` must have a completed run with validation scores. Received: none; train a run "

@@ -202,19 +202,22 @@ class RunConfig:
     train_before: str | None = _flag(
         None,
         EVENTS,
-        "train on events up to this time, YYYY-MM-DD (default: --test-from, otherwise 2019-06-01; "
-        "if a catalog lies wholly on one side of that, its last fifth by time is held out)",
+        "train on events up to this time, YYYY-MM-DD; later events up to --test-from validate, or "
+        "the last fifth of the training days if there are none (default: 2019-01-01, or "
+        "--test-from if that is earlier; if the default dates leave no training or no test events, "
+        "the sets have about 60, 20 and 20% of the events, by time)",
     )
     test_from: str | None = _flag(
         None,
         EVENTS,
-        "hold out events after this time (default: --train-before, otherwise 2019-06-01)",
+        "test set: events after this time, which only evaluate.py reads (default: 2019-06-01, or "
+        "--train-before if that is later)",
     )
     authors_split: bool = _flag(
         False,
         EVENTS,
         "select events as the authors of SEVIR did: complete ones, ids without repetition, full "
-        "batches of 8 events, divided at 2019-06-01",
+        "batches of 8 events, divided at 2019-06-01; the last fifth of the training days validates",
     )
     fp16_allreduce: bool = _flag(
         False,
@@ -284,6 +287,13 @@ class RunConfig:
         if time.tzinfo is not None:  # the catalog's times are UTC and do not say so
             time = time.astimezone(datetime.timezone.utc).replace(tzinfo=None)
         return time
+
+
+def date_text(time):
+    """Returns a datetime in the form of --train-before and --test-from; None as None."""
+    if time is None:
+        return None
+    return time.isoformat().removesuffix("T00:00:00")
 
 
 def names_of(*roles):

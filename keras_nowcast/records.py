@@ -252,6 +252,46 @@ def unrecorded_runs(folders):
     return list(found.values())
 
 
+def missing(names, reason):
+    """Returns the part of a record for values that were not measured.
+
+    Args:
+      names: of the keys.
+      reason: why they were not measured.
+
+    Returns:
+      A dict with each name, None, and each `<name>_reason`.
+    """
+    return dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
+
+
+def fill(part, **values):
+    """Sets values in a part of a record that `missing` made, and removes their reasons."""
+    for name, value in values.items():
+        part[name] = value
+        part.pop(f"{name}_reason", None)
+
+
+def empty_record(reason):
+    """Returns a record of a run that measured nothing, for `fill` to complete.
+
+    Args:
+      reason: why nothing is known.
+
+    Returns:
+      A dict with `roofs` and all keys of each of schema.SECTIONS. They are null, each with `reason`
+      in its `<name>_reason`; but the energy's source is "none" and its lists of objects are empty.
+      The other keys of schema.TOP are missing.
+    """
+    record = {
+        section: missing([n for n in schema.names(keys) if not n.endswith("_reason")], reason)
+        for section, keys in schema.SECTIONS.items()
+    }
+    fill(record["energy"], source="none", devices=[], windows=[], power_limits=[])
+    record["energy"]["source_reason"] = reason
+    return record | missing(["roofs"], reason)
+
+
 def without_nan(value):
     """Returns `value` with each NaN or infinity null, and in dicts a `<name>_reason` next to it."""
     if isinstance(value, dict):

@@ -66,6 +66,7 @@ TOP = (
         "roofline limits: peak compute rate and memory bandwidth of rank 0's device",
         "--layer-times was not given, or the run ended before the layers were timed",
     ),
+    Key("data", OBJECT, "", "the training, validation and test sets", since=3),
     Key(
         "last_lines",
         TEXTS,
@@ -434,12 +435,44 @@ ROOFS = (
     Key("measuring_seconds", NUMBER, "s", "time that all layer times and limits took"),
 )
 
+_EARLIER = "the run is of an earlier version, which had two sets and validated on the test set"
+_OF_A_SET = (
+    ("events", "events of the {} set, of which --max-windows may leave some unused"),
+    ("windows", "windows of the {} set by the catalog, at most --max-windows of them"),
+)
+_OF_SETS = tuple(
+    Key(f"{name}_{unit}", INTEGER, unit, text.format(title), in_table=unit == "windows", since=3)
+    for name, title in (("train", "training"), ("validation", "validation"), ("test", "test"))
+    for unit, text in _OF_A_SET
+)
+DATA = (
+    *_OF_SETS,
+    Key(
+        "left_out_events",
+        INTEGER,
+        "events",
+        "events in no set because their frames overlap, in time and place, those of a later set",
+        since=3,
+    ),
+    Key(
+        "train_before",
+        TEXT,
+        "",
+        "training events have this time (UTC) or an earlier one; later ones validate",
+        _EARLIER,
+        since=3,
+    ),
+    Key("test_from", TEXT, "", "test events are later than this time (UTC)", _EARLIER, since=3),
+    Key("rule", TEXT, "", "how the events were divided into the sets", since=3),
+)
+
 SECTIONS = {
     "environment": ENVIRONMENT,
     "model": MODEL,
     "training": TRAINING,
     "energy": ENERGY,
     "memory": MEMORY,
+    "data": DATA,
 }
 
 
@@ -451,43 +484,3 @@ def names(keys):
 def numbers(keys):
     """Returns the names of the Keys whose type is number (not integer, not a list), a tuple."""
     return tuple(key.name for key in keys if key.type == NUMBER)
-
-
-def missing(names, reason):
-    """Returns the part of a record for values that were not measured.
-
-    Args:
-      names: of the keys.
-      reason: why they were not measured.
-
-    Returns:
-      A dict with each name, None, and each `<name>_reason`.
-    """
-    return dict.fromkeys(names) | {f"{name}_reason": reason for name in names}
-
-
-def fill(part, **values):
-    """Sets values in a part of a record that `missing` made, and removes their reasons."""
-    for name, value in values.items():
-        part[name] = value
-        part.pop(f"{name}_reason", None)
-
-
-def empty_record(reason):
-    """Returns a record of a run that measured nothing, for `fill` to complete.
-
-    Args:
-      reason: why nothing is known.
-
-    Returns:
-      A dict with `roofs` and all keys of each of SECTIONS. They are null, each with `reason` in its
-      `<name>_reason`; but the energy's source is "none" and its lists of objects are empty. The
-      other keys of TOP are missing.
-    """
-    record = {
-        section: missing([n for n in names(keys) if not n.endswith("_reason")], reason)
-        for section, keys in SECTIONS.items()
-    }
-    fill(record["energy"], source="none", devices=[], windows=[], power_limits=[])
-    record["energy"]["source_reason"] = reason
-    return record | missing(["roofs"], reason)

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import valid_record
 
-from keras_nowcast import columns, schema
+from keras_nowcast import columns, records, schema
 
 ROOT = Path(__file__).parents[1]
 MADE = ("docs/run_folder.md", "keras_nowcast/record.schema.json")
@@ -63,7 +63,7 @@ def test_names_are_unique():
 
 
 def test_an_empty_record_has_every_key_and_its_reason():
-    record = schema.empty_record("the run failed")
+    record = records.empty_record("the run failed")
     assert valid_record.violations(complete(record)) == []
     for section, keys in schema.SECTIONS.items():
         for name in schema.names(keys):
@@ -78,8 +78,8 @@ def test_an_empty_record_has_every_key_and_its_reason():
 
 
 def test_what_is_filled_in_has_no_reason():
-    record = schema.empty_record("the run failed")
-    schema.fill(record["training"], epochs=3, loss=None)
+    record = records.empty_record("the run failed")
+    records.fill(record["training"], epochs=3, loss=None)
     assert record["training"]["epochs"] == 3 and "epochs_reason" not in record["training"]
     assert "loss_reason" not in record["training"] and "steps_reason" in record["training"]
 
@@ -103,7 +103,7 @@ def test_what_is_filled_in_has_no_reason():
     ],
 )
 def test_what_breaks_the_schema_is_found(change, told):
-    record = copy.deepcopy(complete(schema.empty_record("the run failed")))
+    record = copy.deepcopy(complete(records.empty_record("the run failed")))
     change(record)
     (line,) = valid_record.violations(record)
     assert line.startswith(told)

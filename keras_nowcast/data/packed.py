@@ -27,7 +27,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.files import take_lock, written_whole
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
-AUTHORS_FILES = {"train": "nowcast_training.h5", "test": "nowcast_testing.h5"}
+AUTHORS_FILES = ("nowcast_training.h5", "nowcast_testing.h5")
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,11 @@ def _catalog_text(path, places):
 
 
 def authors_files(split, grid=None, stride=sevir.WINDOW_STRIDE):
-    """Plans the two files of the authors: all windows of the training and of the test events.
+    """Plans the two files of the authors: one of training and validation, one of the test events.
 
-    Each has IN (n, y, x, 13) and OUT (n, y, x, 12), uint8, contiguous, and also the `id` of the
-    event and the `time_utc` of the first frame of each window. Windows are in order of time.
+    The authors' own training code divides the first file further. Each has IN (n, y, x, 13) and
+    OUT (n, y, x, 12), uint8, contiguous, and also the `id` of the event and the `time_utc` of the
+    first frame of each window. Windows are in order of time.
 
     Args:
       split: a Split.
@@ -155,15 +156,20 @@ def authors_files(split, grid=None, stride=sevir.WINDOW_STRIDE):
 
     Raises:
       InputError: events have several sizes and there is no grid, the grid does not divide a size,
-        or no event is long enough.
+        or there is no event, or none that is long enough.
     """
+    sides = (split.train + split.validation, split.test)
     return [
-        _authors_file(name, getattr(split, side), grid, stride)
-        for side, name in AUTHORS_FILES.items()
+        _authors_file(name, events, grid, stride)
+        for name, events in zip(AUTHORS_FILES, sides, strict=True)
     ]
 
 
 def _authors_file(name, events, grid, stride):
+    if not events:
+        raise InputError(
+            f"`--test-from` must leave events for {name}. Received: none; choose another date."
+        )
     side = grid or events[0].size
     for event in events:
         sevir.block_factor(event, side)

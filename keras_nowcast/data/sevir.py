@@ -25,6 +25,12 @@ def window_starts(frames, stride=WINDOW_STRIDE):
     return range(0, frames - FRAMES_IN - FRAMES_OUT + 1, stride)
 
 
+def count_windows(events, stride=WINDOW_STRIDE, most=None):
+    """Returns the number of windows of events, by the catalog, at most `most` unless it is None."""
+    windows = sum(len(window_starts(event.frames, stride)) for event in events)
+    return windows if most is None else min(windows, most)
+
+
 def cut_window(vil, start, out=None):
     """Cuts one window out of an event.
 

@@ -32,13 +32,13 @@ _MISSING_EVERY = 8  # one event in 8 has gaps
 _EVENT_TYPES = ("Hail", "Thunderstorm Wind", "Tornado", "Heavy Rain", "Flash Flood", "")
 _PROJECTION = "+proj=laea +lat_0=38 +lon_0=-98 +units=m +a=6370997.0 +ellps=sphere "
 _EARTH_RADIUS_M = 6370997.0
-# One event in five is in the test set, later than 2019-06-01.
+# Of five events, one is in the validation set (2019, up to June) and one in the test set (later).
 _FILES = (
     ("vil/2018/SEVIR_VIL_SYNTHETIC_2018_0101_1231.h5", datetime.datetime(2018, 4, 1), 240),
     ("vil/2019/SEVIR_VIL_SYNTHETIC_2019_0101_0531.h5", datetime.datetime(2019, 1, 15), 130),
     ("vil/2019/SEVIR_VIL_SYNTHETIC_2019_0602_1231.h5", datetime.datetime(2019, 6, 2), 180),
 )
-_FILE_OF_EVENT = (0, 1, 0, 1, 2)  # repeated
+_FILE_OF_EVENT = (0, 1, 0, 0, 2)  # repeated
 
 
 def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=False, progress=True):
@@ -46,7 +46,8 @@ def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=Fal
 
     Args:
       root: folder to create; it must not exist, or be empty.
-      events: number of events, one in five of them later than 2019-06-01.
+      events: number of events; of five, three are of 2018, one of early 2019, and one is later than
+        2019-06-01: the training, validation and test sets.
       size: pixels along a side, 1 km each.
       frames: frames of an event, 5 minutes apart.
       seed: seed of everything; event k depends only on the seed and k.

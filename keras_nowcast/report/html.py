@@ -63,9 +63,21 @@ COLUMNS = (
     Column(
         "energy from", "energy_source", None, "kind of sensor; an estimate is not a measurement"
     ),
-    Column("CSI", "csi", ".4f", "critical success index, higher is better: mean over thresholds"),
-    Column("MAE", "mae", ".2f", "mean absolute error of VIL codes"),
+    Column(
+        "val. CSI",
+        "csi",
+        ".4f",
+        "critical success index on the validation set, higher is better: mean over thresholds",
+    ),
+    Column("val. MAE", "val_mae", ".2f", "mean absolute error on the validation set, VIL codes"),
     Column("val. loss", "val_loss", ".4f", "mean squared error on the validation set, normalized"),
+    Column(
+        "test CSI",
+        "test_csi",
+        ".4f",
+        "the same CSI on the test set, if evaluate.py scored it; nothing is chosen by it",
+    ),
+    Column("test MAE", "test_mae", ".2f", "mean absolute error on the test set, VIL codes"),
     Column(
         "counted MiB",
         "counted_mib",
@@ -148,6 +160,10 @@ _SETUP = (  # (name, column of table.csv, or field of the configuration)
     ("data set", "data"),
     ("grid in pixels", "grid"),
     ("training windows per epoch", "windows_per_epoch"),
+    ("validation windows", "validation_windows"),
+    ("test windows", "test_windows"),
+    ("training up to", "train_before"),
+    ("test after", "test_from"),
     ("epochs", "epochs"),
     ("processor", "cpu"),
     ("cores", "cores"),
@@ -206,12 +222,12 @@ def _more(run, skill):
     row, mib = run.row, 2**20
     counted = row["counted_step_bytes"] and row["counted_step_bytes"] + row["counted_state_bytes"]
     peak = row["peak_gpu_bytes"] or row["peak_rss_bytes"]
-    is_test = skill is not None and skill.columns[0].startswith("test")
+    is_csi = skill is not None and skill.higher_is_better
     return {
         "run": run.name,
         "gflops": row["achieved_flops_per_second"] and row["achieved_flops_per_second"] / 1e9,
-        "csi": skill.of(row) if skill and skill.higher_is_better else None,
-        "mae": row["test_mae" if is_test else "val_mae"],
+        "csi": skill.of(row) if is_csi else None,
+        "test_csi": skill.of_test(row) if is_csi else None,
         "counted_mib": counted and counted / mib,
         "peak_mib": peak and peak / mib,
     }

@@ -114,11 +114,13 @@ class Skill:
     higher_is_better: bool
 
     def of(self, row):
-        """Returns the skill of a row of the table or of epochs.csv; None if it was not scored.
-
-        A row of epochs.csv has only the validation's columns.
-        """
+        """Returns the skill of a row of the table or of epochs.csv; None if it was not scored."""
         values = [row.get(column) for column in self.columns]
+        return None if None in values else statistics.fmean(values)
+
+    def of_test(self, row):
+        """Returns the same CSI of the test set, to be shown; None if it was not scored."""
+        values = [row.get(column.replace("val_", "test_")) for column in self.columns]
         return None if None in values else statistics.fmean(values)
 
     def of_cell(self, cell):
@@ -164,28 +166,18 @@ def group(cells_of_study, *free):
     return list(found.values())
 
 
-def validation_skill(runs):
-    """Returns the Skill that every epoch of all completed runs has, or None."""
-    return _skill_of([run.row for run in runs if run.is_completed], ("val",))
-
-
 def choose_skill(runs):
     """Returns the Skill by which all completed runs can be compared, or None.
 
-    It is the test set's CSI if all runs were evaluated, otherwise the validation's CSI, otherwise
-    the validation loss. All runs get one measure, because CSI of two sets cannot be compared. A
-    threshold that is undefined in any run (nothing was observed at it) is left out.
+    It is the validation's CSI, otherwise the validation loss, and never a score of the test set,
+    since models are chosen by it. All runs get one measure. A threshold that is undefined in any
+    run (nothing was observed at it) is left out.
     """
-    return _skill_of([run.row for run in runs if run.is_completed], ("test", "val"))
-
-
-def _skill_of(rows, kinds):
-    for kind in kinds:
-        at = [t for t in THRESHOLDS if rows and all(r[f"{kind}_csi_{t}"] is not None for r in rows)]
-        if at:
-            name = "test" if kind == "test" else "validation"
-            words = f"{name} CSI, mean of VIL {', '.join(map(str, at))}"
-            return Skill(words, tuple(f"{kind}_csi_{t}" for t in at), True)
+    rows = [run.row for run in runs if run.is_completed]
+    at = [t for t in THRESHOLDS if rows and all(r[f"val_csi_{t}"] is not None for r in rows)]
+    if at:
+        words = f"validation CSI, mean of VIL {', '.join(map(str, at))}"
+        return Skill(words, tuple(f"val_csi_{t}" for t in at), True)
     if rows and all(row["val_loss"] is not None for row in rows):
         return Skill("validation loss", ("val_loss",), False)
     return None
@@ -235,10 +227,9 @@ def _run(folder, record):
     if folder.is_running():
         row |= {"status": RUNNING, "reason": "a job is running it now; its record is older"}
     row |= {name: parts["config"].get(name) for name in _OF_CONFIG}
-    for section, keys in schema.SECTIONS.items():
-        for name in (key.name for key in keys if key.in_table):
-            column = f"{section}_{name}" if (section, name) in _RENAMED else name
-            row[column] = parts[section].get(name)
+    for section in schema.SECTIONS:
+        if section != "data":
+            row |= _marked(section, parts)
     row["center_filters"] = center_filters(parts["config"])
     row["gpus"] = _gpu_names(parts["environment"])
     row["hosts"] = len(parts["environment"].get("hosts") or ()) or None
@@ -258,10 +249,20 @@ def _run(folder, record):
     row["starts"] = len(starts) or None
     row["statistics_seconds_per_epoch"] = _median_of_epochs(epochs, "statistics_seconds")
     row["cpu_has_bfloat16"] = parts["environment"].get("cpu_has_bfloat16")
+    row |= _marked("data", parts)  # columns of an earlier version keep their places
     changed = len({each["world_size"] for each in starts}) > 1
     setting = _setting(row, parts)
     roofs = record.get("roofs")  # runs of an earlier version have none
     return MeasuredRun(folder, row, parts["config"], setting, epochs, devices, roofs, changed)
+
+
+def _marked(section, parts):
+    """Returns the columns that the schema marks in a section of the record."""
+    columns = {}
+    for name in (key.name for key in schema.SECTIONS[section] if key.in_table):
+        column = f"{section}_{name}" if (section, name) in _RENAMED else name
+        columns[column] = parts[section].get(name)
+    return columns
 
 
 def _epochs(folder, coverage):

@@ -111,7 +111,7 @@ class PlacedCell:
     Attributes:
       cell: the Cell, with its data and grid filled in.
       name: name of its folder: its main settings, and a hash of everything that matters.
-      windows: number of windows per epoch, (training, test).
+      windows: number of windows per epoch, (training, validation).
       refusal: why the cell cannot run, known before it starts; None if no reason is known.
     """
 
@@ -248,7 +248,7 @@ def _placed(cell, split):
     return PlacedCell(
         cell,
         _name(cell, split),
-        tuple(_windows(cell, side) for side in (split.train, split.test)),
+        tuple(_windows(cell, side) for side in (split.train, split.validation)),
         _refusal(cell, split),
     )
 
@@ -256,7 +256,7 @@ def _placed(cell, split):
 def _refusal(cell, split):
     try:
         config = cell.config
-        for event in split.train + split.test:
+        for event in split.train + split.validation:
             sevir.block_factor(event, config.grid)
     except InputError as error:
         return str(error)
@@ -265,8 +265,7 @@ def _refusal(cell, split):
 
 def _windows(cell, events):
     stride, most = cell.value("window_stride"), cell.value("max_windows")
-    windows = sum(len(sevir.window_starts(event.frames, stride)) for event in events)
-    return windows if most is None else min(windows, most)
+    return sevir.count_windows(events, stride, most)
 
 
 def _name(cell, split):
@@ -274,7 +273,7 @@ def _name(cell, split):
     matters = settings_that_matter(cell)
     matters["events"] = [
         [(event.id, str(event.time), event.frames, event.size) for event in side]
-        for side in (split.train, split.test)
+        for side in (split.train, split.validation)
     ]
     hashed = hashlib.sha256(json.dumps(matters, sort_keys=True).encode()).hexdigest()
     return (

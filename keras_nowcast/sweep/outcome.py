@@ -9,7 +9,7 @@ has no kind, the sweep was lost too, and the cell counts as interrupted.
 import re
 from pathlib import Path
 
-from keras_nowcast import schema
+from keras_nowcast import records
 from keras_nowcast.records import RunFolder
 from keras_nowcast.sweep.cells import DEFAULTS
 
@@ -141,13 +141,13 @@ def write_failure(folder, placed, reason, printed="", measured=False):
 def _empty_record(run, placed):
     """Returns a complete record: counted and known values, and null with a reason for the rest."""
     why = "it was not started" if placed.refusal else "the run ended without recording it"
-    record = schema.empty_record(why) | {"config": _config(run, placed)}
+    record = records.empty_record(why) | {"config": _config(run, placed)}
     environment = {"world_size": placed.cell.processes} | (run.read_environment() or {})
-    schema.fill(record["environment"], **environment)
+    records.fill(record["environment"], **environment)
     training = {"windows_per_epoch": placed.windows[0], "epochs": len(run.read_epochs())}
-    schema.fill(record["training"], **training)
+    records.fill(record["training"], **training)
     if placed.refusal is None:
-        schema.fill(record["model"], **placed.model_record())
+        records.fill(record["model"], **placed.model_record())
     return record
 
 

@@ -36,7 +36,7 @@ class Inputs:
 
         most = min(sample_windows, config.max_windows or sample_windows)
         self.training = pipeline(split.train)
-        self.validation = pipeline(split.test, shuffle=False)
+        self.validation = pipeline(split.validation, shuffle=False)
         self.sample = pipeline(split.train, endless=False, max_windows=most)
         self._all = (self.training, self.validation, self.sample)
 

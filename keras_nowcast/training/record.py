@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import threading
 
-from keras_nowcast import machine, schema
+from keras_nowcast import machine, records, schema
+from keras_nowcast.config import date_text
+from keras_nowcast.data import sevir
 from keras_nowcast.energy.lost import lost_energy
 from keras_nowcast.energy.merge import WHOLE_COVERAGE
 from keras_nowcast.energy.sampler import longest_gap_s
@@ -24,16 +26,14 @@ class RecordWriter:
       energy: the EnergyRecorder.
       environment: the `environment` part of the record.
       model: its `model` part.
-      windows: training windows of an epoch.
+      data: its `data` part.
 
     Attributes:
       memory: the `memory` part, None until it is read; it is read at the latest for the record.
       roofs: the `roofs` part, None if the layers were not timed.
     """
 
-    def __init__(
-        self, config, world, folder, lock, progress, energy, *, environment, model, windows
-    ):
+    def __init__(self, config, world, folder, lock, progress, energy, *, environment, model, data):
         self._config = config
         self._world = world
         self._folder = folder
@@ -42,7 +42,7 @@ class RecordWriter:
         self._energy = energy
         self._environment = environment
         self._model = model
-        self._windows = windows
+        self._data = data
         self._recording = threading.Lock()
         self._is_recorded = False
         self.memory = self.roofs = None
@@ -83,8 +83,8 @@ class RecordWriter:
         """
         self._lock.touch(last=True)  # this rank has worked up to now; that work is lost
         rows = self._progress.rows
-        record = schema.empty_record("not gathered from the ranks: one of them ended the job")
-        schema.fill(
+        record = records.empty_record("not gathered from the ranks: one of them ended the job")
+        records.fill(
             record["energy"],
             source=self._energy.source.kind,
             joules_per_epoch=[row["joules"] for row in rows],
@@ -111,6 +111,7 @@ class RecordWriter:
             "energy": energy,
             "memory": memory,
             "roofs": self.roofs,
+            "data": self._data,
         }
         if self.roofs is None:
             timed = self._config.layer_times
@@ -134,7 +135,7 @@ class RecordWriter:
         last = rows[-1] if rows else {"loss": None, "val_loss": None}
         record = {
             "epochs": len(rows),
-            "windows_per_epoch": self._windows,
+            "windows_per_epoch": self._data["train_windows"],
             "steps": progress.steps,
             "skipped_steps": sum(row["skipped_steps"] for row in rows) + sums.skipped_steps,
             "seconds": seconds,
@@ -185,6 +186,27 @@ class RecordWriter:
                 "rest"
             )
         return record
+
+
+def data_record(config, split):
+    """Returns the `data` part of the record, of a RunConfig and a Split."""
+    sets = {"train": split.train, "validation": split.validation, "test": split.test}
+    record = {}
+    for name, events in sets.items():
+        record[f"{name}_events"] = len(events)
+        record[f"{name}_windows"] = sevir.count_windows(
+            events, config.window_stride, config.max_windows
+        )
+    record |= {
+        "left_out_events": split.left_out,
+        "train_before": date_text(split.train_before),
+        "test_from": date_text(split.test_from),
+        "rule": split.rule,
+    }
+    for key in schema.DATA:
+        if record[key.name] is None:
+            record[f"{key.name}_reason"] = key.null
+    return record
 
 
 def memory_record(world):

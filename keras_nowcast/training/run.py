@@ -87,7 +87,7 @@ class Run:
             self.energy,
             environment=self.environment,
             model=build.model_record(config),
-            windows=self.training.windows,
+            data=record.data_record(config, split),
         )
         self.stopper = None
         say(_introduction(self))

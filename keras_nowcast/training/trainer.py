@@ -9,6 +9,7 @@ import datetime
 import importlib.util
 from pathlib import Path
 
+from keras_nowcast.config import date_text
 from keras_nowcast.data import sevir, splits
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model import precision
@@ -68,7 +69,8 @@ def _prepare(config, world, watchdog, started):
     config = _with_data(config, world, say)
     split = world.on_all(lambda: _read_split(config, say))
     world.on_first(lambda: _check_start(config))
-    world.on_first(lambda: _check_files(split.train + split.test, config.skip_bad_events))
+    # Not the files of the test set, which training never opens.
+    world.on_first(lambda: _check_files(split.train + split.validation, config.skip_bad_events))
     distributed.load_tensorflow(world)
     config = _resolved(config, world, split, say)
     _check_packages(config)
@@ -103,7 +105,10 @@ def _with_data(config, world, say):
 
 
 def _read_split(config, say):
-    split = splits.read_split(
+    read = splits.read_split
+    if config.resume and _is_of_earlier_version(RunFolder(config.run_dir).stored_config()):
+        read = splits.read_split_of_earlier_version
+    split = read(
         config.data,
         config.max_missing,
         config.train_before_time,
@@ -112,10 +117,15 @@ def _read_split(config, say):
         say,
     )
     if config.grid is not None:
-        for event in split.train + split.test:
+        for event in split.train + split.validation:
             sevir.block_factor(event, config.grid)
     say(split.note)
     return split
+
+
+def _is_of_earlier_version(stored):
+    """Returns True if the stored configuration of a run lacks the dates of its sets."""
+    return stored is not None and None in map(stored.get, ("train_before", "test_from"))
 
 
 def _check_start(config):
@@ -161,6 +171,8 @@ def _resolved(config, world, split, say):
         config,
         grid=grid,
         precision=policy,
+        train_before=date_text(split.train_before) or config.train_before,
+        test_from=date_text(split.test_from) or config.test_from,
         run_dir=world.broadcast(config.run_dir or str(Path("runs") / name)),
     )
 

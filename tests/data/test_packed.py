@@ -82,7 +82,9 @@ def test_the_real_radar_too(radar, tmp_path):
 def test_the_authors_files(root, tmp_path):
     split = pack_authors(root, tmp_path)
     for name, events in zip(
-        ("nowcast_training.h5", "nowcast_testing.h5"), (split.train, split.test), strict=True
+        ("nowcast_training.h5", "nowcast_testing.h5"),
+        (split.train + split.validation, split.test),
+        strict=True,
     ):
         with h5py.File(tmp_path / name) as file:
             count = 3 * len(events)

@@ -224,7 +224,9 @@ def test_radar_windows_are_those_of_h5py(radar):
     events = catalog.read_catalog(radar, say=pytest.fail)
     assert len(events) == 12
     split = splits.split_events(events)
-    assert (len(split.train), len(split.test)) == (6, 6)
+    # Days of 2, 2, 2 and 6 events: one day has a fifth, 2.4, and then two together have.
+    assert (len(split.train), len(split.validation), len(split.test)) == (2, 4, 6)
+    assert split.left_out == 0
     sevir.check_files(events)
     for event in events:
         vil = sevir.read_event(event)

@@ -26,7 +26,7 @@ def test_our_own_reader_reads_it(root):
     events = catalog.read_catalog(root, say=pytest.fail)
     sevir.check_files(events)
     split = splits.split_events(events)
-    assert (len(split.train), len(split.test)) == (8, 2)
+    assert (len(split.train), len(split.validation), len(split.test)) == (6, 2, 2)
     assert {(event.size, event.frames) for event in events} == {(64, 49)}
     for event in events:
         vil = sevir.read_event(event)

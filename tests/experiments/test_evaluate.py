@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -86,9 +87,13 @@ def test_the_table_has_the_columns_of_the_contract(evaluated):
     assert "CSI 16" in printed and "persistence" in printed
 
 
-def test_the_scores_are_those_of_the_validation(evaluated, run_dir):
+def test_the_scores_are_those_of_the_validation(script_here, run_dir):
     """Two ways to one number: counts in the graph while training, in NumPy from the saved model."""
-    rows = rows_of(evaluated[0] / "scores.csv")
+    done = script_here("evaluate.py", run_dir, "--set", "validation")
+    assert done.returncode == 0, done.stderr
+    assert "2 events of the validation set" in done.stdout
+    assert not (run_dir / "scores.csv").exists()  # the place of the test set's scores
+    rows = rows_of(run_dir / "validation" / "scores.csv")
     record = json.loads((run_dir / "record.json").read_text())
     last = rows_of(run_dir / "epochs.csv")[-1]
     pooled = [r for r in rows if (r["method"], r["lead_minutes"]) == ("model", "all")]
@@ -169,6 +174,30 @@ def test_two_processes_give_the_same(evaluated, run_dir, tmp_path):
 
 
 @pytest.fixture
+def only_of(root, tmp_path):
+    """Copies the data set with only the events of one file, by a part of its name."""
+
+    def only_of(part):
+        own = Path(shutil.copytree(root, tmp_path / part))
+        for path in (own / "data").rglob("*.h5"):
+            if part not in path.name:
+                path.unlink()
+        return own
+
+    return only_of
+
+
+def test_a_data_set_wholly_in_the_test_period(evaluated, only_of, script_here, run_dir, tmp_path):
+    own = only_of("2019_0602")
+    done = script_here("evaluate.py", run_dir, "--data", own, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    mine, theirs = (rows_of(folder / "scores.csv") for folder in (tmp_path / "out", evaluated[0]))
+    assert [row["n"] for row in mine] == [row["n"] for row in theirs]
+    for row, other in zip(mine, theirs, strict=True):
+        assert float(row["mse"]) == pytest.approx(float(other["mse"]), rel=1e-4)
+
+
+@pytest.fixture
 def refused(script_here):
     """Starts evaluate.py, which refuses; returns its one line."""
 
@@ -184,6 +213,19 @@ def refused(script_here):
 
 def test_a_folder_without_a_run(refused, tmp_path):
     assert "`run` must be a run folder" in refused(tmp_path)
+
+
+def test_training_events_are_not_scored_unless_that_is_said(
+    only_of, refused, run_dir, script_here, tmp_path
+):
+    own = only_of("2018_0101")
+    message = refused(run_dir, "--data", own)
+    assert "must leave test events" in message and "give --test-from" in message
+    words = ("--data", own, "--test-from", "2018-01-01", "--out", tmp_path / "out")
+    done = script_here("evaluate.py", run_dir, *words)
+    assert done.returncode == 0, done.stderr
+    assert "trained or chosen on events up to 2019-06-01" in done.stdout
+    assert "6 events of the test set" in done.stdout
 
 
 def test_a_run_without_a_model(refused, run_dir, tmp_path):
@@ -204,6 +246,8 @@ def test_a_model_of_another_window_length(refused, run_dir, tmp_path):
     ("flags", "words"),
     [
         (["--test-from", "2030-01-01"], "must leave test events"),
+        (["--test-from", "2018-01-01"], "must not be before the test set of the run, 2019-06-01"),
+        (["--test-from", "2019-08-01", "--set", "validation"], "must be omitted with --set valid"),
         (["--test-from", "soon"], "`--test-from` must be a date"),
         (["--thresholds", "16", "300"], "threshold"),
         (["--levels", *"0 16 31 59 74 100 133 160 219 181 255".split()], "`levels` must be 11"),

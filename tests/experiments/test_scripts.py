@@ -111,8 +111,9 @@ def test_a_grid_that_does_not_divide(train, sevir):
     assert "`--grid`" in train(sevir, "--grid", 20)
 
 
-def test_an_empty_test_split(train, sevir):
-    assert "test events" in train(sevir, "--test-from", "2030-01-01")
+def test_an_empty_training_set(train, sevir):
+    early = ("--train-before", "2000-01-01", "--test-from", "2000-01-01")
+    assert "must leave training events" in train(sevir, *early)
 
 
 def test_plots_of_nothing(script_here, tmp_path):

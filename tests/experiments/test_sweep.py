@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,33 @@ def test_a_cell_is_trained_once(sweep, tmp_path):
         assert status == 0 and "1 cell: 1 completed" in printed, printed
     folder = cell(tmp_path, "d1-f2-*")
     assert record(folder)["status"] == "completed" and starts(folder) == 1
+
+
+def test_nothing_but_evaluate_reads_the_test_set(root, sweep, script_here, tmp_path):
+    """The file of the test events has corrupt bytes; whatever chooses works without it."""
+    own = Path(shutil.copytree(root, tmp_path / "own"))
+    (of_test,) = (own / "data").rglob("*_0602_1231.h5")
+    of_test.write_bytes(b"corrupt" * 1000)
+    folder = tmp_path / "sweep"
+    cells = ("--data", own, "--filters", 2, 3, "--epochs", 1)
+    status, printed = sweep(*cells, folder=folder)
+    assert status == 0 and "2 cells: 2 completed" in printed, printed
+    first, second = sorted(folder.glob("d1-*"))
+    assert record(first)["data"]["test_windows"] == 6  # by the catalog
+    for words in (
+        ("plot_figures.py", folder, "--out", tmp_path / "figures"),
+        ("plan.py", folder, "--depth", 1, "--filters", 4, "--reach", 0),
+        ("compare.py", first, second),
+    ):
+        done = script_here(*words)
+        assert done.returncode == 0, done.stderr
+        assert "validation" in done.stdout or words[0] == "plot_figures.py"
+    for chosen in ("validation", "test"):
+        done = script_here("evaluate.py", first, "--set", chosen)
+        if chosen == "validation":
+            assert done.returncode == 0, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1 and str(of_test) in errors[0]
 
 
 @pytest.mark.slow

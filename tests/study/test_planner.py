@@ -192,7 +192,7 @@ def test_joules_of_two_sensors_are_not_compared(tmp_path):
     study_runs.write_run(tmp_path / "a", seconds=2.0, joules=50.0)
     study_runs.write_run(tmp_path / "b", filters=8, seconds=3.0, joules=20.0)
     runs = table.read(records.read_runs([tmp_path]))
-    skill = table.validation_skill(runs)
+    skill = table.choose_skill(runs)
     found = planner.reaching(runs, skill, 0.1)
     assert [each.run.name for each in found] == ["b", "a"]
     assert planner.cost_of_reaching(found) == ("joules", None)
@@ -242,7 +242,7 @@ def test_the_cheapest_that_reached_a_skill(tmp_path):
     study_runs.write_run(tmp_path / "small", filters=4, seconds=2.0, csi=(0.3,) * 3)
     study_runs.write_run(tmp_path / "large", filters=8, seconds=5.0, csi=(0.4,) * 3)
     runs = table.read(records.read_runs([tmp_path]))
-    skill = table.validation_skill(runs)
+    skill = table.choose_skill(runs)
     found = planner.reaching(runs, skill, 0.25)
     assert [(each.run.name, each.seconds, each.epoch) for each in found] == [
         ("small", 2.0, 1),

@@ -152,8 +152,11 @@ def test_a_cell_that_fits_no_network_is_a_row(tmp_path):
 
 def test_one_measure_of_skill_for_all(tmp_path):
     study_runs.write_run(tmp_path / "a", test_csi=(0.5, 0.4, 0.3))
-    skill = table.choose_skill(read(tmp_path))
-    assert skill.name.startswith("test CSI")
+    runs = read(tmp_path)
+    skill = table.choose_skill(runs)
+    assert skill.name == "validation CSI, mean of VIL 16, 74, 133"  # although the test was scored
+    assert skill.of(runs[0].row) == pytest.approx(0.2)
+    assert skill.of_test(runs[0].row) == pytest.approx(0.4)
     study_runs.write_run(tmp_path / "b", csi=(0.3, 0.2, ""))  # nothing at or above 133 was observed
     runs = read(tmp_path)
     skill = table.choose_skill(runs)

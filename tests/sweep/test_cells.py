@@ -20,11 +20,11 @@ from keras_nowcast.sweep.cells import (
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A data set of ten events of 32x32: 24 windows for training, 6 for the test."""
+    """A data set of 13 events of 32x32: 24 windows for training, 9 for validation."""
     from keras_nowcast.data import synthetic
 
     root = tmp_path_factory.mktemp("sevir") / "small"
-    synthetic.write_synthetic(root, events=10, size=32, progress=False)
+    synthetic.write_synthetic(root, events=13, size=32, progress=False)
     return root
 
 
@@ -76,9 +76,9 @@ def test_a_value_that_no_run_can_have_is_refused(settings, processes, words):
 def test_a_cell_knows_its_grid_and_windows(placed):
     cell = placed()
     assert cell.name.startswith("d2-f16-g32-auto-np1-s0-")
-    assert cell.windows == (24, 6) and cell.refusal is None
+    assert cell.windows == (24, 9) and cell.refusal is None
     assert placed(max_windows=5).windows == (5, 5)
-    assert placed(window_stride=24).windows == (16, 4)
+    assert placed(window_stride=24).windows == (16, 6)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,8 @@ def test_what_matters_is_in_the_name(placed, settings):
         {"grid": 32},
         {"center_filters": 128},
         {"warmup_epochs": 1},
-        {"train_before": "2019-06-01"},
+        {"train_before": "2019-01-01"},
+        {"train_before": "2019-01-01", "test_from": "2019-06-01"},
     ],
 )
 def test_what_does_not_matter_is_not(placed, settings):
@@ -150,9 +151,19 @@ def test_later_fields_leave_the_names_of_earlier_cells():
 def test_data_are_known_by_their_events_not_their_path(placed, root, tmp_path):
     moved = shutil.copytree(root, tmp_path / "moved")
     assert placed(data=str(moved)).name == placed().name
-    file = sorted((moved / "data").rglob("*.h5"))[0]
-    file.unlink()  # fewer events are other data
+    of_training, _, of_test = sorted((moved / "data").rglob("*.h5"))
+    of_test.write_bytes(b"no HDF5")  # a sweep needs no test events
+    assert placed(data=str(moved)).name == placed().name
+    of_training.unlink()  # fewer events are other data
     assert placed(data=str(moved)).name != placed().name
+
+
+def test_other_training_or_validation_events_are_another_cell(placed):
+    names = {
+        placed(**dates).name
+        for dates in ({}, {"train_before": "2018-08-01"}, {"test_from": "2019-03-01"})
+    }
+    assert len(names) == 3
 
 
 def test_a_cell_that_fits_no_network_or_no_data_is_told_before_it_starts(placed, root):

@@ -9,11 +9,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def small_sevir(tmp_path_factory):
-    """Root of a synthetic SEVIR, ten events of 32x32: 24 windows for training, 6 for the test."""
+    """Root of a synthetic SEVIR of 32x32: 24 windows for training, 9 for validation, 6 to test."""
     from keras_nowcast.data import synthetic
 
     root = tmp_path_factory.mktemp("sevir") / "small"
-    synthetic.write_synthetic(root, events=10, size=32, progress=False)
+    synthetic.write_synthetic(root, events=13, size=32, progress=False)
     return root
 
 

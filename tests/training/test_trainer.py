@@ -14,7 +14,7 @@ import pytest
 import valid_record
 
 from keras_nowcast import columns, schema
-from keras_nowcast.config import RunConfig
+from keras_nowcast.config import RunConfig, parse_config
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model.unet import read_unet
 from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
@@ -93,6 +93,45 @@ def test_the_numbers_of_the_record_fit_each_other(finished):
     assert record["energy"]["source"] == "none" and record["energy"]["joules"] is None
 
 
+def test_the_record_and_the_configuration_have_the_sets(finished):
+    assert finished.read_record()["data"] == {
+        "train_events": 8,
+        "train_windows": 24,
+        "validation_events": 3,
+        "validation_windows": 9,
+        "test_events": 2,
+        "test_windows": 6,
+        "left_out_events": 0,
+        "train_before": "2019-01-01",
+        "test_from": "2019-06-01",
+        "rule": "training up to 2019-01-01 00:00:00, validation up to 2019-06-01 00:00:00, test "
+        "later",
+    }
+    stored = finished.stored_config()
+    assert (stored["train_before"], stored["test_from"]) == ("2019-01-01", "2019-06-01")
+
+
+def test_a_resumed_run_has_the_same_sets(small_sevir, tmp_path):
+    """All events are before the test, so the last fifth of the days validates, and so again."""
+    early = {"test_from": "2018-12-31", "max_windows": 6, "depth": 1, "filters": 2}
+    first = run(small_sevir, tmp_path, epochs=1, **early)
+    sets = first.read_record()["data"]
+    assert (sets["train_events"], sets["validation_events"], sets["test_events"]) == (6, 2, 5)
+    assert (sets["train_windows"], sets["validation_windows"], sets["test_windows"]) == (6, 6, 6)
+    assert sets["train_before"] == first.stored_config()["train_before"]
+    assert sets["train_before"].endswith("T23:59:59") and sets["test_from"] == "2018-12-31"
+    words = ["--resume", "--run-dir", str(tmp_path), "--epochs", "2"]
+    for more in ([], ["--test-from", "2018-12-31"]):  # without and with what was given at first
+        train(parse_config("", words + more), started=time.monotonic())
+        again = first.read_record()["data"]
+        assert {k: v for k, v in again.items() if k != "rule"} == {
+            k: v for k, v in sets.items() if k != "rule"
+        }
+        words[-1] = "3"
+    with pytest.raises(InputError, match="`--test-from` must stay as it was"):
+        train(parse_config("", [*words, "--test-from", "2018-12-30"]), started=time.monotonic())
+
+
 def test_epochs_csv_has_the_columns_of_the_contract_first(finished):
     with open(finished.path / "epochs.csv", newline="") as file:
         rows = list(csv.reader(file))
@@ -102,7 +141,7 @@ def test_epochs_csv_has_the_columns_of_the_contract_first(finished):
 
 
 def test_validation_loss_is_the_saved_networks_own(finished, small_sevir):
-    """The mean over every valid pixel of the test set, in double precision, by plain NumPy."""
+    """The mean over every valid pixel of the validation set, in double precision, with NumPy."""
     import keras
 
     from keras_nowcast.data import catalog, sevir, splits
@@ -110,7 +149,7 @@ def test_validation_loss_is_the_saved_networks_own(finished, small_sevir):
     network = keras.models.load_model(finished.model_file)
     split = splits.split_events(catalog.read_catalog(small_sevir))
     total = count = 0
-    for event in split.test:
+    for event in split.validation:
         vil = sevir.read_event(event)
         for start in (0, 12, 24):
             x, y = vil[None, ..., start : start + 13], vil[None, ..., start + 13 : start + 25]
