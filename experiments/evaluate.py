@@ -31,7 +31,6 @@ from keras_nowcast.records import RunFolder
 from keras_nowcast.verification import baselines
 from keras_nowcast.verification.baselines import PYSTEPS_METHODS
 from keras_nowcast.vil import (
-    FRAME_MINUTES,
     FRAMES_IN,
     FRAMES_OUT,
     MISSING,
@@ -41,7 +40,6 @@ from keras_nowcast.vil import (
     VIL_THRESHOLDS,
 )
 
-PANEL_MINUTES = (5, 15, 30, 45, 60)
 POOLS = (1, 4, 16)
 SCALES = (1, 5, 17)  # in pixels; odd, so that each neighborhood has a center
 
@@ -400,6 +398,7 @@ def write_results(evaluation, example, out, arguments):
       The rows of scores.csv.
     """
     from keras_nowcast.report import panels
+    from keras_nowcast.report.example import write_example
     from keras_nowcast.report.style import write_figure
     from keras_nowcast.verification import bootstrap, evaluate
 
@@ -422,7 +421,7 @@ def write_results(evaluation, example, out, arguments):
     write_figure(by_lead, out, "scores_by_lead")
     write_figure(panels.performance_diagram(rows, arguments.thresholds), out, "performance_diagram")
     draw_power(evaluation, rows, out)
-    draw_example(example, out, arguments.levels)
+    write_example(example, out, arguments.levels)
     print(f"scores.csv, differences.csv, statistics.npz and pictures written to {out}")
     return rows
 
@@ -476,44 +475,6 @@ def draw_power(evaluation, rows, out):
         print(f"power_by_lead is not drawn: {reason}")
     else:
         write_figure(figure, out, "power_by_lead")
-
-
-def draw_example(example, out, levels):
-    """Draws the example window as a panel and as an animation."""
-    from keras_nowcast.report import panels
-    from keras_nowcast.report.style import write_figure
-
-    if example is None:
-        print("no window has rain: no panel and no animation are written")
-        return
-    name, x, y, forecasts = example
-    leads = [minutes // FRAME_MINUTES - 1 for minutes in PANEL_MINUTES]
-    title = f"event {name} UTC"
-    scores = {
-        method: [f"MSE {_mse(field[..., lead], y[..., lead]):.0f}" for lead in leads]
-        for method, field in forecasts.items()
-    }
-    chosen = {method: field[..., leads] for method, field in forecasts.items()}
-    panel = panels.forecast_panel(
-        x[..., -1], y[..., leads], chosen, PANEL_MINUTES, levels, title, scores
-    )
-    write_figure(panel, out, "panel")
-    minutes = FRAME_MINUTES * np.arange(1 - FRAMES_IN, FRAMES_OUT + 1)
-    together = {k: np.concatenate([x, field], axis=-1) for k, field in forecasts.items()}
-    panels.write_animation(
-        out / "animation.gif",
-        np.concatenate([x, y], axis=-1),
-        together,
-        minutes,
-        levels,
-        title,
-    )
-
-
-def _mse(forecast, observed):
-    valid = observed != MISSING
-    error = np.nan_to_num(forecast)[valid] - observed[valid].astype(np.float32)
-    return np.square(error).mean() if valid.any() else np.nan
 
 
 if __name__ == "__main__":
