@@ -3,12 +3,12 @@
     python benchmarks/real_radar.py --data RADAR --runs runs/real_radar
 
 For each seed and precision: trains the preset synthetic_start, continues with real_radar, and
-scores the result on the held-out events, next to the baselines. Finished runs in --runs are not
+scores the result on the test events, next to the baselines. Finished runs in --runs are not
 repeated. Writes two tables, with MSE in VIL codes squared:
 
 - skill, of the precision named first: the median over seeds (lowest to highest), the baselines,
   and the number of seeds that are better than each. "surely" counts those whose 95% interval of the
-  difference, over the held-out events, excludes 0.
+  difference, over the test events, excludes 0.
   The JSON file also has the scores of every seed, at all thresholds.
 - precision: the second precision minus the first, as the mean over seeds with the 95% interval of
   Student's t of the paired differences.

@@ -1,11 +1,12 @@
-"""Real radar of three weather services: trains on days before 2016-09-01, holds out the rest.
+"""Real radar of three weather services: trains on days before 2016-09-01, tests on the rest.
 
     python experiments/train.py --preset synthetic_start --run-dir runs/start
     python experiments/train.py --preset real_radar --data ../shared/radar \
         --start-from runs/start --run-dir runs/radar
     python experiments/evaluate.py runs/radar
 
-docs/real_radar.md describes the data and the results.
+The last of the days before 2016-09-01 validates. docs/real_radar.md describes the data and the
+results.
 """
 
 from keras_nowcast.sweep.cells import Cell
