@@ -60,7 +60,7 @@ def test_everything_is_made_from_run_folders(study, tmp_path):
             "160.0",
         ]
     assert "scaling is not drawn: no two completed runs differ" in done.stdout
-    assert "% trainable parameters, +300.0% energy" in done.stdout
+    assert "% trainable parameters cost +300.0% energy" in " ".join(done.stdout.split())
     assert "not measured here: it needs a completed run in float32" in done.stdout
     report = (out / "report.html").read_text()
     assert report.count("<svg") == 6 and "not measured here" in report
