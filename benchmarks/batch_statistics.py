@@ -9,14 +9,13 @@ corrected for their start; and statistics estimated over samples of training win
 largest is the whole training set.
 """
 
-import time
-
 import numpy as np
 from flags import build_parser
 from result_files import write_results
 
 from keras_nowcast.config import RunConfig
 from keras_nowcast.data.splits import read_split
+from keras_nowcast.study import compare
 from keras_nowcast.training import build, distributed
 
 SAMPLES = (16, 32, 64, 128, 256)
@@ -27,7 +26,7 @@ def main():
     parser.add_argument("--data", required=True, help="root of a SEVIR data set")
     parser.add_argument("--grid", type=int, default=64, help="pixels along a side")
     parser.add_argument("--depth", type=int, nargs="+", default=[2, 3, 4], help="encoder levels")
-    parser.add_argument("--filters", type=int, default=16, help="filters of the first level")
+    parser.add_argument("--filters", type=int, default=8, help="filters of the first level")
     parser.add_argument("--steps", type=int, nargs="+", default=[80, 150, 300], help="steps")
     arguments = parser.parse_args()
     world = distributed.start()
@@ -41,8 +40,10 @@ def main():
         write_results(
             "statistics",
             rows,
-            f"{arguments.grid} pixels, {arguments.filters} filters, float32, batches of 4, "
-            f"{world.size} process(es); validation loss of one run each; seconds per estimate",
+            f"{arguments.grid} pixels, {arguments.filters} filters, float32, batches of 4, cosine "
+            f"schedule, {compare.processes(world.size)}; validation loss of one run each, by the "
+            "number of windows in the sample",
+            variant=f"np{world.size}",
         )
 
 
@@ -67,16 +68,14 @@ def row(arguments, world, depth, steps):
     compiled = build.build_compiled(config, world, steps / config.epochs)
     model = compiled.model
     world.broadcast_variables(model.trainable_variables + model.optimizer.variables)
-    started = time.monotonic()
-    model.fit(inputs.training.dataset(), steps_per_epoch=steps, epochs=1, verbose=0)
-    training_s = time.monotonic() - started
+    model.fit(inputs.training.dataset(), steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
 
     def loss():
         compiled.error.reset_state()
         model.evaluate(inputs.validation.dataset(), steps=inputs.validation.steps, verbose=0)
         sums = np.array([float(compiled.error.total), float(compiled.error.count)])
         error, count = world.total(sums)
-        return error / count
+        return float(error / count)
 
     averages = model.non_trainable_variables
     for each in averages:
@@ -90,16 +89,8 @@ def row(arguments, world, depth, steps):
     everything = inputs.training.windows
     for windows in (*[each for each in SAMPLES if each < everything], everything):
         sample = Inputs(config, world, split, sample_windows=windows).sample
-        estimator = StatisticsEstimator(model, world, sample)
-        estimator.estimate()  # compiles
-        started = time.monotonic()
-        estimator.estimate()
-        seconds = time.monotonic() - started
-        name = "all" if windows == everything else str(windows)
-        found[name], found[f"{name} s"] = loss(), seconds
-    found["training s"] = training_s
-    if world.is_first:
-        print({k: round(v, 4) for k, v in found.items()}, flush=True)
+        StatisticsEstimator(model, world, sample).estimate()
+        found["all" if windows == everything else str(windows)] = loss()
     return found
 
 

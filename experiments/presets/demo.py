@@ -9,7 +9,7 @@ Hardware: any; made for two CPU cores. Where no sensor measures energy, it is es
 
 Depth 4 has a pair of models whose parameters differ about as much as the paper's, +1,489%; the
 larger also times each of its layers. The small model of depth 2 has three seeds, for the question
-of equal skill, and a run on two processes. `auto` is half precision if the machine supports it; if
+of equal skill; the next one also runs on two processes. `auto` is half precision if the machine supports it; if
 not, those cells are left out. Models this small, trained this briefly, have little skill.
 """
 
@@ -29,5 +29,7 @@ RUNS = [
     *all_combinations(**COMMON, depth=(2,), filters=(16,)),
     *all_combinations(**COMMON, depth=(4,), filters=(4,)),
     *all_combinations(**COMMON, depth=(4,), filters=(16,), layer_times=(True,)),
-    *all_combinations(**COMMON, depth=(2,), filters=(16,), processes=(2,)),
+    *all_combinations(
+        **COMMON | {"precision": ("float32",)}, depth=(2,), filters=(16,), processes=(2,)
+    ),
 ]
