@@ -38,7 +38,7 @@ def main():
     ]
     if world.is_first:
         write_results(
-            "statistics",
+            "batch_statistics",
             rows,
             f"{arguments.grid} pixels, {arguments.filters} filters, float32, batches of 4, cosine "
             f"schedule, {compare.processes(world.size)}; validation loss of one run each, by the "

@@ -9,8 +9,9 @@ Hardware: any; made for two CPU cores. Where no sensor measures energy, it is es
 
 Depth 4 has a pair of models whose parameters differ about as much as the paper's, +1,489%; the
 larger also times each of its layers. The small model of depth 2 has three seeds, for the question
-of equal skill; the next one also runs on two processes. `auto` is half precision if the machine supports it; if
-not, those cells are left out. Models this small, trained this briefly, have little skill.
+of equal skill; the next one also runs on two processes. `auto` is half precision if the machine
+supports it; if not, those cells are left out. Models this small, trained this briefly, have little
+skill.
 """
 
 from keras_nowcast.sweep.cells import all_combinations
