@@ -402,7 +402,7 @@ def add_field(parser, each, several=False):
         parsed.
     """
     flag, kind = _as_flag(each.name), _value_type(each)
-    text = each.metadata["help"]
+    text = each.metadata["help"].replace("%", "%%")  # argparse formats it
     default = argparse.SUPPRESS if several else each.default
     if kind is bool:
         parser.add_argument(flag, action="store_true", default=default, help=text)
