@@ -200,8 +200,8 @@ def main():
         "coverage",
         rows,
         f"percent of true values inside nominal 95% intervals, {repetitions} simulated test sets, "
-        f"Monte Carlo standard error {error:.1f} at 90; {bootstrap.RESAMPLES} resamples of "
-        f"blocks (days of {EVENTS_PER_DAY} events in the mean) or of events; width_to_percentile: "
+        f"Monte Carlo standard error {error:.1f} at 90. {bootstrap.RESAMPLES} resamples of "
+        f"blocks (days of {EVENTS_PER_DAY} events in the mean) or of events. width_to_percentile: "
         "median width of the studentized interval relative to that of the percentile interval",
     )
 

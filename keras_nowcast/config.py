@@ -202,10 +202,10 @@ class RunConfig:
     train_before: str | None = _flag(
         None,
         EVENTS,
-        "train on events up to this time, YYYY-MM-DD; later events up to --test-from validate, or "
-        "the last fifth of the training days if there are none (default: 2019-01-01, or "
-        "--test-from if that is earlier; if the default dates leave no training or no test events, "
-        "the sets have about 60, 20 and 20% of the events, by time)",
+        "train on events up to this time, YYYY-MM-DD (default: 2019-01-01, or --test-from if that "
+        "is earlier). Later events up to --test-from validate, or the last fifth of the training "
+        "days if there are none. If the default dates leave no training or no test events, the "
+        "sets have about 60, 20 and 20% of the events, by time",
     )
     test_from: str | None = _flag(
         None,

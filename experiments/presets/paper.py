@@ -7,8 +7,8 @@ NEVER RUN BY THIS PROJECT: it needs GPUs and the published data.
 
 Hardware: up to 32 GPUs of compute capability 7 or more; the tensors of the widest cell are counted
 as 16 GiB. There are 34 cells. With all 44,760 windows of the authors' training set they had 12
-EFLOP (12e18) in total, also counted, and the lower bound (roofline) of the training time was 96
-GPU-hours on V100s, by their datasheet (`--dry-run --gpu V100`); a fifth of these windows validates
+EFLOP (12e18) in total, also counted. The lower bound (roofline) of the training time was then 96
+GPU-hours on V100s, by their datasheet (`--dry-run --gpu V100`). A fifth of these windows validates
 now. docs/study.md has an estimate, marked as one. When a few of the cells have been measured on
 a cluster, the planner predicts the others (the second command).
 

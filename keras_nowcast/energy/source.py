@@ -52,10 +52,11 @@ def choose_source(
 ):
     """Chooses what to measure and opens the meters.
 
-    "auto" is NVML if TensorFlow uses a GPU, otherwise RAPL if it is readable, otherwise none. If
-    NVML shows GPUs that TensorFlow does not use, the reason says so and their idle power is not
-    counted. "nvml" reads the GPUs visible to this process whether or not TensorFlow uses them.
-    "auto-or-estimate" is "auto" where that measures, and otherwise an estimate.
+    - "auto" is NVML if TensorFlow uses a GPU, otherwise RAPL if it is readable, otherwise none. If
+      NVML shows GPUs that TensorFlow does not use, the reason says so, and their idle power is not
+      counted.
+    - "nvml" reads the GPUs visible to this process whether or not TensorFlow uses them.
+    - "auto-or-estimate" is "auto" where that measures, and otherwise an estimate.
 
     Args:
       asked: one of SOURCES.

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 
-from keras_nowcast import machine
 from keras_nowcast.energy import choose_source
 from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
 from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
@@ -45,7 +44,6 @@ def examine(power_source="auto"):
     found |= {
         "horovod_built_with": distributed.horovod_features(),
         "launcher": _launcher(),
-        "cpu_has_bfloat16": machine.cpu_has_bfloat16(),
         "precision_auto": policy,
         "precision_reason": why,
         "slurm": {k: v for k, v in sorted(os.environ.items()) if k in _SLURM_VARIABLES} or None,

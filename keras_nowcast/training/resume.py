@@ -121,9 +121,10 @@ def replicated_variables(model):
 def restore_variables(model, world, arrays):
     """Assigns a checkpoint's arrays to a model and its optimizer.
 
-    Rank 0 alone restores the replicated variables; they are to be broadcast afterwards. Batch-norm
-    statistics differ between ranks. Each rank restores its own. If the number of ranks has changed,
-    each takes the mean over all ranks, as at the next validation.
+    Rank 0 alone restores the replicated variables; they are to be broadcast afterwards. A
+    checkpoint has batch-norm statistics for each rank, since those of an earlier version differ
+    between ranks. Each rank restores its own, or the mean over all ranks if the number of ranks
+    has changed. The next validation estimates them from scratch.
 
     Args:
       model: the compiled Keras model.

@@ -5,7 +5,7 @@ fixed ones, those of the training windows under the same weights. A moving avera
 as Keras keeps, lags behind the weights and, after few steps, still holds part of its start. Here
 the statistics are estimated before each validation instead, over a sample of training windows: in
 forward passes that normalize by batch, as training does. The model that is validated, chosen and
-saved therefore has the statistics of its own weights. docs/train.md states what that costs.
+saved therefore has the statistics that belong to its weights. docs/train.md states what that costs.
 
 Source: precise batch normalization (Wu and Johnson, arXiv 2105.07576).
 """

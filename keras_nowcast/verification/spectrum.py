@@ -58,12 +58,13 @@ def tile_side(tile, shape):
 
 
 def relative_power(power):
-    """Returns (..., ring): power of the forecast divided by that of the observation; 1 is perfect.
+    """Returns (...): power of the forecast divided by that of the observation; 1 is perfect.
 
     Args:
-      power: (..., ring, 2), as of `power_sums`.
+      power: (..., 2), as the last axis of `power_sums`.
     """
-    return _ratio(power)
+    forecast, observed = power[..., 0], power[..., 1]
+    return np.divide(forecast, observed, out=np.full(observed.shape, np.nan), where=observed > 0)
 
 
 def power_below(power, wavelength_km, side_km):
@@ -82,12 +83,7 @@ def power_below(power, wavelength_km, side_km):
     if side_km is None or side_km < _WAVES_IN_A_TILE * wavelength_km:
         return np.full(power.shape[:-2], np.nan)
     inside = np.arange(rings) * wavelength_km > side_km
-    return _ratio(power[..., inside, :].sum(-2))
-
-
-def _ratio(power):
-    forecast, observed = power[..., 0], power[..., 1]
-    return np.divide(forecast, observed, out=np.full(observed.shape, np.nan), where=observed > 0)
+    return relative_power(power[..., inside, :].sum(-2))
 
 
 def _starts(length, side):

@@ -43,21 +43,22 @@ def weights(folder):
             yield [archive[key] for key in archive.files]
 
 
-def test_two_ranks_equal_one_process_on_the_joint_batch(two_ranks):
-    alone = ranks_distributed.steps(distributed.World())
-    first, second = weights(two_ranks / "together")
+def check_both_equal(alone, folder, rtol):
+    """Checks that both ranks have the same arrays, and those of one process up to `rtol`."""
+    first, second = weights(folder)
     for one, a, b in zip(alone, first, second, strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_allclose(a, one, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(a, one, rtol=rtol, atol=1e-6)
+
+
+def test_two_ranks_equal_one_process_on_the_joint_batch(two_ranks):
+    check_both_equal(ranks_distributed.steps(distributed.World()), two_ranks / "together", 1e-4)
 
 
 def test_statistics_are_those_of_all_windows(two_ranks):
     """Rank 0 has three of the five windows, so that a mean of the ranks' means would differ."""
     alone = ranks_distributed.statistics(distributed.World())
-    first, second = weights(two_ranks / "statistics")
-    for one, a, b in zip(alone, first, second, strict=True):
-        np.testing.assert_array_equal(a, b)
-        np.testing.assert_allclose(a, one, rtol=1e-5, atol=1e-6)
+    check_both_equal(alone, two_ranks / "statistics", 1e-5)
 
 
 def test_without_allreduce_the_ranks_part(two_ranks):
