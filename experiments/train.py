@@ -12,14 +12,15 @@ import time
 from pathlib import Path
 
 from keras_nowcast.config import parse_config
-from keras_nowcast.process import run_script
+from keras_nowcast.process import each_rank_reports, run_script
 
 STARTED = time.monotonic()
 PRESETS = Path(__file__).parent / "presets"
 
 
 def main():
-    config = parse_config(__doc__, read_preset=read_preset)
+    with each_rank_reports():
+        config = parse_config(__doc__, read_preset=read_preset)
     from keras_nowcast.training.trainer import train
 
     train(config, started=STARTED)

@@ -3,9 +3,11 @@
 TensorFlow and Horovod are not imported here: bad usage is reported in well under a second.
 """
 
+import contextlib
 import os
 import signal
 import sys
+import time
 
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 
@@ -38,6 +40,26 @@ def is_first_process():
     """Returns True in the one process of a job that prints."""
     launched = launched_as()
     return launched is None or launched[0] == 0
+
+
+RANK_0_S = 2.0  # seconds in which rank 0 ends the job with the same error, far more than it takes
+
+
+@contextlib.contextmanager
+def each_rank_reports():
+    """Lets a rank report an InputError that it may have alone, before the ranks are connected.
+
+    Rank 0 reports at once, and the launcher then ends the others. If they are not ended, they have
+    an error that rank 0 does not have.
+    """
+    try:
+        yield
+    except InputError as error:
+        launched = launched_as()
+        if launched is not None and launched[0] > 0:
+            time.sleep(RANK_0_S)
+            print(one_line(f"error: rank {launched[0]}: {error}"), file=sys.stderr)
+        raise
 
 
 class Signals:

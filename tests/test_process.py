@@ -74,3 +74,15 @@ def test_a_second_interrupt_acts_at_once():
         assert signals.received == 2
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_rank_that_is_refused_alone_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(process, "RANK_0_S", 0.0)
+    printed = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("HOROVOD_RANK", rank)
+        monkeypatch.setenv("HOROVOD_SIZE", "2")
+        with pytest.raises(InputError), process.each_rank_reports():
+            raise InputError("`--depth` must be 1")
+        printed[rank] = capsys.readouterr().err
+    assert printed == {"0": "", "1": "error: rank 1: `--depth` must be 1\n"}
