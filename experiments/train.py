@@ -11,7 +11,7 @@ Exit status: 0 done; 2 bad usage or input; 75 interrupted with a checkpoint save
 import time
 from pathlib import Path
 
-from keras_nowcast.config import parse_config
+from keras_nowcast.command_line import parse_config
 from keras_nowcast.process import each_rank_reports, run_script
 
 STARTED = time.monotonic()

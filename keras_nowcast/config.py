@@ -10,14 +10,12 @@ import dataclasses
 import datetime
 import math
 import re
-import sys
 from dataclasses import dataclass, field
 
 from keras_nowcast.energy.source import SOURCES as POWER_SOURCES
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.precision import PRECISIONS
 from keras_nowcast.model.sizes import MAX_DEPTH, check_sizes
-from keras_nowcast.records import RunFolder
 
 SCHEDULES = ("constant", "cosine")
 LR_SCALINGS = ("linear", "sqrt", "none")
@@ -430,43 +428,6 @@ def as_arguments(values):
         if value != each.default:
             words += [_as_flag(each.name)] + ([] if value is True else [str(value)])
     return words
-
-
-def parse_config(description, arguments=None, read_preset=None):
-    """Reads the command line into a RunConfig.
-
-    Args:
-      description: the script's docstring.
-      arguments: the words of the command line (default: those of this process).
-      read_preset: function of the value of --preset that returns the cells of that preset
-        (default: there is no such flag).
-
-    Raises:
-      InputError: an unknown flag, or a value that breaks its rule.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = build_parser(description)
-    if read_preset is not None:
-        parser.add_argument(
-            "--preset", help="settings to begin from: a name in experiments/presets, or a .py file"
-        )
-    asked = parser.parse_args(arguments)
-    if getattr(asked, "preset", None) is not None:
-        runs = read_preset(asked.preset)
-        if len(runs) != 1:
-            raise InputError(
-                f"`--preset` must have a single run here. Received: {asked.preset}, which has "
-                f"{len(runs)}; experiments/sweep.py runs them."
-            )
-        parser.set_defaults(**runs[0].settings)
-        asked = parser.parse_args(arguments)
-    if asked.resume and asked.run_dir is not None:
-        # A run is resumed as it was started, except for the flags given now.
-        parser.set_defaults(**completed(RunFolder(asked.run_dir).stored_config() or {}))
-        asked = parser.parse_args(arguments)
-    values = vars(asked)
-    values.pop("preset", None)
-    return RunConfig(**values)
 
 
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from keras_nowcast import config as config_module
-from keras_nowcast.config import RunConfig, build_parser, completed, names_of, parse_config
+from keras_nowcast.command_line import parse_config
+from keras_nowcast.config import RunConfig, build_parser, completed, names_of
 from keras_nowcast.errors import InputError
 from keras_nowcast.sweep.cells import read_preset
 

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "columns": {"schema"},
     "process": GROUND,
     "records": GROUND,
-    "config": GROUND | {"records", "model", "energy"},
+    "config": GROUND | {"model", "energy"},
+    "command_line": GROUND | {"records", "config"},
     "training": GROUND | {"process", "records", "config", *LEAVES},
     # Run folders are all that these three know of training.
     "study": GROUND | {"process", "records", "config", *LEAVES},

@@ -87,7 +87,7 @@ def test_arguments_are_accepted(words, monkeypatch):
 
 
 def test_training_commands_make_a_valid_configuration():
-    from keras_nowcast.config import parse_config
+    from keras_nowcast.command_line import parse_config
 
     read_preset = load("experiments/train.py").read_preset
     for words in SCRIPTS:

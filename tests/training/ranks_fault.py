@@ -17,7 +17,7 @@ STARTED = time.monotonic()
 
 def main():
     what, rank, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    from keras_nowcast.config import parse_config
+    from keras_nowcast.command_line import parse_config
     from keras_nowcast.process import launched_as
     from keras_nowcast.training import callbacks, trainer
 

@@ -18,7 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from launch import HORUN, ROOT, run  # noqa: E402
 
-from keras_nowcast.config import parse_config  # noqa: E402
+from keras_nowcast.command_line import parse_config  # noqa: E402
 from keras_nowcast.data.pipeline import windows_in_steps  # noqa: E402
 from keras_nowcast.errors import Interrupted  # noqa: E402
 from keras_nowcast.training import callbacks, checkpoint  # noqa: E402

@@ -14,7 +14,8 @@ import pytest
 import valid_record
 
 from keras_nowcast import columns, schema
-from keras_nowcast.config import RunConfig, parse_config
+from keras_nowcast.command_line import parse_config
+from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model.unet import read_unet
 from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
