@@ -4,10 +4,14 @@ h5py lets only one thread at a time into HDF5, and decompresses there. This modu
 HDF5 once per file where the bytes are. After that, each thread reads its bytes and decompresses
 them outside any lock. An item is the part of a data set at one index of the first axis. This module
 does not depend on SEVIR.
+
+The bytes are those of the object that HDF5 finds, past any links. `check_sample` compares a part of
+a data set with h5py.
 """
 
 import itertools
 import math
+import operator
 import os
 from dataclasses import dataclass
 
@@ -31,12 +35,18 @@ READ_ERRORS = (
 )
 
 
+class Unsupported(OSError):
+    """A data set is not read here, although its file may be complete; the text has the reason."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The places of the bytes of a data set.
 
     Attributes:
-      name: name of the data set.
+      path: absolute path of the file that has the bytes. It is another one than the file that was
+        opened if the data set is behind an external link.
+      name: name of the data set in that file.
       shape: its shape; items are along the first axis.
       offset: first byte of a contiguous data set, otherwise None.
       chunk: shape of a chunk, or None if there are no chunks.
@@ -46,6 +56,7 @@ class Layout:
       is_decoded_by_hdf5: whether the chunks have filters that only HDF5 can undo.
     """
 
+    path: str
     name: str
     shape: tuple
     offset: int | None
@@ -60,6 +71,26 @@ def open_file(path):
     import h5py
 
     return h5py.File(path, "r", locking=False)
+
+
+def link_of(file, name):
+    """Returns what a link in an open file points to, as text, or None if it is no such link."""
+    import h5py
+
+    try:
+        link = file.get(name, getlink=True)
+    except READ_ERRORS:
+        return None
+    if isinstance(link, h5py.ExternalLink):
+        return f"an external link to {link.path} in {link.filename}"
+    if isinstance(link, h5py.SoftLink):
+        return f"a soft link to {link.path}"
+    return None
+
+
+def file_of(dataset):
+    """Returns the absolute path of the file that has an h5py data set, past any links to it."""
+    return os.path.abspath(os.fsdecode(dataset.file.filename))
 
 
 def is_of_bytes(dataset):
@@ -79,13 +110,15 @@ def read_layout(dataset):
     user block.
 
     Raises:
-      one of READ_ERRORS: the places of the chunks contradict each other, so the file is corrupted;
-        or the elements are in other files, of which HDF5 reads absent ones as zeros.
+      Unsupported: the elements are in other files, of which HDF5 reads absent ones as zeros.
+      one of READ_ERRORS: the places of the chunks contradict each other, so the file is corrupted.
     """
     import h5py
 
     if dataset.is_virtual or dataset.external:
-        raise OSError("its elements are in other files, virtual or external")
+        raise Unsupported(
+            "its elements are in other files, virtual or external; copy them into one data set"
+        )
     settings = dataset.id.get_create_plist()
     offset = chunks = deflate = None
     is_decoded_by_hdf5 = False
@@ -94,10 +127,10 @@ def read_layout(dataset):
         if offset is None:
             raise OSError("it was never written")
     elif settings.get_layout() == h5py.h5d.CHUNKED:
-        filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
-        # Shuffling the bytes of one-byte elements changes nothing.
-        is_decoded_by_hdf5 = not set(filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
+        stages = [settings.get_filter(i) for i in range(settings.get_nfilters())]
+        filters = [code for code, *_ in stages]
         chunks = _read_chunk_places(dataset)
+        is_decoded_by_hdf5 = not _is_inflated(stages) or _has_plain_edges(dataset, chunks)
         if h5py.h5z.FILTER_DEFLATE in filters:
             deflate = filters.index(h5py.h5z.FILTER_DEFLATE)
         if is_decoded_by_hdf5:
@@ -105,6 +138,7 @@ def read_layout(dataset):
     if dataset.file.userblock_size:  # some versions of HDF5 count offsets from the end of it
         offset, is_decoded_by_hdf5 = None, chunks is not None
     return Layout(
+        path=file_of(dataset),
         name=dataset.name,
         shape=dataset.shape,
         offset=offset,
@@ -113,6 +147,68 @@ def read_layout(dataset):
         deflate=deflate,
         is_decoded_by_hdf5=is_decoded_by_hdf5,
     )
+
+
+def _is_inflated(stages):
+    """Returns True if decompressing once with zlib, or not at all, undoes the filters.
+
+    Args:
+      stages: the filters as HDF5 describes them, (code, flags, parameters, name) each.
+    """
+    import h5py
+
+    codes = [code for code, *_ in stages]
+    # Shuffling the bytes of one-byte elements changes nothing. Its parameter is the element's size.
+    shuffled = [values[:1] for code, _, values, _ in stages if code == h5py.h5z.FILTER_SHUFFLE]
+    return (
+        set(codes) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
+        and codes.count(h5py.h5z.FILTER_DEFLATE) <= 1
+        and all(values == (1,) for values in shuffled)
+    )
+
+
+def _has_plain_edges(dataset, chunks):
+    """Returns True if chunks that extend beyond the data set may have been left without filters.
+
+    An option of HDF5's newer format does so, and does not mark these chunks.
+    """
+    size = math.prod(dataset.chunks)
+    return any(
+        count == size
+        and any(map(operator.gt, map(operator.add, corner, dataset.chunks), dataset.shape))
+        for corner, (_, count, _) in chunks.items()
+    )
+
+
+def check_sample(dataset, layout):
+    """Compares a part of an h5py data set with the same part as it is read here.
+
+    The part is the middle one of the chunks, or the middle item of a contiguous data set. What
+    HDF5 decodes anyway, and a part that is unreadable here and will be refused, are not compared.
+
+    Raises:
+      one of READ_ERRORS: HDF5 cannot read the part, or reads other elements.
+    """
+    if layout.is_decoded_by_hdf5 or not (layout.chunks or layout.offset is not None):
+        return
+    middle = layout.shape[0] // 2
+    place = (slice(middle, middle + 1),)
+    try:
+        if layout.chunks:
+            corner = sorted(layout.chunks)[len(layout.chunks) // 2]
+            place = tuple(map(slice, corner, map(sum, zip(corner, layout.chunk, strict=True))))
+            with open(layout.path, "rb") as file:
+                here = _read_chunk(file, layout, corner)
+        else:
+            here = read_item(layout, middle)[np.newaxis]
+    except READ_ERRORS:
+        return
+    there = dataset[place]
+    if not np.array_equal(here[tuple(map(slice, there.shape))], there):
+        raise Unsupported(
+            "HDF5 reads other elements than those found without it, at index "
+            f"{place[0].start}; copy the data set to a new file with h5py"
+        )
 
 
 def _read_chunk_places(dataset):
@@ -154,14 +250,13 @@ def _check_skipped(chunks, chunk, filters):
             raise OSError(f"a chunk of {count} bytes where {whole} should be, at {corner}")
 
 
-def read_item(path, layout, index):
+def read_item(layout, index):
     """Reads one item.
 
     Each chunk that has a part of the item is read and decompressed once. A chunk with several items
     is decompressed again for each of them.
 
     Args:
-      path: the file that `layout` describes.
       layout: a Layout.
       index: index on the first axis.
 
@@ -172,14 +267,14 @@ def read_item(path, layout, index):
       one of READ_ERRORS: the file is corrupted.
     """
     if layout.offset is not None:
-        return _read_contiguous(path, layout, index)
+        return _read_contiguous(layout, index)
     corners = [] if layout.chunks is None else _corners(layout, index)
     if not all(corner in layout.chunks for corner in corners):
         raise OSError("a part of it was never written")  # HDF5 would return fill values
     if layout.chunks is None or layout.is_decoded_by_hdf5:
-        with open_file(path) as file:
+        with open_file(layout.path) as file:
             return file[layout.name][index]
-    return _read_chunked(path, layout, index, corners)
+    return _read_chunked(layout, index, corners)
 
 
 def _corners(layout, index):
@@ -189,17 +284,17 @@ def _corners(layout, index):
     return list(itertools.product([first], *steps))
 
 
-def _read_contiguous(path, layout, index):
+def _read_contiguous(layout, index):
     count = math.prod(layout.shape[1:])
-    with open(path, "rb") as file:
+    with open(layout.path, "rb") as file:
         raw = _read_bytes(file, layout.offset + index * count, count)
     return np.frombuffer(raw, np.uint8).reshape(layout.shape[1:])
 
 
-def _read_chunked(path, layout, index, corners):
+def _read_chunked(layout, index, corners):
     shape, step = layout.shape[1:], layout.chunk[1:]
     item = np.empty(shape, np.uint8)
-    with open(path, "rb") as file:
+    with open(layout.path, "rb") as file:
         for first, *corner in corners:
             chunk = _read_chunk(file, layout, (first, *corner))[index - first]
             if chunk.shape == shape:  # it is the complete item, so no copy is needed

@@ -6,7 +6,6 @@ shape (event, y, x, time), 1 km and 5 minutes apart. TensorFlow is not imported.
 Source: Veillette et al., NeurIPS 2020, and the catalog published with the data.
 """
 
-import functools
 import os
 import reprlib
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from keras_nowcast.data import hdf5
 from keras_nowcast.errors import InputError
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
+_MOST_CONTENTS = 4096  # files
+_CONTENTS = {}  # path: _Contents, which hold for as long as the files have the same stamps
 WINDOW_STRIDE = 12  # frames; the windows of the authors start at 0, 12 and 24
 
 
@@ -73,7 +74,7 @@ def read_event(event, grid=None):
     contents = _contents(event.file)
     _check_event(event, contents)
     try:
-        vil = hdf5.read_item(event.file, contents.layout, event.index)
+        vil = hdf5.read_item(contents.layout, event.index)
     except hdf5.READ_ERRORS as error:
         raise InputError(
             f"event {event.id} in {event.file} must be readable. Received: {_one_line(error)}; "
@@ -159,19 +160,44 @@ def _check_event(event, contents):
 
 @dataclass(frozen=True)
 class _Contents:
-    """The contents of a file: the ids (bytes) of its events and the places of their pixels."""
+    """The contents of a file: the ids (bytes) of its events and the places of their pixels.
 
+    Attributes:
+      stamps: a stamp of each file that was read: the file of the catalog, and those it links to.
+      ids: the ids, bytes.
+      id_bytes: length to which the ids were truncated, or None if it has no limit.
+      layout: the hdf5.Layout of `vil`.
+    """
+
+    stamps: tuple
     ids: list
-    id_bytes: int | None  # ids of a fixed length were truncated to it
+    id_bytes: int | None
     layout: hdf5.Layout
+
+
+def stamp(path):
+    """Returns (path, size in bytes, time of change in ns), which identify what a file holds."""
+    status = os.stat(path)
+    return os.fspath(path), status.st_size, status.st_mtime_ns
 
 
 def _contents(path):
     try:
-        status = os.stat(path)
-        return _read_contents(path, status.st_size, status.st_mtime_ns)
+        contents = _CONTENTS.get(path)
+        if contents is None or contents.stamps != tuple(
+            stamp(each) for each, *_ in contents.stamps
+        ):
+            contents = _read_contents(path)
+            if len(_CONTENTS) >= _MOST_CONTENTS:
+                _CONTENTS.clear()
+            _CONTENTS[path] = contents
+        return contents
     except InputError:
         raise
+    except hdf5.Unsupported as error:
+        raise InputError(
+            f"`vil` in {path} must be a data set that can be read here. Received: {error}."
+        ) from None
     except hdf5.READ_ERRORS as error:
         raise InputError(
             f"{path} must be readable as HDF5. Received: {_one_line(error)}; check that it is "
@@ -179,18 +205,10 @@ def _contents(path):
         ) from None
 
 
-@functools.lru_cache(maxsize=4096)
-def _read_contents(path, size, mtime_ns):
-    """Reads the contents; size and time make the cache read a replaced file again."""
-    import h5py
-
+def _read_contents(path):
+    own = stamp(path)  # before the file is opened, so that a later change is noticed
     with hdf5.open_file(path) as file:
-        for name in ("id", "vil"):
-            if not isinstance(file.get(name), h5py.Dataset):
-                raise InputError(
-                    f"{path} must have the data set `{name}`. Received: {reprlib.repr(list(file))}."
-                )
-        ids, vil = file["id"], file["vil"]
+        ids, vil = (_dataset(file, name, path) for name in ("id", "vil"))
         if vil.ndim != 4 or not hdf5.is_of_bytes(vil):
             raise InputError(
                 f"`vil` in {path} must be uint8 of shape (events, y, x, time). Received: "
@@ -201,12 +219,39 @@ def _read_contents(path, size, mtime_ns):
                 f"`id` in {path} must be texts of shape (events,). Received: {ids.dtype} of shape "
                 f"{ids.shape}."
             )
+        layout = hdf5.read_layout(vil)
+        hdf5.check_sample(vil, layout)
+        linked = {hdf5.file_of(ids), layout.path} - {os.path.abspath(path)}
         return _Contents(
+            stamps=(own, *map(stamp, sorted(linked))),
             # At most as many as events, since a corrupted length may be anything.
             ids=[id_ if isinstance(id_, bytes) else str(id_).encode() for id_ in ids[: len(vil)]],
             id_bytes=ids.dtype.itemsize if ids.dtype.kind == "S" else None,
-            layout=hdf5.read_layout(vil),
+            layout=layout,
         )
+
+
+def _dataset(file, name, path):
+    """Returns a data set of an open file; raises InputError if it has no such data set."""
+    import h5py
+
+    link = hdf5.link_of(file, name)
+    try:
+        found = file.get(name)
+    except hdf5.READ_ERRORS:  # what a link leads to is unreadable
+        if link is None:
+            raise
+        found = None
+    if isinstance(found, h5py.Dataset):
+        return found
+    if link is not None and found is None:
+        raise InputError(
+            f"`{name}` in {path} must lead to a data set. Received: {link}, which leads nowhere; "
+            "restore what it points to, or correct the link."
+        )
+    raise InputError(
+        f"{path} must have the data set `{name}`. Received: {reprlib.repr(list(file))}."
+    )
 
 
 def _one_line(error):

@@ -1,5 +1,6 @@
 """Every layout reads as with h5py, with any number of threads."""
 
+import ctypes
 import struct
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,7 +53,7 @@ def test_each_layout_equals_h5py(tmp_path, codes, name):
     layout = _layout(path)
     assert layout.is_decoded_by_hdf5 != is_found
     for index in range(len(codes)):
-        item = hdf5.read_item(path, layout, index)
+        item = hdf5.read_item(layout, index)
         assert item.dtype == np.uint8
         assert item.flags.c_contiguous
         np.testing.assert_array_equal(item, codes[index])
@@ -65,7 +66,7 @@ def test_threads_read_what_one_reads(tmp_path, codes):
     layout = _layout(path)
     order = np.random.default_rng(0).integers(0, len(codes), 200)
     with ThreadPoolExecutor(8) as executor:
-        items = list(executor.map(lambda index: hdf5.read_item(path, layout, index), order))
+        items = list(executor.map(lambda index: hdf5.read_item(layout, index), order))
     np.testing.assert_array_equal(items, codes[order])
 
 
@@ -77,10 +78,10 @@ def test_chunks_never_written_are_told(tmp_path, codes, more):
         vil = file.create_dataset("vil", SHAPE, np.uint8, chunks=(1, 12, 6, 9), **more)
         vil[1], vil[2, :, :6] = codes[1], codes[2, :, :6]
     layout = _layout(path)
-    np.testing.assert_array_equal(hdf5.read_item(path, layout, 1), codes[1])
+    np.testing.assert_array_equal(hdf5.read_item(layout, 1), codes[1])
     for index in (0, 2):
         with pytest.raises(hdf5.READ_ERRORS, match="never written"):
-            hdf5.read_item(path, layout, index)
+            hdf5.read_item(layout, index)
 
 
 def test_a_contiguous_set_never_written_is_told(tmp_path):
@@ -96,7 +97,7 @@ def test_a_chunk_stored_without_its_filter(tmp_path, codes):
     with h5py.File(path, "w") as file:
         vil = file.create_dataset("vil", SHAPE, np.uint8, chunks=ONE, compression="gzip")
         vil.id.write_direct_chunk((0, 0, 0, 0), codes[0].tobytes(), filter_mask=1)
-    np.testing.assert_array_equal(hdf5.read_item(path, _layout(path), 0), codes[0])
+    np.testing.assert_array_equal(hdf5.read_item(_layout(path), 0), codes[0])
 
 
 @pytest.mark.parametrize("storage", [{}, {"chunks": ONE, "compression": "gzip"}])
@@ -104,7 +105,7 @@ def test_a_file_with_a_user_block(tmp_path, codes, storage):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w", userblock_size=512) as file:
         file.create_dataset("vil", data=codes, **storage)
-    np.testing.assert_array_equal(hdf5.read_item(path, _layout(path), 3), codes[3])
+    np.testing.assert_array_equal(hdf5.read_item(_layout(path), 3), codes[3])
 
 
 def test_elements_in_other_files_are_refused(tmp_path, codes):
@@ -188,9 +189,9 @@ def test_bytes_that_are_not_there(tmp_path, codes):
     layout = _layout(path)
     with open(path, "r+b") as file:
         file.truncate(layout.offset + codes[0].size * 2 - 1)
-    np.testing.assert_array_equal(hdf5.read_item(path, layout, 0), codes[0])
+    np.testing.assert_array_equal(hdf5.read_item(layout, 0), codes[0])
     with pytest.raises(hdf5.READ_ERRORS, match="bytes"):
-        hdf5.read_item(path, layout, 1)
+        hdf5.read_item(layout, 1)
 
 
 def test_a_damaged_chunk(tmp_path, codes):
@@ -202,4 +203,59 @@ def test_a_damaged_chunk(tmp_path, codes):
         file.seek(layout.chunks[2, 0, 0, 0][0])
         file.write(b"\0" * 64)
     with pytest.raises(hdf5.READ_ERRORS):
-        hdf5.read_item(path, layout, 2)
+        hdf5.read_item(layout, 2)
+
+
+@pytest.mark.parametrize("storage", [{}, {"chunks": (2, 12, 5, 4), "compression": "gzip"}])
+def test_a_sample_is_compared_with_h5py(tmp_path, codes, storage):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("vil", data=codes, **storage)
+    layout = _layout(path)
+    with h5py.File(path) as file:
+        hdf5.check_sample(file["vil"], layout)
+    codes[2] ^= 1  # the middle item, which is in the middle chunk
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file.create_dataset("vil", data=codes, **storage)
+        with pytest.raises(hdf5.Unsupported, match="reads other elements"):
+            hdf5.check_sample(file["vil"], layout)
+
+
+@pytest.mark.parametrize("more", [{"compression": "gzip"}, {}])
+def test_filters_in_an_unusual_order_or_twice(tmp_path, codes, more):
+    """Inflating once does not undo two compressions."""
+    path = tmp_path / "a.h5"
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk(ONE)
+    settings.set_deflate(6)
+    settings.set_shuffle()
+    if more:
+        settings.set_deflate(1)
+    with h5py.File(path, "w") as file:
+        space = h5py.h5s.create_simple(SHAPE)
+        h5py.h5d.create(file.id, b"vil", h5py.h5t.STD_U8LE, space, settings)
+        file["vil"][...] = codes
+    layout = _layout(path)
+    assert layout.is_decoded_by_hdf5 == bool(more)
+    for index in range(len(codes)):
+        np.testing.assert_array_equal(hdf5.read_item(layout, index), codes[index])
+
+
+def test_chunks_at_the_edge_without_their_filters(tmp_path, codes):
+    """HDF5 1.10 and newer leave them so on request, with no mark at the chunk."""
+    [library] = {line.split()[-1] for line in open("/proc/self/maps") if "/libhdf5-" in line}
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((1, 8, 8, 9))
+    settings.set_deflate(4)
+    request = ctypes.CDLL(library).H5Pset_chunk_opts
+    request.argtypes = [ctypes.c_int64, ctypes.c_uint]
+    assert request(settings.id, 2) == 0  # H5D_CHUNK_DONT_FILTER_PARTIAL_CHUNKS; h5py has no call
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        space = h5py.h5s.create_simple(SHAPE)
+        h5py.h5d.create(file.id, b"vil", h5py.h5t.STD_U8LE, space, settings)
+        file["vil"][...] = codes
+    layout = _layout(path)
+    for index in range(len(codes)):
+        np.testing.assert_array_equal(hdf5.read_item(layout, index), codes[index])
