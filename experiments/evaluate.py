@@ -66,6 +66,7 @@ def main():
     say = print if world.is_first else (lambda line: None)
     events = world.on_all(lambda: scored_events(stored, arguments, say))
     blocks = world.on_all(lambda: blocks_of(events, stored, arguments))
+    world.on_first(lambda: sevir.check_files(events))
     distributed.load_tensorflow(world)
     model = world.on_all(lambda: load_model(run, arguments.weights))
     if arguments.against is not None:

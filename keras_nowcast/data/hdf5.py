@@ -35,6 +35,21 @@ READ_ERRORS = (
 )
 
 
+# Of the HDF Group's list of registered filters, those that are common in data of this kind.
+_FILTER_NAMES = {
+    4: "szip",
+    307: "bzip2",
+    32000: "lzf",
+    32001: "Blosc",
+    32004: "LZ4",
+    32008: "bitshuffle",
+    32013: "ZFP",
+    32015: "Zstandard",
+    32017: "SZ",
+    32026: "Blosc2",
+}
+
+
 class Unsupported(OSError):
     """A data set is not read here, although its file may be complete; the text has the reason."""
 
@@ -91,6 +106,37 @@ def link_of(file, name):
 def file_of(dataset):
     """Returns the absolute path of the file that has an h5py data set, past any links to it."""
     return os.path.abspath(os.fsdecode(dataset.file.filename))
+
+
+def missing_filters(dataset):
+    """Returns the filters that reading a data set needs and that are not installed, as texts."""
+    import h5py
+
+    settings = dataset.id.get_create_plist()
+    if settings.get_layout() != h5py.h5d.CHUNKED:
+        return []
+    missing = {}
+    for place in range(settings.get_nfilters()):
+        code, _, _, name = settings.get_filter(place)
+        if not _can_decode(code):
+            name = name.decode(errors="replace").strip("\0 ") or _FILTER_NAMES.get(code)
+            missing[place] = f"filter {code} ({name})" if name else f"filter {code}"
+    if missing:  # a chunk may skip a filter
+        masks = {mask for _, _, mask in _read_chunk_places(dataset).values()}
+        missing = {
+            place: text
+            for place, text in missing.items()
+            if any(not mask >> place & 1 for mask in masks)
+        }
+    return list(missing.values())
+
+
+def _can_decode(code):
+    import h5py
+
+    if not h5py.h5z.filter_avail(code):
+        return False
+    return bool(h5py.h5z.get_filter_info(code) & h5py.h5z.FILTER_CONFIG_DECODE_ENABLED)
 
 
 def is_of_bytes(dataset):

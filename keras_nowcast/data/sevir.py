@@ -243,6 +243,7 @@ def _dataset(file, name, path):
             raise
         found = None
     if isinstance(found, h5py.Dataset):
+        _check_filters(found, name, path)
         return found
     if link is not None and found is None:
         raise InputError(
@@ -252,6 +253,17 @@ def _dataset(file, name, path):
     raise InputError(
         f"{path} must have the data set `{name}`. Received: {reprlib.repr(list(file))}."
     )
+
+
+def _check_filters(dataset, name, path):
+    missing = hdf5.missing_filters(dataset)
+    if missing:
+        raise InputError(
+            f"`{name}` in {path} must be compressed by filters that are installed. Received: "
+            f"{' and '.join(missing)}, which is a plugin of HDF5; pip install hdf5plugin, and set "
+            "HDF5_PLUGIN_PATH to the folder that `python -c 'import hdf5plugin; "
+            "print(hdf5plugin.PLUGIN_PATH)'` prints."
+        )
 
 
 def _one_line(error):
