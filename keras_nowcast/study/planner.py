@@ -29,13 +29,12 @@ from keras_nowcast.model.precision import choose_precision
 from keras_nowcast.model.sizes import MAX_DEPTH
 from keras_nowcast.study import table
 from keras_nowcast.study.compare import ESTIMATE, model_name
+from keras_nowcast.study.intervals import Interval, leave_one_out
 from keras_nowcast.study.laws import (
     FEWEST_CELLS,
     QUANTITIES,
-    Interval,
     Point,
     laws_of,
-    leave_one_out,
     memory_terms,
     step_terms,
 )

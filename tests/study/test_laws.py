@@ -59,26 +59,6 @@ def test_memory_grows_at_least_by_what_is_counted():
     assert large - small >= 1000 - 1e-6 and small == pytest.approx(700, rel=0.02)
 
 
-def test_the_cell_left_out_has_no_say():
-    points = [laws.Point("float32", 1, (1.0,), 0, 1, value=value) for value in (1, 1, 1, 1, 2)]
-    assert laws.leave_one_out("seconds", points).percent[-1] == pytest.approx(-50)
-    # The only cell of two processes has no other cell to be predicted from.
-    points.append(laws.Point("float32", 2, (1.0,), 0, 1, value=3))
-    assert len(laws.leave_one_out("seconds", points).percent) == 5
-
-
-def test_numbers_have_three_figures():
-    interval = laws.Interval(12345.6, 999.6, 1234567.0, 0.9)
-    assert interval.text("J") == "12,300 (1,000 to 1,230,000) J"
-
-
-def test_errors():
-    errors = laws.Errors((10.0, -5.0, 1.0))
-    assert errors.text() == "median 5.0%, at most 10.0%, over 3 cells"
-    factor, share = errors.factor
-    assert (factor, share) == (pytest.approx(1.1), 0.75)
-
-
 def test_rates_minimize_the_relative_error():
     """Of terms (1, x) at x = 1, 2, 3 and values 2, 4, 3: weights 1/4, 1/16 and 1/9, by hand."""
     terms, values = np.array([[1, 1], [1, 2], [1, 3.0]]), np.array([2, 4, 3.0])

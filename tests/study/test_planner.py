@@ -11,7 +11,7 @@ from keras_nowcast import records
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.cost import count_unet
-from keras_nowcast.study import laws, planner, table
+from keras_nowcast.study import intervals, laws, planner, table
 
 RATES = {  # seconds per FLOP, per byte, per layer and per byte of the update
     "float32": (5e-12, 3e-11, 2e-4, 1.5e-10),
@@ -219,7 +219,7 @@ def test_other_machines_have_no_say(tmp_path):
 
 def predictions():
     def interval(value):
-        return laws.Interval(value, value / 2, value * 2, 0.9)
+        return intervals.Interval(value, value / 2, value * 2, 0.9)
 
     return [
         planner.Prediction({}, parameters, seconds=interval(seconds))
