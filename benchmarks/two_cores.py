@@ -25,9 +25,8 @@ def main():
     runs = table.read(records.read_runs(arguments.runs))
     completed = sorted((run for run in runs if run.is_completed), key=table.order)
     skill = table.choose_skill(runs)
-    errors = planner.Planner(runs).errors
     printed = [f"{each.title}: {each.answer}" for each in claims.claims(runs)]
-    printed += [f"{planner.WORDS[name]}: {each.text()}" for name, each in errors.items() if each]
+    printed += [each.strip() for each in planner.error_lines(planner.Planner(runs))]
     write_results(
         "two_cores",
         [row(run, skill) for run in completed],

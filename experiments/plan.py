@@ -6,8 +6,9 @@
 
 Without settings such as --depth, it predicts sizes between and just beyond those of the completed
 runs. Otherwise it predicts each combination of the given values; other settings are those of the
-completed runs. Each prediction has an interval. The last lines are the leave-one-out errors, of
-predicting each measured cell from the others.
+completed runs. Each prediction has a 95% interval, which widens with the distance from the measured
+cells. The last lines are the errors of predicting each measured cell from the others, and the
+largest ones from the smaller ones.
 """
 
 import sys
@@ -177,14 +178,10 @@ def print_total(predictions):
 
 
 def print_errors(planned):
-    """Prints the leave-one-out errors of the planner on the measured cells."""
+    """Prints the errors of the planner on the measured cells."""
     from keras_nowcast.study import planner
 
-    print("\nleave-one-out prediction errors (each measured cell predicted from the others):")
-    for name, words in planner.WORDS.items():
-        errors = planned.errors[name]
-        text = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
-        print(f"  {words}: {text}")
+    print("", *planner.error_lines(planned), sep="\n")
     if planned.energy_note:
         print(planned.energy_note)
 

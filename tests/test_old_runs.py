@@ -1,7 +1,6 @@
 """Run folders of the version before schema 2 give the numbers that they gave then."""
 
 import csv
-import dataclasses
 import json
 import os
 import re
@@ -96,12 +95,17 @@ def test_the_planner_predicts_the_same(runs):
         prediction = planned.predict(config, processes)
         for name, value in expected.items():
             found = getattr(config if hasattr(config, name) else prediction, name)
-            if dataclasses.is_dataclass(found):
+            if name == "is_extrapolated":
+                assert found >= value  # all counts are compared now, not only FLOPs
+            elif isinstance(value, list):
                 # A process now takes at least the time of its training, and holds at least what is
-                # counted, which changed these two laws.
+                # counted, which changed these two laws. The intervals are others: they cover 95%,
+                # and widen with the distance from the measured cells.
                 rel = 0.02 if name in ("wall_seconds", "memory_bytes") else 1e-4
-                found = pytest.approx(dataclasses.astuple(found), rel=rel)
-            assert found == (tuple(value) if isinstance(value, list) else value), name
+                assert found.value == pytest.approx(value[0], rel=rel)
+                assert found.low < found.value < found.high and found.share == 0.95
+            else:
+                assert found == value, name
 
 
 def test_what_reached_a_skill_is_the_same(runs):

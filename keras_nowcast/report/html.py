@@ -279,7 +279,14 @@ def _planner(planned):
     for name, words in planner.WORDS.items():
         errors = planned.errors[name]
         text = errors.text() if errors else f"{NOT_MEASURED}: {planned.why_no_errors(name)}"
-        rows.append({"quantity": words, "leave-one-out error": text})
+        largest = [f"{key}: {each.text()}" for key, each in planned.largest(name).items()]
+        rows.append(
+            {
+                "quantity": words,
+                "leave-one-out error": text,
+                "largest cells, from the smaller ones": "; ".join(largest),
+            }
+        )
     nexts = planned.next_sizes()
     share = nexts[0].seconds.share if nexts and nexts[0].seconds else None
     notes = []

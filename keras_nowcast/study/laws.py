@@ -8,6 +8,9 @@ import numpy as np
 
 QUANTITIES = ("seconds", "wall_seconds", "joules", "memory_bytes")
 FEWEST_CELLS = 3  # of a precision that a fit needs
+# What the terms of a step and of the memory count, for the text on a cell beyond those measured.
+STEP_SIZES = ("FLOPs", "activations", "layers", "parameters")
+MEMORY_SIZES = ("counted bytes", "base")
 # The side of the blocks in which vector instructions handle channels: a convolution of 4 channels
 # takes nearly as long as one of 16. Choice: that of float32 in AVX-512.
 CHANNEL_BLOCK = 16
@@ -97,6 +100,11 @@ class Point:
     value: float | None = None
     cell: object = None
 
+    @property
+    def sizes(self):
+        """What is compared with the measured cells: the terms, of a process those of a step."""
+        return self.terms if self.training is None else self.training.terms
+
 
 class Laws:
     """The rates of one quantity for each measured precision and number of processes.
@@ -132,6 +140,10 @@ class Laws:
 
     def _alone(self, point):
         return float(np.dot(self._rates[point.precision], point.terms))
+
+    def base(self, precision):
+        """Returns the number of processes that most cells have; None if there are few cells."""
+        return self._base.get(precision)
 
     def value(self, point):
         """Returns (value, None), or (None, the reason) if it cannot be predicted."""

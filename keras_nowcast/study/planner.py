@@ -12,8 +12,9 @@ Counts do not show how several processes share a machine. The base is the number
 most cells have. Another number of processes gets a factor on the law of the base, and a time for
 each byte of gradients exchanged.
 
-The accuracy is measured: each cell is predicted from the others (`leave_one_out`), and the errors
-of those predictions give the intervals. docs/study.md has the details.
+The accuracy is measured: each cell is predicted from the others, and the largest cells are
+predicted from the smaller ones. `intervals` turns this into intervals that widen with the distance
+from what was measured. docs/study.md has the details.
 """
 
 import dataclasses
@@ -27,11 +28,12 @@ from keras_nowcast.model.precision import choose_precision
 from keras_nowcast.model.sizes import MAX_DEPTH
 from keras_nowcast.study import table
 from keras_nowcast.study.compare import ESTIMATE, model_name
-from keras_nowcast.study.intervals import Interval, leave_one_out
+from keras_nowcast.study.intervals import Errors, Interval, Predictor, distance
 from keras_nowcast.study.laws import (
     FEWEST_CELLS,
+    MEMORY_SIZES,
     QUANTITIES,
-    laws_of,
+    STEP_SIZES,
 )
 from keras_nowcast.study.points import measured_by, measured_point, new_point
 
@@ -64,7 +66,9 @@ class Prediction:
       memory_bytes: peak of the process that uses most: of the GPU if there is one, or resident.
       reasons: {name of a quantity: why it is not predicted}.
       is_estimate: True if the joules are based on runs whose energy was an estimate.
-      is_extrapolated: True if its step computes more, or less, than every measured one.
+      ratio: of the size in which it lies farthest beyond the measured cells to the largest
+        measured value, or below 1 to the smallest; 1 if it is not beyond them.
+      size: what this size counts.
     """
 
     setting: dict
@@ -75,7 +79,23 @@ class Prediction:
     memory_bytes: Interval | None = None
     reasons: dict = field(default_factory=dict)
     is_estimate: bool = False
-    is_extrapolated: bool = False
+    ratio: float = 1.0
+    size: str = ""
+
+    @property
+    def is_extrapolated(self):
+        """True if a size of it is above, or below, that of every measured cell."""
+        return self.ratio != 1
+
+    @property
+    def note(self):
+        """'4.0 times the largest measured (FLOPs)'; empty if it is not beyond what was measured."""
+        if not self.is_extrapolated:
+            return ""
+        end = "largest" if self.ratio > 1 else "smallest"
+        processes = self.setting["world_size"]
+        several = f" on {processes} processes" if processes > 1 else ""
+        return f"{self.ratio:.3g} times the {end} measured{several} ({self.size})"
 
 
 def predict(cells, runs):
@@ -137,8 +157,14 @@ class Planner:
         )
         self.energy_left_out = sources.total() - sources[self.energy_source]
         self._points = {name: self._known(name) for name in QUANTITIES}
-        self.errors = {name: leave_one_out(name, mine) for name, mine in self._points.items()}
-        self._laws = {name: laws_of(name, mine) for name, mine in self._points.items()}
+        self._predictors = {
+            name: {
+                precision: Predictor(name, [each for each in mine if each.precision == precision])
+                for precision in sorted({each.precision for each in mine})
+            }
+            for name, mine in self._points.items()
+        }
+        self.errors = {name: self._all_errors(name) for name in QUANTITIES}
 
     def _known(self, quantity):
         cells = self.cells
@@ -162,32 +188,46 @@ class Planner:
             reasons = dict.fromkeys(QUANTITIES, "there is no completed run to predict from")
             return Prediction(**prediction, reasons=reasons)
         windows = windows or self._windows(fields)
-        values, reasons, outside = {}, {}, False
+        values, reasons, beyond = {}, {}, None
         for quantity in QUANTITIES:
             if windows is None and quantity != "memory_bytes":
                 reasons[quantity] = "no completed run records how many windows these data have"
                 continue
             point = new_point(fields, cost, windows or 1, quantity)
-            value, reason = self._laws[quantity].value(point)
-            errors = self.errors[quantity]
             if not self._points[quantity]:
                 reasons[quantity] = self.why_no_errors(quantity)
-            elif value is None:
+                continue
+            predictor = self._predictors[quantity].get(point.precision, Predictor(quantity, []))
+            interval, reason = predictor.interval(point)
+            if interval is None:
                 reasons[quantity] = reason
-            elif errors is None:
-                reasons[quantity] = "too few completed cells to measure the error of a prediction"
-            else:
-                factor, share = errors.factor
-                values[quantity] = Interval(value, value / factor, value * factor, share)
-                outside |= quantity == "seconds" and self._is_outside(point)
+                continue
+            values[quantity] = interval
+            beyond = beyond or (distance(point, predictor.points), quantity)
+        (ratio, index), quantity = beyond or ((1.0, 0), "seconds")
+        sizes = MEMORY_SIZES if quantity == "memory_bytes" else STEP_SIZES
         estimate = any(
             run.row["energy_is_estimate"]
             for point in self._points["joules"]
             for run in point.cell.runs
         )
         return Prediction(
-            **prediction, **values, reasons=reasons, is_estimate=estimate, is_extrapolated=outside
+            **prediction,
+            **values,
+            reasons=reasons,
+            is_estimate=estimate,
+            ratio=ratio,
+            size=sizes[index],
         )
+
+    def _all_errors(self, quantity):
+        found = [each.errors for each in self._predictors[quantity].values()]
+        percent = [error for each in found if each for error in each.percent]
+        return Errors(tuple(percent)) if percent else None
+
+    def largest(self, quantity):
+        """Returns {precision: Largest}: the largest cells, predicted from all others."""
+        return {name: each.largest for name, each in self._predictors[quantity].items()}
 
     def why_no_errors(self, quantity):
         """Returns the reason why a quantity has no Errors."""
@@ -275,12 +315,6 @@ class Planner:
                 return cell.median("windows_per_epoch")
         return None
 
-    def _is_outside(self, point):
-        measured = [
-            each.terms[0] for each in self._points["seconds"] if each.precision == point.precision
-        ]
-        return not min(measured) <= point.terms[0] <= max(measured)
-
 
 def _machine(cell):
     return tuple((name, cell.setting[name]) for name in _MACHINE)
@@ -300,8 +334,25 @@ def text_row(prediction):
         row[words] = interval.scaled(factor).text(unit) if interval else "not predicted"
         if name == "joules" and interval and prediction.is_estimate:
             row[words] += ESTIMATE
-    row["note"] = "outside the measured range" if prediction.is_extrapolated else ""
+    row["note"] = prediction.note
     return row
+
+
+def error_lines(planned):
+    """Returns lines on the measured errors of a Planner: of each cell, and of the largest ones."""
+    lines = ["leave-one-out prediction errors (each measured cell predicted from the others):"]
+    for name, words in WORDS.items():
+        errors = planned.errors[name]
+        text = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
+        lines.append(f"  {words}: {text}")
+    lines.append(
+        "errors of the largest cells, at most 4 of each precision, predicted from the smaller ones "
+        "(relative to the largest of which their size is given):"
+    )
+    for name, words in WORDS.items():
+        for precision, largest in planned.largest(name).items():
+            lines.append(f"  {words}, {precision}: {largest.text()}")
+    return lines
 
 
 # ---- answers -------------------------------------------------------------------------------------

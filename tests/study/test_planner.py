@@ -88,10 +88,52 @@ def test_intervals_hold_what_they_say(tmp_path):
     planned = planner.Planner(table.read(records.read_runs([tmp_path])))
     errors = planned.errors["seconds"]
     assert len(errors.percent) == 32 and 1 < errors.median < 10
-    factor, share = errors.factor
-    assert share == 0.9
-    inside = [abs(np.log1p(each / 100)) <= np.log(factor) for each in errors.percent]
-    assert 0.85 <= np.mean(inside) <= 0.97
+    inside = []
+    for depth in (2, 3, 4, 5):
+        for width in (6, 12, 24, 48):
+            for precision in RATES:
+                found = planned.predict(config(depth=depth, filters=width, precision=precision), 1)
+                true = 4 * seconds_of(depth, width, precision)
+                inside.append(found.seconds.low <= true <= found.seconds.high)
+    assert found.seconds.share == 0.95 and np.mean(inside) >= 0.9
+    # Each of the four largest cells of each precision, from the twelve smaller ones.
+    checks = [each for found in planned.largest("seconds").values() for each in found.checks]
+    assert len(checks) == 8 and sum(each.is_inside for each in checks) >= 7
+
+
+def test_a_size_beyond_the_measured_ones_says_how_far(tmp_path):
+    write_study(tmp_path, noise=0.05)
+    inside, wider, deeper, small = predict(
+        tmp_path,
+        (config(depth=3, filters=12), 1, None),
+        (config(depth=2, filters=32), 1, None),
+        (config(depth=5, filters=16), 1, None),
+        (config(depth=1, filters=4), 1, None),
+    )
+    assert not inside.is_extrapolated and inside.note == ""
+    assert wider.size == "FLOPs" and 1.5 < wider.ratio < 4
+    assert wider.note == f"{wider.ratio:.3g} times the largest measured (FLOPs)"
+    assert planner.text_row(wider)["note"] == wider.note
+    # One level more quadruples the parameters, and hardly adds FLOPs.
+    assert deeper.note == f"{deeper.ratio:.3g} times the largest measured (parameters)"
+    assert 3.5 < deeper.ratio < 4.2
+    assert small.ratio < 1 and "times the smallest measured (" in small.note
+    for name in ("seconds", "joules", "wall_seconds", "memory_bytes"):
+        near, far = getattr(inside, name), getattr(wider, name)
+        assert far.high / far.value > near.high / near.value, name
+
+
+def test_the_errors_are_printed(tmp_path):
+    write_study(tmp_path, noise=0.05, joules=False)
+    planned = planner.Planner(table.read(records.read_runs([tmp_path])))
+    lines = planner.error_lines(planned)
+    assert lines[1].startswith("  time of training: median ") and lines[1].endswith("18 cells")
+    assert "energy of training: not measured here" in lines[3]
+    largest = [line for line in lines if "times the size" in line]
+    # Three quantities were measured in two precisions.
+    assert len(largest) == 6
+    assert largest[0].startswith("  time of training, float32: 4 of 4 inside the 95% interval; ")
+    assert planned.largest("joules") == {}
 
 
 def test_more_steps_epochs_and_windows(tmp_path):
