@@ -32,6 +32,15 @@ def stub_driver(tmp_path):
 
 
 @pytest.fixture
+def float32_after():
+    """Restores the global precision that a run in this process sets."""
+    yield
+    import keras
+
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture
 def script_here(monkeypatch, capsys):
     """Runs a script of experiments/ in this process, which has TensorFlow already.
 

@@ -1,6 +1,7 @@
 """A small data set that is quick to train on."""
 
 import os
+import shutil
 import signal
 import subprocess
 
@@ -17,13 +18,13 @@ def small_sevir(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def float32_after():
-    """Restores the global precision that a run in this process sets."""
-    yield
-    import keras
-
-    keras.mixed_precision.set_global_policy("float32")
+@pytest.fixture(scope="session")
+def mpi():
+    """Skips a test if there is no mpirun, or if Horovod was built without MPI."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("there is no mpirun")
+    if not pytest.importorskip("horovod.tensorflow").mpi_built():
+        pytest.skip("Horovod was built without MPI")
 
 
 @pytest.fixture

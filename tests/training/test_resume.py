@@ -1,4 +1,4 @@
-"""A run resumes with another number of processes: from 2 to 1 and to 4, and from 1 to 2.
+"""A run resumes with another number of processes: from 2 to 1 and to 3, and from 1 to 2.
 
 Runs of one process run in this one, which has TensorFlow already.
 """
@@ -66,10 +66,13 @@ def flags(root, run_dir):
 
 @pytest.fixture(scope="module")
 def on_two(small_sevir, tmp_path_factory):
-    """A run on two ranks, stopped in its second epoch."""
+    """A run on two ranks that a signal to one of them stopped in its second epoch."""
     run_dir = tmp_path_factory.mktemp("two") / "run"
-    done = launch(2, FAULT, "signal", 0, 8, *flags(small_sevir, run_dir))
+    done = launch(2, FAULT, "signal", 1, 8, *flags(small_sevir, run_dir))
+    assert "Exit code: 75" in done.stdout + done.stderr  # of the first rank to end
     assert "run again with --resume" in done.stderr, done.stderr
+    record = json.loads((run_dir / "record.json").read_text())
+    assert (record["status"], record["training"]["epochs"]) == ("interrupted", 1)
     return run_dir
 
 
@@ -88,7 +91,7 @@ def resumed(run_dir, ranks, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("ranks", [1, 3])
 def test_from_two_processes(on_two, tmp_path, ranks, capsys):
     """Two ranks had seen 4 of epoch 2's 24 windows per step: the remaining ones are seen once."""
     run_dir = Path(shutil.copytree(on_two, tmp_path / "run"))
@@ -105,12 +108,12 @@ def test_from_two_processes(on_two, tmp_path, ranks, capsys):
     assert [each["world_size"] for each in training["starts"]] == [2, ranks]
     compiling = windows_in_steps(left, ranks, 2, 1)  # the step that is not timed
     assert [int(row["samples"]) for row in rows] == [20, 24 - compiling, 24]
-    # Two ranks had reached twice the rate of one; four rise from there within an epoch.
+    # Two ranks had reached twice the rate of one; three rise from there within an epoch.
     after_two, after_three = (float(row["learning_rate"]) for row in rows[1:])
     if ranks == 1:
         assert (after_two, after_three) == (pytest.approx(1e-3), pytest.approx(1e-3))
     else:
-        assert 2e-3 < after_two < after_three == pytest.approx(4e-3, rel=0.2)
+        assert 2e-3 < after_two < after_three == pytest.approx(3e-3, rel=0.2)
     _, arrays, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
     assert arrays["statistics/0"].shape[0] == ranks
 
@@ -138,3 +141,4 @@ def test_from_one_process_to_two(small_sevir, tmp_path, monkeypatch, capsys):
     newest, after, _ = checkpoint.read_checkpoint(run_dir / "checkpoint")
     assert newest["origin"] == [15, 1.25, 1.0]
     assert not np.array_equal(after["replicated/0"], arrays["replicated/0"])
+    assert after["statistics/0"].shape[0] == 2  # one set of statistics per rank

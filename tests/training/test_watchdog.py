@@ -1,5 +1,6 @@
 """The watchdog's verdicts and its connections; ranks are threads here."""
 
+import contextlib
 import threading
 import time
 
@@ -137,28 +138,37 @@ def test_ranks_that_end_in_good_order_say_nothing(ended, capsys):
     assert capsys.readouterr().err == ""
 
 
+def rank_1_fails(error):
+    with contextlib.suppress(type(error)), watchdog.Watchdog(ThreadWorld(1, 2), LONGEST_S):
+        raise error
+
+
 def rank_1_out_of_memory():
-    try:
-        with watchdog.Watchdog(ThreadWorld(1, 2), LONGEST_S):
-            raise MemoryError("8 GiB")
-    except MemoryError:
-        pass
+    rank_1_fails(MemoryError("8 GiB"))
 
 
 # The real end of a process closes its connections.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_failure_of_one_ends_both_with_its_reason(ended, capsys):
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (MemoryError("8 GiB"), "ran out of memory (8 GiB)"),
+        (RuntimeError("something unheard of"), "failed (RuntimeError: something unheard of)"),
+    ],
+    ids=["memory", "other"],
+)
+def test_a_failure_of_one_ends_both_with_its_reason(ended, capsys, error, reason):
     def first():
         with watchdog.Watchdog(ThreadWorld(0, 2), LONGEST_S) as dog:
             while not ended:
                 dog.alive("training", step=True)
                 time.sleep(0.05)
 
-    run_ranks(first, rank_1_out_of_memory)
+    run_ranks(first, lambda: rank_1_fails(error))
     assert ended == [1, 1]
-    printed = capsys.readouterr().err
-    assert printed.startswith("failed: rank 1 on ") and "ran out of memory (8 GiB)" in printed
-    assert printed.count("\n") == 1
+    traceback, told, line = capsys.readouterr().err.rpartition("failed: rank 1 on ")
+    assert told and reason in line and line.count("\n") == 1
+    assert traceback == "" if isinstance(error, MemoryError) else "Traceback" in traceback
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
