@@ -17,8 +17,9 @@ demo: install
 	.venv/bin/python experiments/sweep.py --preset demo
 	.venv/bin/python experiments/plot_figures.py runs/demo
 
-# Two files at a time: most tests use one core, and those of a file share what they prepare.
-TWO_AT_A_TIME = -n 2 --dist loadfile
+# Two files at a time: most tests use one core, and those of a file share what they prepare. They
+# run in the order of tests/conftest.py, the longest files first.
+TWO_AT_A_TIME = -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install
 	.venv/bin/python -m pytest $(TWO_AT_A_TIME) -m "not slow"

@@ -15,6 +15,25 @@ sys.path.insert(0, str(Path(__file__).with_name("study")))
 import stub_nvml  # noqa: E402
 
 SCRIPTS = Path(__file__).parents[1] / "experiments"
+# The files that take longest on two cores. They run first, so that two workers end together.
+LONGEST = (
+    "docs/test_commands.py",
+    "training/test_faults.py",
+    "experiments/test_sweep.py",
+    "training/test_energy.py",
+    "training/test_trainer.py",
+    "experiments/test_evaluate.py",
+    "training/test_resume.py",
+    "training/test_kills.py",
+    "training/test_layer_times.py",
+    "training/test_distributed.py",
+    "experiments/test_hostile_input.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture
