@@ -6,11 +6,11 @@ NEVER RUN BY THIS PROJECT: it needs GPUs and the published data.
     python experiments/sweep.py --preset paper --data /data/sevir --dry-run --measured runs/
 
 Hardware: up to 32 GPUs of compute capability 7 or more; the tensors of the widest cell are counted
-as 16 GiB. There are 34 cells. With all 44,760 windows of the authors' training set they had 12
-EFLOP (12e18) in total, also counted. The lower bound (roofline) of the training time was then 96
-GPU-hours on V100s, by their datasheet (`--dry-run --gpu V100`). A fifth of these windows validates
-now. docs/study.md has an estimate, marked as one. When a few of the cells have been measured on
-a cluster, the planner predicts the others (the second command).
+as 16 GiB. There are 34 cells. A fifth of the authors' 44,760 windows validates; with the other
+35,754 or so the cells have 9.8 EFLOP (9.8e18) in total, also counted. The lower bound (roofline) of
+the training time is then 115 GPU-hours on V100s, by their datasheet (`--dry-run --gpu V100`).
+docs/study.md has an estimate, marked as one. When a few of the cells have been measured on a
+cluster, the planner predicts the others (the second command).
 
 The paper's abstract names neither the sizes nor the number of epochs: they are a choice. At depth
 4, the cells include both pairs of models that come near the abstract's +1,549% parameters: four
