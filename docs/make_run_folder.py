@@ -137,7 +137,7 @@ def _object_schema(keys, all_nullable=False, reasoned=()):
 
 def _is_measured(key):
     """Returns True if a key may be null: a value, not text about one and not a list of devices."""
-    always = ("source", "source_reason", "devices", "windows", "power_limits")
+    always = ("source", "source_reason", "devices", "windows", "power_limits", "not_included")
     return key.name not in always
 
 

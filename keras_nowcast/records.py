@@ -287,7 +287,7 @@ def empty_record(reason):
         section: missing([n for n in schema.names(keys) if not n.endswith("_reason")], reason)
         for section, keys in schema.SECTIONS.items()
     }
-    fill(record["energy"], source="none", devices=[], windows=[], power_limits=[])
+    fill(record["energy"], source="none", devices=[], windows=[], power_limits=[], not_included=[])
     record["energy"]["source_reason"] = reason
     return record | missing(["roofs"], reason)
 

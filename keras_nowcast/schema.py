@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 # Records of earlier versions are still read. They lack the keys that came later (`Key.since`), and
 # in version 1 those of failed cells have no `roofs`.
-VERSION = 3
+VERSION = 4
 
 TEXT, INTEGER, NUMBER, BOOLEAN, OBJECT = "text", "integer", "number", "true or false", "object"
 TEXTS, NUMBERS, OBJECTS = "list of texts", "list of numbers", "list of objects"
@@ -48,6 +48,7 @@ class Key:
 
 STATUSES = ("completed", "interrupted", "failed")
 SOURCES = ("nvml_counter", "nvml_power", "rapl", "estimate", "none")
+SCOPES = ("gpu", "module")
 
 TOP = (
     Key("schema", INTEGER, "", "version of the schema of this file"),
@@ -299,6 +300,16 @@ DEVICES = (
         ),
     ),
     Key("seconds", NUMBER, "s", "time that it was measured while training"),
+    Key(
+        "scope",
+        TEXT,
+        "",
+        "what NVML counts as the device: the GPU with its memory, or the module of GPU, CPU and "
+        "the memory of both",
+        "it is not a GPU, or a start of an earlier version measured it",
+        choices=SCOPES,
+        since=4,
+    ),
 )
 WINDOWS = (
     Key(
@@ -401,6 +412,13 @@ ENERGY = (
         FRACTION,
         "fraction of the lost time with known power",
         "no lost work was detected",
+    ),
+    Key(
+        "not_included",
+        TEXTS,
+        "",
+        "what trained and is in none of the joules, such as GPUs that only RAPL accompanied",
+        since=4,
     ),
 )
 

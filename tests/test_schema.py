@@ -74,6 +74,7 @@ def test_an_empty_record_has_every_key_and_its_reason():
     energy = record["energy"]
     assert (energy["source"], energy["source_reason"]) == ("none", "the run failed")
     assert energy["devices"] == energy["windows"] == energy["power_limits"] == []
+    assert energy["not_included"] == []
     assert record["roofs"] is None and record["roofs_reason"] == "the run failed"
 
 
@@ -97,7 +98,7 @@ def test_what_is_filled_in_has_no_reason():
         (lambda record: record["energy"].update(source="guess"), "energy/source: 'guess' is not"),
         (lambda record: record["config"].update(width=3), "config: Additional properties"),
         (lambda record: record["config"].update(depth="3"), "config/depth: '3' is not of type"),
-        (lambda record: record.update(schema=4), "schema: 4 is not one of"),
+        (lambda record: record.update(schema=5), "schema: 5 is not one of"),
         (lambda record: record.update(status="running"), "status: 'running' is not one of"),
         (lambda record: record.pop("roofs"), ": 'roofs' is a required property"),
     ],

@@ -12,15 +12,15 @@ class Gpu:
 
     Attributes:
       uuid: as in NVML, "GPU-...".
-      pci_bus_id: "00000000:65:00.0".
-      name: product name.
+      pci_bus_id: "00000000:65:00.0"; None if the driver does not report it.
+      name: product name; None if the driver does not report it.
       speed: a measure of the arithmetic speed of the card (cores x highest clock), or None.
       mig_uuids: UUIDs of its MIG devices, "MIG-...".
     """
 
     uuid: str
-    pci_bus_id: str
-    name: str
+    pci_bus_id: str | None
+    name: str | None
     speed: float | None = None
     mig_uuids: tuple = ()
 
@@ -57,20 +57,33 @@ def cuda_order(gpus, environ):
 
     Choice: CUDA's default order is "fastest first", by an unpublished heuristic. Cores times
       highest clock, then the PCI bus, agrees with it for cards of one kind, where it is the PCI
-      order. `order_is_certain` returns False if this order is a guess.
+      order. `why_order_is_a_guess` gives the reason if this order is a guess.
     """
-    by_bus = sorted(gpus, key=lambda gpu: gpu.pci_bus_id.lower())
+    by_bus = sorted(gpus, key=lambda gpu: (gpu.pci_bus_id or "").lower())
     if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
         return by_bus
     return sorted(by_bus, key=lambda gpu: -(gpu.speed or 0))
 
 
-def order_is_certain(gpus, environ):
-    """Returns False if integers in CUDA_VISIBLE_DEVICES count unlike cards, fastest first."""
+def why_order_is_a_guess(gpus, environ):
+    """Returns the reason why numbers of GPUs may count them in another order, or None."""
     wanted = environ.get("CUDA_VISIBLE_DEVICES", "0")
     by_number = any(entry.strip().isdigit() for entry in wanted.split(","))
+    if not by_number or len(gpus) < 2:
+        return None
+    if any(gpu.pci_bus_id is None for gpu in gpus):
+        return (
+            "the driver does not report where they are on the PCI bus, by which CUDA numbers them: "
+            "name them by UUID in CUDA_VISIBLE_DEVICES to be sure that these are the right ones"
+        )
     kinds = {gpu.name for gpu in gpus}
-    return not by_number or len(kinds) < 2 or environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    one_kind = len(kinds) == 1 and None not in kinds
+    if one_kind or environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return None
+    return (
+        "there are several kinds, and CUDA numbers them by an unpublished rule: set "
+        "CUDA_DEVICE_ORDER=PCI_BUS_ID to be sure that these are the right ones"
+    )
 
 
 def gpus_of_rank(visible, local_rank=None):

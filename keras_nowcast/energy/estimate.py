@@ -43,6 +43,7 @@ class CpuTimeMeter:
     counter_source, power_source = SOURCE, None
     calibration_percent = None  # nothing was measured
     power_window_s, counter_step_s = None, 0.001  # it changes continuously
+    scope = None
 
     def __init__(self, watts_per_core, local_rank=None, cpu_seconds=time.process_time):
         # Each process of the host has its own CPU time.

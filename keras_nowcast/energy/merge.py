@@ -53,6 +53,7 @@ def merge_energy(results, *, samples=None, seconds=None, epoch_seconds=None, win
         "repeatability_percent": _uncertainty(measured, "repeatability_percent", together=False),
         "devices": chosen,
         "windows": _windows(devices),
+        "not_included": _not_included(results),
     }
     if record["joules"] is not None and samples:
         # The joules are those of the covered time, so the samples must be as well.
@@ -117,6 +118,7 @@ def _device_record(host, device, name):
         "power_period_s": device["power_period_s"],
         "power_window_s": device["power_window_s"],
         "note": device["note"],
+        "scope": device.get("scope"),  # the checkpoint of an earlier version has none
         "problems": device["problems"],
         "seconds": length_s,
     }
@@ -234,6 +236,15 @@ def _windows(devices):
                 )
     windows = [each for _, of_device in found.values() for each in of_device]
     return sorted(windows, key=lambda each: each["start_s"])
+
+
+def _not_included(results):
+    """Returns what trained and no meter read, as texts: of each process, and hosts without any."""
+    texts = [text for result in results for text in result.get("not_included", ())]
+    with_meters = {result["host"] for result in results if result["devices"]}
+    # A process without a meter may share the devices of another one of its host.
+    hosts = [r["host"] for r in results if not r["devices"] and r["host"] not in with_meters]
+    return list(dict.fromkeys([*texts, *(f"everything on {host}" for host in hosts)]))
 
 
 def _job_source(measured):

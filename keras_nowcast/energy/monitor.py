@@ -233,6 +233,7 @@ class Monitor:
             "source": self.source.kind,
             "reason": self.source.reason,
             "host": self.source.host,
+            "not_included": list(self.source.not_included),
             "trace_problem": trace_problem,
             "devices": [self._collect_device(track) for track in self._sampler.tracks.values()],
         }
@@ -262,6 +263,7 @@ class Monitor:
             "power_source": meter.power_source,
             "calibration_percent": meter.calibration_percent,
             "note": meter.note,
+            "scope": meter.scope,
             "counter_period_s": counter.step_s if counter and counter.ever_moved else None,
             "power_period_s": power.updates.period_s if power else None,
             "power_window_s": power.window_s if power and power.newest_s else None,

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from keras_nowcast import machine
 from keras_nowcast.energy import estimate, nvml, rapl
-from keras_nowcast.energy.devices import gpus_of_rank, order_is_certain, visible_gpus
+from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus, why_order_is_a_guess
 from keras_nowcast.errors import InputError
 
 SOURCES = ("auto", "nvml", "rapl", "estimate", "auto-or-estimate", "none")
+UNMEASURED_GPUS = "the GPUs that TensorFlow uses"
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Source:
       reason: why this one was chosen; for "none", why there is no measurement.
       meters: the meters, one per device.
       host: name of this host.
+      not_included: what trains here and the meters do not measure, as texts.
     """
 
     kind: str
     reason: str
     meters: tuple = ()
     host: str = ""
+    not_included: tuple = ()
 
     @property
     def devices(self):
@@ -53,8 +56,10 @@ def choose_source(
     """Chooses what to measure and opens the meters.
 
     - "auto" is NVML if TensorFlow uses a GPU, otherwise RAPL if it is readable, otherwise none. If
-      NVML shows GPUs that TensorFlow does not use, the reason says so, and their idle power is not
-      counted.
+      TensorFlow uses a GPU that NVML does not read, it is none too: the energy of the CPU packages
+      would not be that of the training. If NVML shows GPUs that TensorFlow does not use, the reason
+      says so, and their idle power is not counted.
+    - "rapl" and "estimate" are of CPUs. If TensorFlow uses a GPU, `not_included` says so.
     - "nvml" reads the GPUs visible to this process whether or not TensorFlow uses them.
     - "auto-or-estimate" is "auto" where that measures, and otherwise an estimate.
 
@@ -75,16 +80,16 @@ def choose_source(
     if asked not in SOURCES:
         raise InputError(f"`source` must be one of {', '.join(SOURCES)}. Received: {asked}.")
     host = host or socket.gethostname()
+    if tensorflow_uses_gpu is None:
+        tensorflow_uses_gpu = _loaded_tensorflow_uses_gpu()
     if asked == "none":
         return Source("none", "no measurement was requested", host=host)
     if asked == "estimate":
-        return _estimate(watts_per_core, local_rank, host)
+        return _of_cpus(_estimate(watts_per_core, local_rank, host), tensorflow_uses_gpu)
     if asked == "rapl":
-        return _rapl_or_refuse(rapl_root, host)
+        return _of_cpus(_rapl_or_refuse(rapl_root, host), tensorflow_uses_gpu)
     if asked == "nvml":
         return _nvml_or_refuse(local_rank, environ, host)
-    if tensorflow_uses_gpu is None:
-        tensorflow_uses_gpu = _loaded_tensorflow_uses_gpu()
     found = _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root)
     if asked == "auto" or found.kind != "none":
         return found
@@ -123,12 +128,26 @@ def _auto(tensorflow_uses_gpu, local_rank, environ, host, rapl_root):
         )
     except nvml.NvmlUnavailable as unavailable:
         reasons.append(f"NVML: {unavailable}")
+        if tensorflow_uses_gpu:
+            reasons.append(
+                "TensorFlow uses a GPU, and the energy of the CPU packages alone is not that of "
+                "the training (--power-source rapl measures it)"
+            )
+            return Source("none", "; ".join(reasons), host=host)
     try:
         meters = _rapl_meters(rapl_root)
         return Source("rapl", "; ".join([*reasons, "RAPL is readable"]), meters, host)
     except rapl.RaplUnavailable as unavailable:
         reasons.append(f"RAPL: {unavailable}")
     return Source("none", "; ".join(reasons), host=host)
+
+
+def _of_cpus(source, tensorflow_uses_gpu):
+    """Returns a Source of CPUs that states that a GPU is not in it, if TensorFlow uses one."""
+    if not tensorflow_uses_gpu:
+        return source
+    reason = f"{source.reason}; TensorFlow uses a GPU, which is not in it"
+    return replace(source, reason=reason, not_included=(UNMEASURED_GPUS,))
 
 
 def _nvml_or_refuse(local_rank, environ, host):
@@ -178,11 +197,9 @@ def _gpu_meters(local_rank, environ):
             f"{len(gpus)} GPU(s) that NVML shows"
         )
     reason = f"NVML shows {len(gpus)} GPU(s), of which this process uses {len(used)}"
-    if not order_is_certain(gpus, environ):
-        reason += (
-            "; there are several kinds, and CUDA numbers them by an unpublished rule: set "
-            "CUDA_DEVICE_ORDER=PCI_BUS_ID to be sure that these are the right ones"
-        )
+    guess = why_order_is_a_guess(gpus, environ)
+    if guess:
+        reason += f"; {guess}"
     meters = tuple(nvml.GpuMeter(gpu) for gpu in used)
     reason += "".join(f"; {meter.key} is {meter.note}" for meter in meters if meter.note)
     return meters, reason
@@ -194,7 +211,7 @@ def _rapl_meters(root):
 
 def _loaded_tensorflow_uses_gpu():
     """Returns whether TensorFlow uses a GPU, or None if TensorFlow is not loaded."""
-    if "tensorflow" not in sys.modules:
+    if sys.modules.get("tensorflow") is None:
         return None
     import tensorflow
 

@@ -250,6 +250,10 @@ def _run(folder, record):
     row["statistics_seconds_per_epoch"] = _median_of_epochs(epochs, "statistics_seconds")
     row["cpu_has_bfloat16"] = parts["environment"].get("cpu_has_bfloat16")
     row |= _marked("data", parts)  # columns of an earlier version keep their places
+    lacks = parts["energy"].get("not_included") or ()
+    row["energy_not_included"] = "; ".join(lacks) or None
+    if lacks and row["energy_joules"] is not None:  # so that no comparison takes it for complete
+        row["energy_source"] += f" without {row['energy_not_included']}"
     changed = len({each["world_size"] for each in starts}) > 1
     setting = _setting(row, parts)
     roofs = record.get("roofs")  # runs of an earlier version have none

@@ -33,6 +33,7 @@ class Energy:
       is_estimate: True if the energy of any run is an estimate.
       reason: why it was not measured, or None.
       uncertainty_percent: the largest of the runs' joules; None if unknown.
+      lacks: what trained in a run and is not in its joules; None if there is nothing.
     """
 
     spread: Spread | None
@@ -40,6 +41,7 @@ class Energy:
     is_estimate: bool
     reason: str | None
     uncertainty_percent: float | None
+    lacks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def energy_of(of_pairs, form, *cells):
         any(map(is_estimate, cells)),
         reasons[0] if reasons else None,
         max(uncertain, default=None),
+        next((row["energy_not_included"] for row in rows if row["energy_not_included"]), None),
     )
 
 
@@ -94,12 +97,16 @@ def without_energy(rows):
 
 
 def certainty(rows):
-    """Returns a line on the uncertainty of the joules if the sensors' calibration is known."""
+    """Returns lines on what the joules lack, and on their uncertainty if it is known."""
+    energies = [row["energy"] for row in rows if row["energy"].spread is not None]
+    lacks = dict.fromkeys(energy.lacks for energy in energies if energy.lacks)
+    lines = tuple(f"The joules do not include {each}." for each in lacks)
     known = [row["energy"].uncertainty_percent for row in rows]
     known = [percent for percent in known if percent is not None]
     if not known:
-        return ()
+        return lines
     return (
+        *lines,
         f"Joules are uncertain by up to {max(known):.0f}% (docs/energy.md). On the same devices "
         "most of that error is common to both sides of a ratio.",
     )

@@ -10,6 +10,8 @@
  *   sensor usage|instant|average PERIOD WINDOW PHASE NOISE_W
  *   counter PERIOD PHASE OFFSET_J
  *   gain FACTOR                           of all sensors of the device
+ *   module W                              a superchip: what its other parts draw, which the counter
+ *                                         and the fields of scope 1 include
  *   buffer                                nvmlDeviceGetSamples works
  *   cores N / clock_mhz N                 for CUDA's fastest-first order
  *   limit LOWEST_W HIGHEST_W NOW_W
@@ -51,7 +53,7 @@ struct fault {
 struct device {
     char uuid[96], bus[32], name[96], mig[MAX_MIG][96];
     int migs, hidden, buffer, knots, faults, cores, clock_mhz;
-    double period, gain, lowest, highest, limit, counter_period, counter_phase, counter_offset;
+    double period, gain, module, lowest, highest, limit, counter_period, counter_phase, counter_offset;
     double t[MAX_KNOTS], w[MAX_KNOTS], e[MAX_KNOTS];
     struct sensor sensor[SENSORS];
     struct fault fault[MAX_FAULTS];
@@ -179,6 +181,7 @@ static void read_config(FILE *file) {
         } else if (!strcmp(word, "counter"))
             sscanf(line, "counter %lf %lf %lf", &d->counter_period, &d->counter_phase, &d->counter_offset);
         else if (!strcmp(word, "gain")) d->gain = atof(a);
+        else if (!strcmp(word, "module")) d->module = atof(a);
         else if (!strcmp(word, "buffer")) d->buffer = 1;
         else if (!strcmp(word, "cores")) d->cores = atoi(a);
         else if (!strcmp(word, "clock_mhz")) d->clock_mhz = atoi(a);
@@ -274,7 +277,8 @@ int nvmlDeviceGetTotalEnergyConsumption(struct device *d, unsigned long long *ou
     int status = disturbed(d, "GetTotalEnergyConsumption", &t, kind);
     if (status) return status;
     if (d->counter_period <= 0) return NOT_SUPPORTED;
-    double joules = energy(d, tick_of(t, d->counter_period, d->counter_phase)) - energy(d, -1);
+    double tick = tick_of(t, d->counter_period, d->counter_phase);
+    double joules = energy(d, tick) - energy(d, -1) + d->module * (tick + 1);
     if (!strcmp(kind, "reset"))
         joules -= energy(d, reset_at(d)) - energy(d, -1);
     else
@@ -305,8 +309,10 @@ int nvmlDeviceGetFieldValues(struct device *d, int n, struct field *fields) {
         unsigned id = fields[i].id;
         fields[i].type = 1;
         fields[i].status = status ? status : INVALID;
-        if (!status && (id == 185 || id == 186))
+        if (!status && (id == 185 || id == 186)) {
             fields[i].status = read_sensor(d, id == 185 ? AVERAGE : INSTANT, t, kind, &fields[i].value.ui);
+            if (fields[i].scope == 1) fields[i].value.ui += d->module * 1000;
+        }
     }
     return SUCCESS;
 }

@@ -113,6 +113,7 @@ class Device:
     counter_phase_s: float = 0.0
     counter_offset_j: float = 5000.0
     gain: float = 1.0
+    module_w: float = 0.0  # what the other parts of a superchip draw
     buffer: bool = False
     cores: int = 5120
     clock_mhz: int = 1530
@@ -136,6 +137,7 @@ class Device:
                 )
         yield f"counter {self.counter_period_s} {self.counter_phase_s} {self.counter_offset_j}"
         yield f"gain {self.gain}"
+        yield f"module {self.module_w}"
         yield f"cores {self.cores}"
         yield f"clock_mhz {self.clock_mhz}"
         yield "limit {} {} {}".format(*self.limits_w)
@@ -197,13 +199,17 @@ class StubDriver:
             file.write(struct.pack("d", seconds))
 
     @contextlib.contextmanager
-    def loaded_here(self):
-        """Lets this process's pynvml use the stub inside the block."""
+    def loaded_here(self, without=()):
+        """Lets this process's pynvml use the stub inside the block.
+
+        Args:
+          without: names of symbols that the library then lacks.
+        """
         import pynvml
 
         library = ctypes.CDLL(str(self.library))
         patches = [
-            mock.patch.object(pynvml, "nvmlLib", library),
+            mock.patch.object(pynvml, "nvmlLib", _Lacking(library, without)),
             mock.patch.object(pynvml, "_nvmlGetFunctionPointer_cache", {}),
         ]
         os.environ["STUB_NVML_CONFIG"] = self.environment["STUB_NVML_CONFIG"]
@@ -214,6 +220,18 @@ class StubDriver:
             finally:
                 library.nvmlShutdown()
                 del os.environ["STUB_NVML_CONFIG"]
+
+
+class _Lacking:
+    """A library without some of its symbols."""
+
+    def __init__(self, library, absent):
+        self._library, self._absent = library, absent
+
+    def __getattr__(self, name):
+        if name in self._absent:
+            raise AttributeError(name)
+        return getattr(self._library, name)
 
 
 def build_library(without_counter=False):

@@ -1,8 +1,10 @@
 """Which GPU a rank uses, given the variables that a launcher sets."""
 
+import dataclasses
+
 import pytest
 
-from keras_nowcast.energy.devices import Gpu, gpus_of_rank, order_is_certain, visible_gpus
+from keras_nowcast.energy.devices import Gpu, gpus_of_rank, visible_gpus, why_order_is_a_guess
 
 
 def gpu(letter, bus, name="V100", speed=7.0, mig=()):
@@ -56,8 +58,20 @@ def test_fastest_first_and_bus_order():
     ],
 )
 def test_a_guessed_order_is_said(variables, certain):
-    assert order_is_certain([gpu("e", "01", "K80", speed=2.0), A], variables) is certain
-    assert order_is_certain([A, B], variables)
+    guess = why_order_is_a_guess([gpu("e", "01", "K80", speed=2.0), A], variables)
+    assert (guess is None) is certain
+    assert why_order_is_a_guess([A, B], variables) is None
+
+
+@pytest.mark.parametrize("unknown", ["pci_bus_id", "name"])
+def test_an_unknown_place_or_kind_makes_the_order_a_guess(unknown):
+    other = dataclasses.replace(B, **{unknown: None})
+    assert why_order_is_a_guess([A, other], {"CUDA_VISIBLE_DEVICES": "0"})
+    assert visible_gpus([A, other], {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    by_uuid = {"CUDA_VISIBLE_DEVICES": B.uuid}
+    assert why_order_is_a_guess([A, other], by_uuid) is None
+    assert visible_gpus([A, other], by_uuid) == [other]
+    assert why_order_is_a_guess([other], {"CUDA_VISIBLE_DEVICES": "0"}) is None
 
 
 @pytest.mark.parametrize(

@@ -229,3 +229,29 @@ def test_no_source():
     assert record["joules"] is None and record["source"] == "none"
     assert record["joules_reason"] == "no sensor here"
     assert record["devices"] == []
+
+
+def test_what_no_meter_read_is_named():
+    """A job of three hosts: one without sensors, one whose GPUs no meter reads."""
+    whole = window(0, part(1000.0, 10.0))
+    of_cpus = result("n3", device("package-0", whole, kind="rapl"), source="rapl")
+    record = merge_energy(
+        [
+            result("n1", device("GPU-a", whole)),
+            result("n1", source="nvml"),  # shares the GPU of the rank above
+            result("n2", source="none", reason="NVML: no driver"),
+            of_cpus | {"not_included": ["the GPUs that TensorFlow uses"]},
+        ]
+    )
+    assert record["joules"] == 2000.0
+    assert record["not_included"] == ["the GPUs that TensorFlow uses", "everything on n2"]
+    assert "NVML: no driver" in record["source_reason"]
+    assert merge_energy([result("n1", device("GPU-a", whole))])["not_included"] == []
+
+
+def test_the_scope_of_a_device_is_recorded():
+    whole = window(0, part(1000.0, 10.0))
+    devices = [device("GPU-a", whole) | {"scope": "module"}, device("GPU-b", whole)]
+    record = merge_energy([result("n1", *devices)])
+    # The second is of a checkpoint of an earlier version.
+    assert [each["scope"] for each in record["devices"]] == ["module", None]

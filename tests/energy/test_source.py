@@ -59,6 +59,24 @@ def test_auto_without_any_sensor(no_driver):
     assert "no RAPL zones" in source.reason
 
 
+@pytest.mark.parametrize("asked", ["auto", "auto-or-estimate"])
+def test_a_gpu_without_nvml_is_not_booked_as_its_processor(no_driver, rapl_tree, asked):
+    """So on every AMD GPU: the CPU packages are not what trained."""
+    source = choose(asked, uses=True, rapl_root=rapl_tree)
+    assert (source.kind, source.meters) == ("none", ())
+    assert "no NVIDIA driver responds" in source.reason
+    assert "TensorFlow uses a GPU, and the energy of the CPU packages alone" in source.reason
+
+
+@pytest.mark.parametrize("asked", ["rapl", "estimate"])
+@pytest.mark.parametrize("uses", [True, False])
+def test_what_is_not_in_the_joules_of_processors(no_driver, rapl_tree, asked, uses):
+    source = choose(asked, uses=uses, rapl_root=rapl_tree, watts_per_core=6.0)
+    assert source.kind == asked
+    assert source.not_included == (("the GPUs that TensorFlow uses",) if uses else ())
+    assert ("TensorFlow uses a GPU, which is not in it" in source.reason) == uses
+
+
 def test_auto_without_pynvml(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     assert "nvidia-ml-py is not installed" in choose().reason

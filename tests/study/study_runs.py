@@ -44,7 +44,7 @@ SIZES = ("depth", "filters", "center_filters")
 PARTS = {  # of the record
     "environment": {"cpu_has_bfloat16": True},
     "training": {"skipped_events": 1, "skipped_steps": 0, "lost_seconds": 2.5},
-    "energy": {"lost_joules": None},
+    "energy": {"lost_joules": None, "not_included": []},
     "memory": {"peak_rss_bytes": 800 * 2**20, "peak_gpu_bytes": None},
 }
 

@@ -7,7 +7,7 @@ import pytest
 import study_runs
 
 from keras_nowcast import records
-from keras_nowcast.study import table
+from keras_nowcast.study import claims, compare, table
 
 
 def read(tmp_path):
@@ -165,3 +165,22 @@ def test_one_measure_of_skill_for_all(tmp_path):
     study_runs.write_run(tmp_path / "c", csi=("", "", ""))
     skill = table.choose_skill(read(tmp_path))
     assert (skill.name, skill.higher_is_better) == ("validation loss", False)
+
+
+def test_joules_that_lack_the_gpus_are_not_compared_with_others(tmp_path):
+    lacks = {"joules": 100.0, "source": "rapl", "not_included": ["the GPUs that TensorFlow uses"]}
+    study_runs.write_run(tmp_path / "a", **lacks)
+    study_runs.write_run(tmp_path / "b", **lacks, precision="mixed_float16")
+    study_runs.write_run(tmp_path / "c", joules=100.0, source="rapl", filters=8)
+    runs = read(tmp_path)
+    assert [run.row["energy_not_included"] for run in runs] == [
+        "the GPUs that TensorFlow uses",
+        "the GPUs that TensorFlow uses",
+        None,
+    ]
+    assert runs[0].row["energy_source"] == "rapl without the GPUs that TensorFlow uses"
+    first, second, complete = (run.row for run in runs)
+    assert compare.increases(first, second, None)["energy"] == 0
+    assert compare.increases(first, complete, None)["energy"] is None
+    notes = [line for claim in claims.claims(runs[:2]) for line in claim.notes]
+    assert "The joules do not include the GPUs that TensorFlow uses." in notes
