@@ -160,6 +160,8 @@ def _key_schema(key):
         value = {"type": JSON_TYPES[key.type]}
         if key.unit == schema.FRACTION:
             value |= {"minimum": 0, "maximum": 1}
+        elif key.type in (schema.NUMBER, schema.INTEGER) and not key.signed:
+            value["minimum"] = 0
     if key.choices:
         value["enum"] = list(key.choices)
     return _nullable(value) if key.null else value
@@ -214,10 +216,14 @@ After a crash, each of the .json, .csv and .keras files and each checkpoint is c
 version before the last write. There are two exceptions. Rows are added to power.csv; a crash can
 cut its last row short, and readers skip that row. The file running.json is updated in place, and
 readers treat it as empty if it is cut short.
+
+What is read is checked against this page: each value by its type, numbers that cannot be negative,
+fractions from 0 to 1, and the choices of texts. A file that does not fit is an error that names the
+file, the key and what is there. A study leaves such a run out: [Sweep](sweep.md#odd-run-folders).
 """
 RECORD = """\
 `schema` is {version}. Records of earlier versions are still read; they lack keys, and a missing key
-is read as null. The JSON Schema of the file is
+is read as null. A record of a newer version is refused. The JSON Schema of the file is
 [keras_nowcast/record.schema.json](../keras_nowcast/record.schema.json). It is made from the same
 source as this page, and the package contains it.
 

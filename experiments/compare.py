@@ -47,11 +47,11 @@ def only_run(records, path):
     Raises:
       InputError: it is not the folder of one run.
     """
-    found = records.read_runs([path])
-    if len(found) > 1:
+    found, left_out = records.find_runs([path])
+    if len(found) + len(left_out) > 1:
         raise InputError(
             f"`first` and `second` must each be a run folder. Received: {path}, with "
-            f"{len(found)} runs; give one of them."
+            f"{len(found) + len(left_out)} runs; give one of them."
         )
     return found[0]
 

@@ -43,7 +43,10 @@ def main():
     from keras_nowcast import records
     from keras_nowcast.study import planner, table
 
-    runs = table.read(records.read_runs(arguments.runs))
+    found, left_out = records.find_runs(arguments.runs)
+    for line in table.left_out_lines(left_out, len(found)):
+        print(line, file=sys.stderr)
+    runs = table.read(found)
     if arguments.reach is not None:
         print_reaching(runs, arguments.reach)
         return

@@ -51,7 +51,9 @@ def main():
     from keras_nowcast import records
     from keras_nowcast.study import claims, planner, table
 
-    found = records.read_runs(arguments.runs)
+    found, left_out = records.find_runs(arguments.runs)
+    for line in table.left_out_lines(left_out, len(found)):
+        print(line, file=sys.stderr)
     runs = table.read(found)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -63,12 +65,13 @@ def main():
     table.write_table(runs, arguments.out / "table.csv")
     answers = claims.claims(runs, arguments.margin)
     drawn, not_drawn = draw_all(runs, found, arguments.out)
-    write_report(runs, answers, drawn, not_drawn, planner.Planner(runs), arguments)
+    write_report(runs, answers, drawn, not_drawn, planner.Planner(runs), left_out, arguments)
     print_answers(answers)
     for name, why in not_drawn.items():
         print(f"{name} is not drawn: {why}")
+    without = f" ({len(left_out)} left out)" if left_out else ""
     print(
-        f"{len(runs)} runs: table.csv, report.html and {len(drawn)} figures written to "
+        f"{len(runs)} runs{without}: table.csv, report.html and {len(drawn)} figures written to "
         f"{arguments.out}"
     )
 
@@ -114,7 +117,7 @@ def draw_all(runs, found, folder):
     return drawn, not_drawn
 
 
-def write_report(runs, answers, drawn, not_drawn, planned, arguments):
+def write_report(runs, answers, drawn, not_drawn, planned, left_out, arguments):
     """Writes report.html atomically."""
     from keras_nowcast import records
     from keras_nowcast.files import written_whole
@@ -125,7 +128,7 @@ def write_report(runs, answers, drawn, not_drawn, planned, arguments):
     if arguments.margin != MARGIN_PERCENT:
         words += ["--margin", f"{arguments.margin:g}"]
     command = shlex.join(words)
-    page = html.page(runs, answers, drawn, not_drawn, planned, unrecorded, command)
+    page = html.page(runs, answers, drawn, not_drawn, planned, unrecorded, left_out, command)
     with written_whole(arguments.out / "report.html") as beside:
         beside.write_text(page, encoding="utf-8")
 

@@ -28,6 +28,12 @@ def main():
             f"`--timeout-minutes` must be above 0. Received: {arguments.timeout_minutes}; give "
             "minutes, or omit the flag for no limit."
         )
+    if arguments.measured and not arguments.dry_run:
+        raise InputError(
+            "`--measured` must be given with --dry-run, which alone predicts. Received: "
+            f"{' '.join(map(str, arguments.measured))} without --dry-run; add it, or omit the flag."
+        )
+    from keras_nowcast.records import find_runs
     from keras_nowcast.study.roofline import GPUS
     from keras_nowcast.sweep import slurm
     from keras_nowcast.sweep.cells import place, without_repeats
@@ -38,6 +44,8 @@ def main():
             f"`--gpu` must be one of {', '.join(GPUS)}, and needs --dry-run. "
             f"Received: {arguments.gpu}{'' if arguments.dry_run else ' without --dry-run'}."
         )
+    for measured in arguments.measured:  # each must hold something to predict from
+        find_runs([measured], "--measured")
     from keras_nowcast.sweep.runner import Options, Sweep
 
     folder = arguments.sweep_dir or Path("runs") / (preset_name(arguments.preset) or "sweep")

@@ -6,7 +6,7 @@ empty cell means that the value was not measured or is not defined, never 0.
 
 from dataclasses import dataclass
 
-from keras_nowcast.schema import FRACTION, INTEGER, NUMBER, TEXT, Key
+from keras_nowcast.keys import FRACTION, INTEGER, NUMBER, TEXT, Key
 
 CODES = "VIL codes"
 _NO_PIXEL = "no pixel was valid"
@@ -68,14 +68,14 @@ MORE_OF_EPOCHS = (
 )
 
 POWER = (
-    Key("time_s", NUMBER, "s", "time since the first start of the run"),
+    Key("time_s", NUMBER, "s", "time since the first start of the run", signed=True),
     Key("host", TEXT, "", "host of the device"),
     Key("device", TEXT, "", "UUID of the GPU, or the name of the CPU package or process"),
     Key("watts", NUMBER, "W", "power", "the reading was not valid"),
     Key("utilization_percent", NUMBER, "%", "GPU utilization", "it is unknown"),
     Key("memory_mib", NUMBER, "MiB", "GPU memory in use", "it is unknown"),
     Key("sm_mhz", NUMBER, "MHz", "clock of the GPU's multiprocessors", "it is unknown"),
-    Key("temperature_c", NUMBER, "°C", "temperature of the GPU", "it is unknown"),
+    Key("temperature_c", NUMBER, "°C", "temperature of the GPU", "it is unknown", signed=True),
     Key(
         "throttle_reasons",
         TEXT,
@@ -131,20 +131,35 @@ SCORES = (
     ),
     Key("n", INTEGER, _COUNT, "valid pixels"),
     Key("correct_negatives", INTEGER, _COUNT, "pixels with no event forecast and none observed"),
-    Key("hss", NUMBER, "-1 to 1", "Heidke skill score", _EMPTY),
-    Key("mean_error", NUMBER, CODES, "mean of forecast minus observation", _NO_PIXEL),
-    Key("csi_low", NUMBER, FRACTION, "lower end of the 95% bootstrap interval of csi", _FEW),
-    Key("csi_high", NUMBER, FRACTION, "upper end of this interval", _FEW),
-    Key("mae_low", NUMBER, CODES, "lower end of the 95% bootstrap interval of mae", _FEW),
-    Key("mae_high", NUMBER, CODES, "upper end of this interval", _FEW),
+    Key("hss", NUMBER, "-1 to 1", "Heidke skill score", _EMPTY, signed=True),
+    Key("mean_error", NUMBER, CODES, "mean of forecast minus observation", _NO_PIXEL, signed=True),
+    Key(
+        "csi_low",
+        NUMBER,
+        FRACTION,
+        "lower end of the 95% bootstrap interval of csi",
+        _FEW,
+        signed=True,
+    ),
+    Key("csi_high", NUMBER, FRACTION, "upper end of this interval", _FEW, signed=True),
+    Key(
+        "mae_low",
+        NUMBER,
+        CODES,
+        "lower end of the 95% bootstrap interval of mae",
+        _FEW,
+        signed=True,
+    ),
+    Key("mae_high", NUMBER, CODES, "upper end of this interval", _FEW, signed=True),
     Key(
         "mse_low",
         NUMBER,
         f"{CODES} squared",
         "lower end of the 95% bootstrap interval of mse",
         _FEW,
+        signed=True,
     ),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW, signed=True),
     _BLOCKS,
 )
 # They follow SCORES in scores.csv; the first two for the pools and scales that were counted.
@@ -200,12 +215,32 @@ DIFFERENCES = (
     Key("threshold", INTEGER, CODES, "as in scores.csv"),
     Key("lead_minutes", TEXT, "min", "as in scores.csv"),
     Key("events", INTEGER, "events", "events that both were scored on"),
-    Key("csi_difference", NUMBER, "", "csi of the method minus that of the reference", _EMPTY),
-    Key("csi_low", NUMBER, "", "lower end of its 95% bootstrap interval", _FEW),
-    Key("csi_high", NUMBER, "", "upper end of this interval", _FEW),
-    Key("mse_difference", NUMBER, f"{CODES} squared", "mse of the method minus the reference's"),
-    Key("mse_low", NUMBER, f"{CODES} squared", "lower end of its 95% bootstrap interval", _FEW),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW),
+    Key(
+        "csi_difference",
+        NUMBER,
+        "",
+        "csi of the method minus that of the reference",
+        _EMPTY,
+        signed=True,
+    ),
+    Key("csi_low", NUMBER, "", "lower end of its 95% bootstrap interval", _FEW, signed=True),
+    Key("csi_high", NUMBER, "", "upper end of this interval", _FEW, signed=True),
+    Key(
+        "mse_difference",
+        NUMBER,
+        f"{CODES} squared",
+        "mse of the method minus the reference's",
+        signed=True,
+    ),
+    Key(
+        "mse_low",
+        NUMBER,
+        f"{CODES} squared",
+        "lower end of its 95% bootstrap interval",
+        _FEW,
+        signed=True,
+    ),
+    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW, signed=True),
     _BLOCKS,
 )
 

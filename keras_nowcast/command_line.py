@@ -17,7 +17,8 @@ def parse_config(description, arguments=None, read_preset=None):
         (default: there is no such flag).
 
     Raises:
-      InputError: an unknown flag, or a value that breaks its rule.
+      InputError: an unknown flag, or a value that breaks its rule; or the config.json of the run
+        to resume cannot be used.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser(description)

@@ -319,6 +319,13 @@ def completed(stored):
 
 def _check_value(each, value):
     """Raises InputError unless a value of a field is one of its choices and within its bounds."""
+    rule = broken_rule(each, value)
+    if rule:
+        raise InputError(f"`{_as_flag(each.name)}` must be {rule}. Received: {value}.")
+
+
+def broken_rule(each, value):
+    """Returns the rule that a value of a field of RunConfig breaks, as text, or None."""
     choices, bounds = each.metadata["choices"], each.metadata["bounds"]
     # Written so that NaN is outside of any bounds.
     within = (
@@ -328,12 +335,8 @@ def _check_value(each, value):
         and ("below" not in bounds or value < bounds["below"])
     )
     if choices and value not in choices:
-        rule = f"one of {', '.join(choices)}"
-    elif bounds and not within:
-        rule = _rule(bounds)
-    else:
-        return
-    raise InputError(f"`{_as_flag(each.name)}` must be {rule}. Received: {value}.")
+        return f"one of {', '.join(choices)}"
+    return _rule(bounds) if bounds and not within else None
 
 
 def _rule(bounds):
@@ -399,7 +402,7 @@ def add_field(parser, each, several=False):
       several: take one or more values, as a list; a flag not given is then absent from what is
         parsed.
     """
-    flag, kind = _as_flag(each.name), _value_type(each)
+    flag, kind = _as_flag(each.name), value_type(each)
     text = each.metadata["help"].replace("%", "%%")  # argparse formats it
     default = argparse.SUPPRESS if several else each.default
     if kind is bool:
@@ -437,7 +440,8 @@ def _as_flag(name):
     return "--" + name.replace("_", "-")
 
 
-def _value_type(each):
+def value_type(each):
+    """Returns the type of a field of RunConfig when it is not None: bool, int, float or str."""
     for kind in (bool, int, float, str):  # `int | None` takes an int
         if each.type is kind or each.type == kind | None:
             return kind

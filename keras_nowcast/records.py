@@ -1,23 +1,46 @@
 """The run folder: the only connection between training and everything that reads its results.
 
 columns.py lists its files and the columns of its CSV files; schema.py has the keys of record.json.
-docs/run_folder.md describes both. A number that was not measured is null, or an empty cell, with a
+docs/run_folder.md describes both. What is read is checked against them here (checked.py), so that
+no reader meets an odd value. A number that was not measured is null, or an empty cell, with a
 `<name>_reason` next to it in record.json.
 """
 
 import csv
 import dataclasses
-import json
 import math
 import os
 from pathlib import Path
 
-from keras_nowcast import columns, schema
+from keras_nowcast import checked, columns, schema
+from keras_nowcast.checked import NewerVersion, OddFile
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import take_lock, write_json, written_whole
+from keras_nowcast.stored import check_recorded, check_stored
 
 EPOCH_COLUMNS = schema.names(columns.EPOCHS)
 LAYER_COLUMNS = schema.names(columns.LAYERS)
+_SCORE_COLUMNS = ("method", "threshold", "lead_minutes", "csi")
+# Runs of the first versions have no more.
+_POWER_COLUMNS = schema.names(columns.POWER[:-1])
+
+
+class OddRuns(InputError):
+    """None of the runs that were found can be read.
+
+    Attributes:
+      left_out: {path: reason}.
+    """
+
+    def __init__(self, argument, received, left_out):
+        reasons = list(left_out.values())
+        more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+        super().__init__(
+            f"`{argument}` must hold at least one run that can be read. Received: {received}: "
+            + " ".join(reasons[:3])
+            + more
+        )
+        self.left_out = left_out
 
 
 class RunFolder:
@@ -65,14 +88,14 @@ class RunFolder:
           InputError: the folder holds a run and `config.resume` is False; it holds no run and
             `config.resume` is True; or its run has another configuration.
         """
-        stored = self.stored_config()
         if not config.resume:
-            if stored is not None:
+            if os.path.lexists(self.path / "config.json"):
                 raise InputError(
                     f"`--run-dir` must not hold a run already. Received: {self.path}, "
                     f"{self._state()}; give another name, or resume it with --resume."
                 )
             return
+        stored = self.stored_config()
         if stored is None:
             raise InputError(
                 f"`--resume` needs a run in `--run-dir`. Received: {self.path}, which holds none; "
@@ -117,7 +140,10 @@ class RunFolder:
             ) from None
 
     def _state(self):
-        record = self.read_record()
+        try:
+            record = self.read_record()
+        except OddFile:
+            return "a run whose record.json cannot be read"
         return "an unfinished run" if record is None else f"a run that is {record['status']}"
 
     def is_running(self):
@@ -134,20 +160,67 @@ class RunFolder:
             return None
 
     def stored_config(self):
-        """Returns the fields of the config of the run as a dict, or None if there is no run."""
-        return _read_json(self.path / "config.json")
+        """Returns the fields of the config of the run as a dict, or None if there is no run.
+
+        Raises:
+          OddFile: config.json cannot be used.
+        """
+        path = self.path / "config.json"
+        stored = checked.read_object(path)
+        if stored is not None:
+            check_stored(stored, path)
+        return stored
 
     def read_record(self):
-        """Returns record.json as a dict, or None if there is none."""
-        return _read_json(self.path / "record.json")
+        """Returns record.json as a dict, or None if there is none.
+
+        Raises:
+          OddFile: it cannot be used; NewerVersion if a newer version wrote it.
+        """
+        path = self.path / "record.json"
+        record = checked.read_object(path)
+        if record is not None:
+            _check_record(record, path)
+        return record
+
+    def read_finished(self):
+        """Returns record.json as `read_record`, after checking all that a study reads of the run.
+
+        Raises:
+          OddFile: one of its files cannot be used, or a completed run lacks what a study needs.
+        """
+        if not checked.is_text(str(self.path)):
+            raise OddFile(self.path, "have a name in UTF-8", "other bytes", "rename the run folder")
+        record = self.read_record()
+        if record["status"] == "completed":
+            _check_completed(record, self.path / "record.json")
+        rows = self.read_epochs()
+        self.read_scores()
+        self.read_layers()
+        for _ in self.power_readings():
+            break  # its first line alone: a trace can be long, and rows that are odd are skipped
+        epochs = (record.get("training") or {}).get("epochs") or 1
+        if record["status"] == "completed" and len(rows) < epochs:
+            received = len(rows) if (self.path / "epochs.csv").exists() else "no such file"
+            rule = f"have a row for each of the {epochs} epochs of the run"
+            raise OddFile(self.path / "epochs.csv", rule, received)
+        return record
 
     def write_record(self, record):
         """Writes record.json atomically; a number that is not finite becomes null with a reason."""
         write_json(self.path / "record.json", without_nan({"schema": schema.VERSION, **record}))
 
     def read_environment(self):
-        """Returns environment.json as a dict, or None if there is none."""
-        return _read_json(self.path / "environment.json")
+        """Returns environment.json as a dict, or None if there is none.
+
+        Raises:
+          OddFile: it cannot be used.
+        """
+        path = self.path / "environment.json"
+        environment = checked.read_object(path)
+        if environment is not None:
+            checked.check_keys(path, "", environment, schema.ENVIRONMENT)
+        return environment
 
     def write_environment(self, environment):
         """Writes environment.json atomically."""
@@ -164,7 +237,15 @@ class RunFolder:
 
     def read_epochs(self):
         """Returns the rows of epochs.csv, numbers as int or float, empty cells as None."""
-        return _read_rows(self.path / "epochs.csv", lambda name, value: False)
+        path, keys = self.path / "epochs.csv", columns.EPOCHS + columns.MORE_OF_EPOCHS
+        rows = checked.read_rows(path, keys, needed=EPOCH_COLUMNS)
+        for number, row in enumerate(rows):
+            for name in ("epoch", "seconds"):
+                if row[name] is None:
+                    raise OddFile(path, f"have `{name}` in row {number + 1}", "an empty cell")
+            if row["epoch"] != number:
+                raise OddFile(path, f"have epoch {number} in row {number + 1}", row["epoch"])
+        return rows
 
     def write_layers(self, rows):
         """Writes layers.csv atomically: one row of LAYER_COLUMNS per layer.
@@ -176,8 +257,7 @@ class RunFolder:
 
     def read_layers(self):
         """Returns the rows of layers.csv, [] if the run did not time its layers."""
-        is_text = {key.name for key in columns.LAYERS if key.type == schema.TEXT}
-        return _read_rows(self.path / "layers.csv", lambda name, value: name in is_text)
+        return checked.read_rows(self.path / "layers.csv", columns.LAYERS, needed=LAYER_COLUMNS)
 
     def read_scores(self):
         """Returns the rows of scores.csv as dicts, [] if the run was not evaluated.
@@ -185,14 +265,16 @@ class RunFolder:
         Numbers are int or float and empty cells None. `method` is text, and so is a `lead_minutes`
         of "all".
         """
-        return _read_rows(
-            self.path / "scores.csv", lambda name, value: name == "method" or value == "all"
-        )
+        keys = columns.SCORES + columns.MORE_OF_SCORES
+        return checked.read_rows(self.path / "scores.csv", keys, needed=_SCORE_COLUMNS)
 
     def read_power(self):
         """Returns power.csv as {(host, device): (seconds, watts)}, NaN if a reading was not valid.
 
         A row that a crash cut short is skipped.
+
+        Raises:
+          OddFile: the file is not a power trace.
         """
         traces = {}
         for device, time_s, watt in self.power_readings():
@@ -206,50 +288,118 @@ class RunFolder:
 
         Yields:
           ((host, device), seconds, watts), in order of time for each device; NaN watts if the
-          reading was not valid.
+          reading was not valid. Nothing if there is no file.
+
+        Raises:
+          OddFile: the file is not a power trace.
         """
-        with open(self.power_file, newline="") as file:
-            for row in csv.DictReader(file):
-                if None not in row and row["temperature_c"] is not None:
-                    watts = float(row["watts"] or "nan")
-                    yield (row["host"], row["device"]), float(row["time_s"]), watts
+        try:
+            with open(self.power_file, newline="", encoding="utf-8-sig", errors="replace") as file:
+                lines = csv.reader(file)
+                header = next(lines, [])
+                checked.check_header(self.power_file, header, _POWER_COLUMNS)
+                time_s, host, device, watts = map(header.index, _POWER_COLUMNS[:4])
+                for line in lines:
+                    if len(header) - 1 <= len(line) <= len(header):  # otherwise it is cut short
+                        seconds = _finite(line[time_s])
+                        if not math.isnan(seconds):
+                            yield (line[host], line[device]), seconds, _finite(line[watts])
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise OddFile(self.power_file, "be a readable file", error) from None
+        except csv.Error as error:
+            raise OddFile(self.power_file, "be CSV", f"a file that is not ({error})") from None
 
 
 def read_runs(folders):
-    """Finds the runs in and below folders.
+    """Returns the runs of `find_runs`, without those that are left out."""
+    return find_runs(folders)[0]
+
+
+def find_runs(folders, argument="runs"):
+    """Finds the runs in and below folders, also through symbolic links, each once.
 
     Args:
       folders: paths, each of a run folder or of a folder that contains run folders at any depth.
+      argument: its name on the command line, for the error.
 
     Returns:
-      A list of (RunFolder, record) in order of path; folders without a record are skipped.
+      (runs, left_out): a list of (RunFolder, record) in order of path, and {path: reason} of the
+      runs of which a file cannot be used. Folders without a record are skipped.
 
     Raises:
-      InputError: a path does not exist, or there is no record in or below any of them.
+      InputError: a path does not exist, or there is no usable record in or below any of them.
     """
-    found = {}
+    runs, left_out = {}, {}
     for folder in folders:
         if not os.path.isdir(folder):  # also False if a name is empty or too long
-            raise InputError(f"`runs` must be folders that exist. Received: {folder!s:.200}.")
-        for file in sorted(Path(folder).rglob("record.json")):
-            run = RunFolder(file.parent)
-            found[file.parent.resolve()] = (run, run.read_record())
-    if not found:
+            raise InputError(f"`{argument}` must be folders that exist. Received: {folder!s:.200}.")
+        for path in _folders_with("record.json", folder):
+            key = path.resolve()
+            if key in runs or key in left_out:
+                continue
+            run = RunFolder(path)
+            try:
+                runs[key] = run, run.read_finished()
+            except OddFile as error:
+                left_out[key] = path, str(error)
+    if not runs:
+        received = ", ".join(map(str, folders))
+        if left_out:
+            raise OddRuns(argument, received, dict(left_out.values()))
         raise InputError(
-            f"`runs` must hold at least one run with a record.json. Received: "
-            f"{', '.join(map(str, folders))}; train one with experiments/train.py."
+            f"`{argument}` must hold at least one run with a record.json. Received: {received}; "
+            "train one with experiments/train.py."
         )
-    return list(found.values())
+    return list(runs.values()), dict(left_out.values())
 
 
 def unrecorded_runs(folders):
     """Returns the folders, in and below `folders`, of runs that have no record (yet)."""
     found = {}
-    for folder in map(Path, folders):
-        for file in sorted(folder.rglob("config.json")):
-            if not (file.parent / "record.json").exists():
-                found[file.parent.resolve()] = RunFolder(file.parent)
+    for folder in folders:
+        for path in _folders_with("config.json", folder):
+            if not os.path.lexists(path / "record.json"):
+                found.setdefault(path.resolve(), RunFolder(path))
     return list(found.values())
+
+
+def _folders_with(name, folder):
+    """Returns the folders, in and below `folder`, that hold a file `name`, in order of path.
+
+    Symbolic links are followed; a folder that several lead to is searched once, by its own name
+    rather than by a link beside it.
+    """
+    found, seen = [], set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort(key=lambda each: (os.path.islink(os.path.join(path, each)), each))
+        if name in files or name in folders:
+            found.append(Path(path))
+    return sorted(found)
+
+
+def _check_record(record, path):
+    """Raises OddFile unless a record is of a version that is known, and fits the schema."""
+    version = record.get("schema", 1)
+    if checked.is_number(version, integer=True) and version > schema.VERSION:
+        raise NewerVersion(path, version, schema.VERSION)
+    checked.check_keys(path, "", record, schema.TOP, complete=True)
+    for section, keys in (schema.SECTIONS | {"roofs": schema.ROOFS}).items():
+        checked.check_keys(path, f"{section}.", record.get(section) or {}, keys)
+    check_recorded(record.get("config") or {}, path, trained=False)
+
+
+def _check_completed(record, path):
+    """Raises OddFile unless the record of a completed run has what a study needs."""
+    for section, keys in schema.SECTIONS.items():
+        checked.check_keys(path, f"{section}.", record.get(section) or {}, keys, complete=True)
+    check_recorded(record.get("config") or {}, path, trained=True)
 
 
 def missing(names, reason):
@@ -310,17 +460,6 @@ def _not_finite(value):
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _read_json(path):
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:  # no permission, a name that is too long
-        raise InputError(f"{path} must be a readable file. Received: {error}.") from None
-    except ValueError as error:
-        raise InputError(f"{path} must be JSON. Received: a file that is not ({error}).") from None
-
-
 def _write_rows(path, columns, rows):
     """Writes dicts as a CSV file, atomically; a missing value is an empty cell."""
     with written_whole(path) as beside, open(beside, "w", newline="") as file:
@@ -329,26 +468,10 @@ def _write_rows(path, columns, rows):
         writer.writerows(rows)
 
 
-def _read_rows(path, is_text):
-    """Returns the rows of a CSV file as dicts, [] if there is no file.
-
-    Args:
-      path: the file.
-      is_text: function of (column, value); if it returns False, the value becomes a number.
-    """
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {k: v if is_text(k, v) else _number(v) for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-def _number(text):
-    if text == "":
-        return None
+def _finite(text):
+    """Returns a cell of power.csv as a number, NaN if it is none."""
     try:
-        return int(text)
+        number = float(text)
     except ValueError:
-        return float(text)
+        return math.nan
+    return number if math.isfinite(number) else math.nan

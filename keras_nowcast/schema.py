@@ -7,44 +7,22 @@ are the fields of RunConfig and described there.
 A value that was not measured is null, never 0, and a `<name>_reason` next to it gives the reason.
 """
 
-from dataclasses import dataclass
+from keras_nowcast.keys import (
+    BOOLEAN,
+    FRACTION,
+    INTEGER,
+    NUMBER,
+    NUMBERS,
+    OBJECT,
+    OBJECTS,
+    TEXT,
+    TEXTS,
+    Key,
+)
 
 # Records of earlier versions are still read. They lack the keys that came later (`Key.since`), and
 # in version 1 those of failed cells have no `roofs`.
 VERSION = 4
-
-TEXT, INTEGER, NUMBER, BOOLEAN, OBJECT = "text", "integer", "number", "true or false", "object"
-TEXTS, NUMBERS, OBJECTS = "list of texts", "list of numbers", "list of objects"
-FRACTION = "fraction, 0 to 1"
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key of record.json, or a column of a CSV file.
-
-    Attributes:
-      name: its name; `<...>` in it stands for a number or a name.
-      type: one of the types above.
-      unit: its unit, "" if it has none.
-      meaning: what it is, a noun phrase.
-      null: when it is null, a clause that follows "if", or "" if it never is in the record of a run
-        that measured everything it could.
-      choices: the texts that are allowed, () if any is.
-      members: the Keys of an object, or of each object in a list.
-      in_table: whether the study's table has it.
-      since: the version of the schema that introduced it.
-    """
-
-    name: str
-    type: str
-    unit: str
-    meaning: str
-    null: str = ""
-    choices: tuple = ()
-    members: tuple = ()
-    in_table: bool = False
-    since: int = 1
-
 
 STATUSES = ("completed", "interrupted", "failed")
 SOURCES = ("nvml_counter", "nvml_power", "rapl", "estimate", "none")
@@ -52,7 +30,7 @@ SCOPES = ("gpu", "module")
 
 TOP = (
     Key("schema", INTEGER, "", "version of the schema of this file"),
-    Key("status", TEXT, "", "how the last start of the run ended", choices=STATUSES),
+    Key("status", TEXT, "", "how the last start of the run ended", choices=STATUSES, needed=True),
     Key("status_reason", TEXT, "", "why the run was interrupted or failed", "the run completed"),
     Key("config", OBJECT, "", "the configuration: one key per flag of train.py"),
     Key("environment", OBJECT, "", "machine and software; environment.json holds the same"),
@@ -81,7 +59,7 @@ _ARRAY = "the job is not in a Slurm job array"
 ENVIRONMENT = (
     Key("python", TEXT, "", "version of Python"),
     Key("hosts", TEXTS, "", "names of the hosts, in the order of the ranks"),
-    Key("world_size", INTEGER, "ranks", "number of ranks", in_table=True),
+    Key("world_size", INTEGER, "ranks", "number of ranks", in_table=True, needed=True),
     Key("cpu", TEXT, "", "model of the CPU of rank 0", in_table=True),
     Key("cores", INTEGER, "cores", "CPU cores that rank 0 may use", in_table=True),
     Key(
@@ -127,6 +105,7 @@ MODEL = (
         "parameters",
         "parameters that training changes",
         in_table=True,
+        needed=True,
     ),
     Key(
         "forward_flops_per_sample",
@@ -270,7 +249,12 @@ DEVICES = (
     Key("peak_watts", NUMBER, "W", "highest power reading while training", "power was not read"),
     Key("idle_watts", NUMBER, "W", "mean power before the work", _NO_IDLE),
     Key(
-        "joules_above_idle", NUMBER, "J", "joules minus idle power over the covered time", _NO_IDLE
+        "joules_above_idle",
+        NUMBER,
+        "J",
+        "joules minus idle power over the covered time",
+        _NO_IDLE,
+        signed=True,
     ),
     Key("coverage", NUMBER, FRACTION, "fraction of `seconds` with a known energy"),
     Key("crosscheck_joules", NUMBER, "J", "joules from the device's other meter", _ONE_METER),
@@ -295,8 +279,8 @@ DEVICES = (
         "problems of its sensors; one key per problem",
         members=(
             Key("count", INTEGER, "times", "how often it occurred"),
-            Key("first_s", NUMBER, "s", "first time, in the time of power.csv"),
-            Key("last_s", NUMBER, "s", "last time, in the time of power.csv"),
+            Key("first_s", NUMBER, "s", "first time, in the time of power.csv", signed=True),
+            Key("last_s", NUMBER, "s", "last time, in the time of power.csv", signed=True),
         ),
     ),
     Key("seconds", NUMBER, "s", "time that it was measured while training"),
@@ -320,8 +304,8 @@ WINDOWS = (
         "idle or layer times",
     ),
     Key("index", INTEGER, "", "epoch, from 0", "the window belongs to no epoch"),
-    Key("start_s", NUMBER, "s", "its start, in the time of power.csv"),
-    Key("end_s", NUMBER, "s", "its end, in the time of power.csv"),
+    Key("start_s", NUMBER, "s", "its start, in the time of power.csv", signed=True),
+    Key("end_s", NUMBER, "s", "its end, in the time of power.csv", signed=True),
 )
 POWER_LIMITS = (
     Key("uuid", TEXT, "", "UUID of the GPU"),
@@ -338,6 +322,7 @@ ENERGY = (
         "the sensor; the least direct one if devices differ",
         choices=SOURCES,
         in_table=True,
+        needed=True,
     ),
     Key("source_reason", TEXT, "", "why this source was chosen"),
     Key(
@@ -368,7 +353,12 @@ ENERGY = (
         in_table=True,
     ),
     Key(
-        "joules_above_idle", NUMBER, "J", "joules minus idle power over the covered time", _NO_IDLE
+        "joules_above_idle",
+        NUMBER,
+        "J",
+        "joules minus idle power over the covered time",
+        _NO_IDLE,
+        signed=True,
     ),
     Key(
         "coverage",

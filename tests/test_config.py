@@ -121,7 +121,9 @@ def test_resume_takes_what_is_not_given_from_the_run(tmp_path):
 
 
 def test_a_field_that_the_run_did_not_have_keeps_the_value_of_its_time(tmp_path):
-    (tmp_path / "config.json").write_text('{"depth": 2}')
+    stored = dataclasses.asdict(RunConfig(depth=2))
+    del stored["lr_scaling"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
     words = ["--resume", "--run-dir", str(tmp_path)]
     assert parse_config("x", words).lr_scaling == "linear"
     assert completed({"depth": 2, "lr_scaling": "sqrt"})["lr_scaling"] == "sqrt"

@@ -16,7 +16,7 @@ SCRIPTS = sorted((ROOT / "experiments").rglob("*.py")) + sorted((ROOT / "benchma
 
 # The four that know nothing of each other, nor of who uses them.
 LEAVES = ("data", "model", "energy", "verification")
-GROUND = {"errors", "files", "vil", "machine", "text_table", "schema", "columns"}
+GROUND = {"errors", "files", "vil", "machine", "text_table", "keys", "schema", "columns", "checked"}
 MAY_IMPORT = {
     **{room: GROUND for room in LEAVES},
     "errors": set(),
@@ -24,12 +24,15 @@ MAY_IMPORT = {
     "machine": set(),
     "text_table": set(),
     "files": set(),
-    "schema": set(),
-    "columns": {"schema"},
+    "keys": set(),
+    "schema": {"keys"},
+    "columns": {"keys"},
+    "checked": {"keys", "errors"},
     "process": GROUND,
-    "records": GROUND,
     "config": GROUND | {"model", "energy"},
-    "command_line": GROUND | {"records", "config"},
+    "stored": GROUND | {"config", "model"},
+    "records": GROUND | {"stored"},
+    "command_line": GROUND | {"config", "records"},
     "training": GROUND | {"process", "records", "config", *LEAVES},
     # Run folders are all that these three know of training.
     "study": GROUND | {"process", "records", "config", *LEAVES},

@@ -32,6 +32,7 @@ def test_a_given_reason_is_kept():
 def test_epochs_are_read_as_written(tmp_path):
     folder = records.RunFolder(tmp_path)
     row = dict.fromkeys(records.EPOCH_COLUMNS, 1.5) | {"epoch": 0, "joules": None, "samples": 7}
+    row["skipped_steps"] = 2
     folder.write_epochs([row])
     assert folder.read_epochs() == [row]
     header = (tmp_path / "epochs.csv").read_text().splitlines()[0]
@@ -45,6 +46,7 @@ def test_layers_are_read_as_written(tmp_path):
     folder = records.RunFolder(tmp_path)
     assert folder.read_layers() == []  # a run of an earlier version, or without --layer-times
     row = dict.fromkeys(records.LAYER_COLUMNS, 0.5) | {"name": "head", "kind": "convolution"}
+    row |= {"flops": 100, "bytes": 10, "repetitions": 5}
     folder.write_layers([row])
     assert folder.read_layers() == [row]
 
@@ -149,10 +151,10 @@ def test_folder_that_cannot_be_written(tmp_path):
 def test_runs_are_found_at_any_depth(tmp_path):
     for name in ("b", "a/c"):
         folder = opened(tmp_path / name)
-        folder.write_record({"status": "completed"})
+        folder.write_record({"status": "failed"})
     runs = records.read_runs([tmp_path, tmp_path / "b"])
     assert [folder.path.name for folder, _ in runs] == ["c", "b"]
-    assert runs[0][1] == {"schema": schema.VERSION, "status": "completed"}
+    assert runs[0][1] == {"schema": schema.VERSION, "status": "failed"}
 
 
 @pytest.mark.parametrize("name", ["absent", "."])

@@ -1,6 +1,7 @@
 """power.csv: the power of every device, one row per reading, written during the run."""
 
 import csv
+import math
 import os
 import time
 from pathlib import Path
@@ -100,7 +101,10 @@ def join_traces(run_dir):
     if not others:
         return
     first = run_dir / "power.csv"
-    rows = [row for path in (first, *others) if path.exists() for row in _rows(path)]
+    files = [path for path in (first, *others) if path.exists()]
+    if not all(map(_is_trace, files)):
+        return  # what someone else wrote stays as it is
+    rows = [row for path in files for row in _rows(path)]
     rows.sort(key=lambda row: float(row["time_s"]))
     with written_whole(first) as beside, open(beside, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -111,13 +115,25 @@ def join_traces(run_dir):
 
 
 def _rows(path):
-    with open(path, newline="") as file:
+    with open(path, newline="", errors="replace") as file:
         # A crash may have truncated the last row.
         return [
             row
             for row in csv.DictReader(file)
-            if None not in row and row["throttle_reasons"] is not None
+            if None not in row and row["throttle_reasons"] is not None and _is_time(row["time_s"])
         ]
+
+
+def _is_trace(path):
+    with open(path, errors="replace") as file:
+        return file.readline().rstrip("\r\n").split(",") == list(COLUMNS)
+
+
+def _is_time(text):
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _last_byte(path):

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from keras_nowcast.config import FOLDER, as_arguments, names_of
+from keras_nowcast.process import one_line
 from keras_nowcast.report.figures import OF_ALL_RUNS
 from keras_nowcast.study import planner, table
 from keras_nowcast.study.claims import NOT_MEASURED, PAPER
@@ -93,7 +94,7 @@ COLUMNS = (
 )
 
 
-def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
+def page(runs, claims_made, figures, not_drawn, planned, unrecorded, left_out, command):
     """Returns the report as the text of one HTML file.
 
     Args:
@@ -103,6 +104,7 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
       not_drawn: {name of a figure: why it was not drawn}.
       planned: the Planner of these runs.
       unrecorded: {path of a run without a record: True if it is running, None if that is unknown}.
+      left_out: {path of a run that cannot be read: why}.
       command: the command line that writes this report.
     """
     from markupsafe import Markup
@@ -130,7 +132,7 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, command):
         choices=_choices(ordered, skill),
         lost=_lost(ordered),
         planner=_planner(planned),
-        missing=_missing(runs, claims_made, not_drawn, unrecorded),
+        missing=_missing(runs, claims_made, not_drawn, unrecorded) + _left_out(left_out),
         failed=_failed(runs),
         command=command,
         train_commands=[train_command(run) for run in ordered],
@@ -335,6 +337,10 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
     why = " is in no comparison: it was resumed with another number of processes"
     lines += [(run.name, why) for run in runs if run.is_completed and run.changed_processes]
     return lines + [(path, f" {_UNRECORDED[is_run]}") for path, is_run in unrecorded.items()]
+
+
+def _left_out(left_out):
+    return [(one_line(str(path)), f" is left out: {why}") for path, why in left_out.items()]
 
 
 def _title(name):

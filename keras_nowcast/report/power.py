@@ -12,6 +12,7 @@ from keras_nowcast.report.style import (
     draw_legend,
     estimate_mark,
     label,
+    literal,
     signed,
 )
 
@@ -100,23 +101,19 @@ def power_trace(run, record):
       A Figure of two panels: watts of each device against seconds since the start, and joules
       against the epoch.
     """
-    energy = record["energy"]
+    energy = record.get("energy") or {}
     with plt.rc_context(STYLE):
         figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.4), layout="constrained")
         traces = run.folder.read_power()
         for number, ((host, device), (seconds, watts)) in enumerate(traces.items()):
             color = COLORS[number % len(COLORS)]
             seconds, watts = _thinned(seconds, watts)
-            above.plot(seconds, watts, color=color, linewidth=1, label=f"{host} {device}")
-        for window in energy["windows"]:
-            if window["name"] in WINDOW_COLORS:
-                above.axvspan(
-                    window["start_s"],
-                    window["end_s"],
-                    color=WINDOW_COLORS[window["name"]],
-                    alpha=0.2,
-                    linewidth=0,
-                )
+            above.plot(seconds, watts, color=color, linewidth=1, label=literal(f"{host} {device}"))
+        for window in energy.get("windows") or ():
+            ends = window.get("start_s"), window.get("end_s")
+            color = WINDOW_COLORS.get(window.get("name"))
+            if color is not None and None not in ends:
+                above.axvspan(*ends, color=color, alpha=0.2, linewidth=0)
         handles, labels = above.get_legend_handles_labels()
         handles += [Patch(color=color, alpha=0.3) for color in WINDOW_COLORS.values()]
         labels += [name if name != "epoch" else "training" for name in WINDOW_COLORS]
@@ -125,7 +122,7 @@ def power_trace(run, record):
         above.set_xlabel("time since the start (s)")
         above.set_ylabel("power (W)")
         above.set_title(
-            f"{label(run.row)}\nenergy source: {energy['source']}{estimate_mark(run.row)}",
+            f"{label(run.row)}\nenergy source: {energy.get('source')}{estimate_mark(run.row)}",
             fontsize=9,
         )
         known = [

@@ -51,6 +51,11 @@ def estimate_mark(row):
     return ESTIMATE if row["energy_is_estimate"] else ""
 
 
+def literal(text):
+    """Returns a text of the user for a figure: dollar signs begin no formula."""
+    return text.replace("$", r"\$")
+
+
 def label(row):
     """Returns the name of a run in a legend: its size, precision, processes and seed."""
     return (
@@ -157,7 +162,7 @@ def signed(figure, runs):
     room = int(figure.get_figwidth() * LETTERS_PER_INCH)
     if len(text) > room:
         text = text[: room - 4] + " ..."
-    figure.supxlabel(text, x=0.01, horizontalalignment="left", fontsize=6, color="0.35")
+    figure.supxlabel(literal(text), x=0.01, horizontalalignment="left", fontsize=6, color="0.35")
     return figure
 
 

@@ -14,6 +14,8 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
 from keras_nowcast.model.cost import count_unet
 from keras_nowcast.model.sizes import default_center_filters
+from keras_nowcast.process import one_line
+from keras_nowcast.text_table import counted
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 THRESHOLDS = (16, 74, 133)  # VIL codes whose CSI every validation computes
@@ -131,6 +133,19 @@ class Skill:
 def read(runs):
     """Returns a MeasuredRun for each run that `records.read_runs` returns."""
     return [_run(folder, record) for folder, record in runs]
+
+
+def left_out_lines(left_out, used):
+    """Returns lines on the runs that `records.find_runs` left out, [] if there are none.
+
+    Args:
+      left_out: {path: reason}.
+      used: number of the other runs.
+    """
+    if not left_out:
+        return []
+    lines = [f"left out: {one_line(reason)}" for reason in left_out.values()]
+    return [*lines, f"{counted(len(left_out), 'run')} left out, {used} used"]
 
 
 def cells(runs):
@@ -254,7 +269,7 @@ def _run(folder, record):
     row["energy_not_included"] = "; ".join(lacks) or None
     if lacks and row["energy_joules"] is not None:  # so that no comparison takes it for complete
         row["energy_source"] += f" without {row['energy_not_included']}"
-    changed = len({each["world_size"] for each in starts}) > 1
+    changed = len({each.get("world_size") for each in starts}) > 1
     setting = _setting(row, parts)
     roofs = record.get("roofs")  # runs of an earlier version have none
     return MeasuredRun(folder, row, parts["config"], setting, epochs, devices, roofs, changed)
@@ -293,18 +308,18 @@ def _gpu_names(environment):
     """Returns '2 x NVIDIA A100' or the like, '' without a GPU, or None if unknown."""
     if environment.get("gpus") is None:
         return None
-    names = [gpu["name"] or "GPU" for gpu in environment["gpus"]]
+    names = [gpu.get("name") or "GPU" for gpu in environment["gpus"]]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
 def _counted(config):
     """Returns the bytes of the model's state and of a step, as model/cost.py counts them."""
     names = ("counted_state_bytes", "counted_step_bytes", "counted_intensity")
-    if not config or config["grid"] is None or config["precision"] == "auto":
+    if config.get("grid") is None or config.get("precision") in (None, "auto"):
         return dict.fromkeys(names)  # it failed before data and machine determined it
     try:
         cost = count_config(config)
-    except InputError:  # the sizes fit no model: the row's reason says so
+    except (InputError, KeyError):  # the sizes fit no model, or a failed run has none
         return dict.fromkeys(names)
     size = (config["precision"], config["batch_per_replica"])
     values = (cost.state_bytes, cost.step_bytes(*size), cost.intensity(*size))

@@ -1,10 +1,12 @@
 """Estimates of what a sweep takes: the table of --dry-run, and the time left while it runs."""
 
+import contextlib
 import statistics
 
+from keras_nowcast.checked import OddFile
 from keras_nowcast.data.pipeline import steps_per_epoch
 from keras_nowcast.errors import InputError
-from keras_nowcast.records import RunFolder, read_runs
+from keras_nowcast.records import OddRuns, RunFolder, find_runs
 from keras_nowcast.study import table
 from keras_nowcast.study.compare import spread
 from keras_nowcast.study.laws import FEWEST_CELLS, fit_rates, step_terms
@@ -28,11 +30,13 @@ def duration(seconds):
 
 
 def runs_below(folders):
-    """Returns the runs of folders as `records.read_runs` does; a missing folder has none."""
+    """Returns (runs, left_out) of folders as `records.find_runs`; a missing folder has none."""
     try:
-        return read_runs([folder for folder in folders if folder.is_dir()])
+        return find_runs([folder for folder in folders if folder.is_dir()])
+    except OddRuns as error:
+        return [], error.left_out
     except InputError:
-        return []
+        return [], {}
 
 
 def predictions(cells, runs):
@@ -64,7 +68,10 @@ def seconds_left(waiting, finished, folder, overhead_s=0.0):
     """
     if not waiting:
         return 0.0
-    measured = [(cell, *measured_seconds(folder / cell.name)) for cell in finished]
+    measured = []
+    for cell in finished:
+        with contextlib.suppress(OddFile):
+            measured.append((cell, *measured_seconds(folder / cell.name)))
     if not any(seconds for _, _, seconds in measured):
         return None
     setup_s = statistics.median(setup for _, setup, _ in measured)
@@ -97,7 +104,10 @@ def _fraction_left(cell, folder):
     """Returns the fraction of its epochs that a cell has not trained yet."""
     if outcome.state(folder / cell.name)[0] != outcome.INTERRUPTED:
         return 1.0  # a failed cell starts from scratch
-    done = len(RunFolder(folder / cell.name).read_epochs())
+    try:
+        done = len(RunFolder(folder / cell.name).read_epochs())
+    except OddFile:
+        return 1.0
     return max(0.0, 1 - done / cell.cell.value("epochs"))
 
 
@@ -109,12 +119,12 @@ def measured_seconds(folder):
     the others counts as setup.
     """
     run = RunFolder(folder)
-    training, rows = run.read_record()["training"], run.read_epochs()
+    training, rows = run.read_record().get("training") or {}, run.read_epochs()
     validation = [(row["val_seconds"] or 0) + (row.get("statistics_seconds") or 0) for row in rows]
     compiling = 0.0
     if len(rows) > 1:
         compiling = max(0.0, validation[0] - statistics.median(validation[1:]))
-    setup = training["setup_seconds"] / len(training.get("starts") or [1])
+    setup = (training.get("setup_seconds") or 0.0) / len(training.get("starts") or [1])
     epochs = sum(row["seconds"] for row in rows) + sum(validation)
     return setup + compiling, epochs - compiling
 
@@ -147,7 +157,7 @@ def estimate_table(cells, states, folders, gpu=None):
       folders: Paths of runs to predict from.
       gpu: name of a GPU in roofline.GPUS, or None.
     """
-    runs = runs_below(folders)
+    runs, left_out = runs_below(folders)
     known = [cell for cell in cells if not cell.refusal]
     predicted = dict(zip((cell.name for cell in known), predictions(known, runs), strict=True))
     rows = [(*HEADER, f"lower bound on {gpu}") if gpu else HEADER]
@@ -168,6 +178,7 @@ def estimate_table(cells, states, folders, gpu=None):
     running = sum(state == outcome.RUNNING for state in states)
     of_gpu = _of_gpu(left, gpu, runs) if gpu else []
     below = [*_totals(waiting, running), *_reasons(waiting), *of_gpu]
+    below += table.left_out_lines(left_out, len(runs))
     return "\n".join([aligned(rows, left=2), *below])
 
 

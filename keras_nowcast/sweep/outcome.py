@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from keras_nowcast import records
+from keras_nowcast.checked import NewerVersion, OddFile
 from keras_nowcast.records import RunFolder
 from keras_nowcast.sweep.cells import DEFAULTS
 
@@ -38,18 +39,36 @@ def state(folder):
     A run is interrupted, and can be resumed, in three cases: it has no record, its record has the
     status `interrupted`, or a lost rank ended it and no sweep was there to record the failure.
 
+    A cell whose record cannot be read has failed, so that the other cells of a sweep run.
+
     Returns:
       One of NEW, COMPLETED, INTERRUPTED and FAILED, and the reason as text, or None if there is
       none.
     """
-    run = RunFolder(folder)
-    record = run.read_record()
+    try:
+        record = RunFolder(folder).read_record()
+    except OddFile as error:
+        return FAILED, str(error)
     if record is not None:
         status = INTERRUPTED if ended_by_a_rank(record) else record["status"]
         return status, record.get("status_reason")
     if (folder / "config.json").exists():
         return INTERRUPTED, "its process ended without a record"
     return NEW, None
+
+
+def record_of(folder):
+    """Returns the record of a cell, None if there is none that can be read.
+
+    Raises:
+      NewerVersion: a newer version wrote it; it must not be replaced.
+    """
+    try:
+        return RunFolder(folder).read_record()
+    except NewerVersion:
+        raise
+    except OddFile:
+        return None
 
 
 def state_now(folder):
@@ -142,9 +161,11 @@ def _empty_record(run, placed):
     """Returns a complete record: counted and known values, and null with a reason for the rest."""
     why = "it was not started" if placed.refusal else "the run ended without recording it"
     record = records.empty_record(why) | {"config": _config(run, placed)}
-    environment = {"world_size": placed.cell.processes} | (run.read_environment() or {})
+    known = _or_default(run.read_environment, {}) or {}
+    environment = {"world_size": placed.cell.processes} | known
     records.fill(record["environment"], **environment)
-    training = {"windows_per_epoch": placed.windows[0], "epochs": len(run.read_epochs())}
+    epochs = len(_or_default(run.read_epochs, []))
+    training = {"windows_per_epoch": placed.windows[0], "epochs": epochs}
     records.fill(record["training"], **training)
     if placed.refusal is None:
         records.fill(record["model"], **placed.model_record())
@@ -154,4 +175,12 @@ def _empty_record(run, placed):
 def _config(run, placed):
     """Returns the config that the run stored, or that of the sweep if it stored none."""
     requested = {name: placed.cell.value(name) for name in DEFAULTS}
-    return run.stored_config() or {**requested, "run_dir": str(run.path)}
+    return _or_default(run.stored_config, None) or {**requested, "run_dir": str(run.path)}
+
+
+def _or_default(read, default):
+    """Returns what a method of a RunFolder reads, or `default` if its file cannot be used."""
+    try:
+        return read()
+    except OddFile:
+        return default

@@ -201,7 +201,7 @@ class Sweep:
                 self._overheads_s.append(ended.seconds - sum(measured_seconds(folder)))
             return ended
         # A signal to this sweep, or to the cell itself, stopped the cell: it can be resumed.
-        by_a_rank = outcome.ended_by_a_rank(RunFolder(folder).read_record())
+        by_a_rank = outcome.ended_by_a_rank(outcome.record_of(folder))
         if ended.stopped or (has_new_record and not ended.timed_out and not by_a_rank):
             return ended
         reason = outcome.reason_of_failure(
@@ -214,10 +214,14 @@ class Sweep:
         """Returns True if the run in a folder is to be resumed; otherwise makes room for a new run.
 
         Choice: a failed run is resumed only after a timeout; otherwise it starts from scratch.
+
+        Raises:
+          NewerVersion: a newer version made the run.
         """
+        record = outcome.record_of(folder)
         state, reason = outcome.state(folder)
         if state == outcome.INTERRUPTED:
-            if outcome.ended_by_a_rank(RunFolder(folder).read_record()):
+            if outcome.ended_by_a_rank(record):
                 (folder / "record.json").unlink()  # of the previous start
             return True
         if state == outcome.FAILED and (reason or "").startswith(outcome.TIMEOUT):
@@ -283,9 +287,9 @@ class Sweep:
         if seconds is not None:
             parts.append(duration(seconds))
         if state == outcome.COMPLETED:
-            training = RunFolder(self.folder / cell.name).read_record()["training"]
+            training = RunFolder(self.folder / cell.name).read_record().get("training") or {}
             for name, form in _SHOWN.items():
-                if training[name] is not None:
+                if training.get(name) is not None:
                     parts.append(form.format(training[name]))
         elif reason:
             parts.append(reason)

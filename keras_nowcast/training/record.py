@@ -5,6 +5,7 @@ import dataclasses
 import threading
 
 from keras_nowcast import machine, records, schema
+from keras_nowcast.checked import OddFile
 from keras_nowcast.config import date_text
 from keras_nowcast.data import sevir
 from keras_nowcast.energy.lost import lost_energy
@@ -171,12 +172,15 @@ class RecordWriter:
                     "shorter loss can leave no trace"
                 )
             return {"lost_joules": 0.0, "lost_coverage": None, "lost_coverage_reason": reason}
-        joules, coverage = lost_energy(
-            self._folder.power_readings(),
-            self._lock.lost,
-            self._progress.zero_unix_s,
-            longest_gap_s(self._config.power_interval_s),
-        )
+        try:
+            joules, coverage = lost_energy(
+                self._folder.power_readings(),
+                self._lock.lost,
+                self._progress.zero_unix_s,
+                longest_gap_s(self._config.power_interval_s),
+            )
+        except OddFile as error:
+            return records.missing(["lost_joules", "lost_coverage"], str(error))
         record = {"lost_joules": joules, "lost_coverage": coverage}
         if joules is None:
             record["lost_joules_reason"] = "no power was read between the checkpoint and the kill"

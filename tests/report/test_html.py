@@ -53,6 +53,7 @@ def page(folder, **more):
         "not_drawn": {},
         "planned": planner.Planner(runs),
         "unrecorded": {},
+        "left_out": {},
         "command": "make it",
         **more,
     }

@@ -204,8 +204,8 @@ def _training(config, cost, seconds, losses):
         "seconds_per_epoch": [seconds] * len(losses),
         "samples_per_second": rate,
         "final_loss_scale": None,
-        "loss": losses[-1],
-        "val_loss": losses[-1],
+        "loss": losses[-1] or None,
+        "val_loss": losses[-1] or None,
         "achieved_flops_per_second": rate
         * cost.training_flops(config["precision"], config["batch_per_replica"]),
         "setup_seconds": 10.0,

@@ -1,11 +1,11 @@
 """Estimates of a sweep's time, before it starts and while it runs."""
 
-import csv
 import json
 
 import pytest
 
 from keras_nowcast.model.cost import count_unet
+from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
 from keras_nowcast.study.laws import step_terms
 from keras_nowcast.sweep.cells import Cell, PlacedCell
 from keras_nowcast.sweep.estimate import duration, estimate_table, measured_seconds, seconds_left
@@ -27,9 +27,11 @@ def finished(folder, one, setup, seconds, validation=(1,), **training):
 
 
 def write_epochs(path, seconds, validation):
-    with open(path / "epochs.csv", "w", newline="") as file:
-        rows = zip(seconds, validation, strict=True)
-        csv.writer(file).writerows([("seconds", "val_seconds"), *rows])
+    rows = [
+        dict.fromkeys(EPOCH_COLUMNS) | {"epoch": epoch, "seconds": took, "val_seconds": val}
+        for epoch, (took, val) in enumerate(zip(seconds, validation, strict=True))
+    ]
+    RunFolder(path).write_epochs(rows)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,15 @@ def test_of_an_interrupted_cell_the_epochs_that_are_left_count(tmp_path):
     (tmp_path / "b" / "config.json").write_text("{}")
     write_epochs(tmp_path / "b", [2.0] * 4, [0.1] * 4)
     assert seconds_left([half], [done], tmp_path) == pytest.approx(8 + 0.6 * 20)
+
+
+def test_a_cell_with_odd_epochs_is_no_measure(tmp_path):
+    done, odd, same = cell("a"), cell("c"), cell("b", seed=1)
+    finished(tmp_path, done, setup=8.0, seconds=20.0)
+    finished(tmp_path, odd, setup=8.0, seconds=20.0)
+    (tmp_path / "c" / "epochs.csv").write_text("seconds;val_seconds\n1;2\n")
+    assert seconds_left([same], [done, odd], tmp_path) == pytest.approx(8 + 20)
+    assert seconds_left([same], [odd], tmp_path) is None
 
 
 def test_what_compiles_is_set_up(tmp_path):

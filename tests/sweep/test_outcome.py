@@ -6,6 +6,7 @@ import pytest
 import valid_record
 
 from keras_nowcast import records
+from keras_nowcast.checked import NewerVersion
 from keras_nowcast.energy.merge import merge_energy
 from keras_nowcast.study import table
 from keras_nowcast.sweep import outcome
@@ -76,6 +77,8 @@ def test_the_kernel_counts_what_it_kills(tmp_path, monkeypatch):
         ({"config.json": "{}"}, "interrupted"),
         ({"config.json": "{}", "record.json": '{"status": "completed"}'}, "completed"),
         ({"record.json": '{"status": "failed", "status_reason": "x"}'}, "failed"),
+        ({"record.json": ""}, "failed"),
+        ({"record.json": '{"status": "completed", "schema": 99}'}, "failed"),
         ({"record.json": '{"status": "failed", "status_reason": null}'}, "failed"),
         # A rank was lost together with the sweep, so nothing has recorded that the cell failed.
         (
@@ -148,3 +151,11 @@ def test_what_a_run_measured_before_it_failed_is_kept(tmp_path):
     outcome.write_failure(tmp_path, placed, "timeout: late", measured=True)
     record = run.read_record()
     assert record["status"] == "failed" and record["training"]["seconds"] == 4.5
+
+
+def test_a_run_of_a_newer_version_is_not_replaced(tmp_path):
+    (tmp_path / "record.json").write_text('{"status": "completed", "schema": 99}')
+    with pytest.raises(NewerVersion, match="made by a newer version"):
+        outcome.record_of(tmp_path)
+    (tmp_path / "record.json").write_text("[]")
+    assert outcome.record_of(tmp_path) is None
