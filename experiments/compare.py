@@ -23,7 +23,7 @@ def main():
     from keras_nowcast import records
     from keras_nowcast.study import compare, table
 
-    runs = table.read([only_run(records, path) for path in (arguments.first, arguments.second)])
+    runs = table.read([only_run(records, arguments, name) for name in ("first", "second")])
     skill = table.choose_skill(runs)
     first, second = (run.row for run in runs)
     increases = compare.increases(first, second, skill)
@@ -41,13 +41,14 @@ def main():
     print(f"  {skill.name}: {percent_text(increases['skill'])} ({values})")
 
 
-def only_run(records, path):
-    """Returns the (RunFolder, record) of the only run of a path.
+def only_run(records, arguments, name):
+    """Returns the (RunFolder, record) of the only run of the path that an argument names.
 
     Raises:
       InputError: it is not the folder of one run.
     """
-    found, left_out = records.find_runs([path])
+    path = getattr(arguments, name)
+    found, left_out = records.find_runs([path], name)
     if len(found) + len(left_out) > 1:
         raise InputError(
             f"`first` and `second` must each be a run folder. Received: {path}, with "

@@ -17,6 +17,7 @@ from keras_nowcast.checked import NewerVersion, OddFile
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import take_lock, write_json, written_whole
 from keras_nowcast.stored import check_recorded, check_stored
+from keras_nowcast.text_table import counted
 
 EPOCH_COLUMNS = schema.names(columns.EPOCHS)
 LAYER_COLUMNS = schema.names(columns.LAYERS)
@@ -202,7 +203,7 @@ class RunFolder:
         epochs = (record.get("training") or {}).get("epochs") or 1
         if record["status"] == "completed" and len(rows) < epochs:
             received = len(rows) if (self.path / "epochs.csv").exists() else "no such file"
-            rule = f"have a row for each of the {epochs} epochs of the run"
+            rule = f"have {counted(epochs, 'row')}, one for each epoch of the run"
             raise OddFile(self.path / "epochs.csv", rule, received)
         return record
 

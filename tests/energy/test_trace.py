@@ -101,3 +101,15 @@ def test_hosts_have_files_of_their_own_joined_by_time(tmp_path):
     ]
     join_traces(tmp_path)
     assert rows_of(tmp_path / "power.csv") == rows
+
+
+@pytest.mark.parametrize("odd", ["power.csv", "power.n2.csv"])
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", bytes(range(256))])
+def test_a_file_that_is_no_trace_is_left_alone(tmp_path, odd, content):
+    """Two hosts; the file of one was replaced between two starts."""
+    for name in ("power.csv", "power.n2.csv"):
+        PowerTrace(tmp_path / name, 0.0).close()
+    (tmp_path / odd).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    join_traces(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

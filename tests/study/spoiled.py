@@ -132,13 +132,13 @@ LEFT_OUT = {
     "source": (part("energy", source="sun"), "as `energy.source`. Received: the text 'sun'"),
     "energy list": (lambda run: edit(run, lambda r: r.update(energy=[])), "`energy`"),
     "window": (part("energy", windows=[{"start_s": "now"}]), "`energy.windows[0].start_s`"),
-    "epochs absent": (lambda run: (run / "epochs.csv").unlink(), "epochs.csv must have a row"),
+    "epochs absent": (lambda run: (run / "epochs.csv").unlink(), "epochs.csv must have 4 rows"),
     "epochs empty": (text("epochs.csv", ""), "columns `epoch`, `loss`"),
     "epochs header": (
         lambda run: (run / "epochs.csv").write_text(
             (run / "epochs.csv").read_text().splitlines()[0] + "\n"
         ),
-        "a row for each of the 4 epochs of the run. Received: 0",
+        "must have 4 rows, one for each epoch of the run. Received: 0",
     ),
     "epochs seconds": (lambda run: column(run, "seconds"), "epochs.csv must have the columns `sec"),
     "epochs val_loss": (lambda run: column(run, "val_loss"), "epochs.csv must have the columns"),

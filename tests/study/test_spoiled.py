@@ -1,5 +1,6 @@
 """One odd run folder among good ones: it is named and left out, and the others count."""
 
+import itertools
 import json
 import shutil
 
@@ -90,9 +91,15 @@ def test_a_newer_version_is_told_apart(study):
         records.RunFolder(study / "bad").read_record()
 
 
-@pytest.mark.parametrize("how", ["record list", "epochs absent", "power empty", "rate negative"])
-@pytest.mark.parametrize("script", ["plan.py", "reach", "sweep.py", "compare.py"])
-def test_the_scripts_name_it(script_here, study, tmp_path, script, how):
+SCRIPTS = [
+    *itertools.product(["record list", "epochs absent", "power empty"], ["plan.py", "reach"]),
+    *itertools.product(["epochs absent", "rate negative"], ["compare.py"]),
+    ("record list", "sweep.py"),
+]
+
+
+@pytest.mark.parametrize(("how", "script"), SCRIPTS)
+def test_the_scripts_name_it(script_here, study, tmp_path, how, script):
     LEFT_OUT[how][0](study / "bad")
     if script == "compare.py":
         done = script_here("compare.py", study / "a", study / "bad")
@@ -130,11 +137,16 @@ def test_figures_and_report_name_it(script_here, study, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [*LEFT_OUT, *READ])
-def test_figures_are_drawn_whatever_is_odd(script_here, study, tmp_path, how):
-    (LEFT_OUT[how][0] if how in LEFT_OUT else READ[how])(study / "bad")
+def test_figures_are_drawn_whatever_is_odd(script_here, study, tmp_path):
+    """One study of every spoiled run."""
+    odd = {**{how: spoil for how, (spoil, _) in LEFT_OUT.items()}, **READ}
+    for number, spoil in enumerate(odd.values()):
+        spoil(shutil.copytree(study / "bad", study / f"bad-{number}"))
     done = script_here("plot_figures.py", study, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
+    assert f"{len(LEFT_OUT)} runs left out, {3 + len(READ)} used" in done.stderr
+    rows = (tmp_path / "out" / "table.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 + len(READ)
 
 
 def test_links_to_run_folders_are_read_once_each(good, tmp_path, script_here):

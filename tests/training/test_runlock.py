@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 
 from keras_nowcast.energy.lost import lost_energy
 from keras_nowcast.errors import InputError
 from keras_nowcast.records import RunFolder
+from keras_nowcast.training.record import RecordWriter
 from keras_nowcast.training.runlock import RunLock
 
 HOLD = (
@@ -209,3 +211,16 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     assert RunFolder(tmp_path).is_running() is None
     RunLock(tmp_path, said.append).take()
     assert "cannot be locked here (No locks available)" in said[0]
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
+def test_lost_energy_of_a_trace_that_is_none_is_absent_with_its_reason(tmp_path, content):
+    """A run that resumes does not end by what it finds in power.csv."""
+    (tmp_path / "power.csv").write_text(content)
+    writer = object.__new__(RecordWriter)
+    writer._folder, writer._lock = RunFolder(tmp_path), SimpleNamespace(lost=[(0.0, 1.0)])
+    writer._progress = SimpleNamespace(zero_unix_s=0.0)
+    writer._config = SimpleNamespace(power_interval_s=0.1)
+    lost = writer._lost_energy()
+    assert lost["lost_joules"] is None and lost["lost_coverage"] is None
+    assert "power.csv must have the columns" in lost["lost_joules_reason"]
