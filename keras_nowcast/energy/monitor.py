@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 
+from keras_nowcast.energy import estimate
 from keras_nowcast.energy.merge import joules_of, merge_energy
 from keras_nowcast.energy.sampler import Sampler
 from keras_nowcast.energy.source import Source, choose_source
@@ -38,7 +39,8 @@ class Monitor:
       source: "auto", "nvml", "rapl", "estimate", "none", or what `choose_source` returned.
       interval_s: sampling interval in seconds. A power sensor without a counter that updates more
         often is polled more often.
-      idle_s: seconds of idle baseline before the work, for which `start` waits; 0 for none.
+      idle_s: seconds of idle baseline before the work, for which `start` waits; 0 for none. An
+        estimate has none.
       synchronize: called before every boundary of a window, to wait until the device has finished
         all queued work; None if the work itself waits.
       trace_path: power.csv to append to; None for no trace.
@@ -92,7 +94,8 @@ class Monitor:
         if self.source.meters:
             self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
             self._thread.start()
-            if self._idle_s > 0:
+            # An estimate is of CPU time, which is zero before the work, whatever the idle power is.
+            if self._idle_s > 0 and self.source.kind != estimate.SOURCE:
                 with self.window("idle"):
                     time.sleep(self._idle_s)
         return self

@@ -260,6 +260,15 @@ def test_estimate_measures_this_process():
     assert monitor.record["source"] == "estimate"
 
 
+def test_an_estimate_has_no_idle_baseline():
+    # It would hold the CPU time of a process that sleeps, which says nothing of the idle power.
+    with Monitor("estimate", watts_per_core=10.0, idle_s=1) as monitor:
+        sum(range(10**5))
+    assert monitor.record["idle_watts"] is None
+    assert monitor.record["joules_above_idle"] is None
+    assert monitor.record["joules"] > 0
+
+
 FOUR_RANKS = """
 import json, sys, time
 from keras_nowcast.energy.source import choose_source, first_users
