@@ -192,7 +192,7 @@ def seconds_of(step):
     """
     import tensorflow as tf
 
-    @tf.function
+    @tf.function(autograph=False)  # there is no Python control flow to convert, which takes time
     def repeat(times):
         def once(done, _):
             # A number that depends on every result, so that none is skipped or still in progress.

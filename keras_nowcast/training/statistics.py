@@ -44,14 +44,17 @@ class StatisticsEstimator:
             layer.memory = 1.0
         self._model = model
         self._world = world
-        self._pipeline = pipeline
+        # Built once, because TensorFlow needs time for it. Each iteration is a pass.
+        self._sample = pipeline.dataset(SAMPLE_EPOCH)
         self._alive = alive
         channels = sum(layer.moving_mean.shape[0] for layer in self.layers)
         # Windows, then the sums over windows of the means and of the mean squares.
         self._sums = tf.Variable(tf.zeros(1 + 2 * channels, tf.float64), trainable=False)
         grid = pipeline.grid
         self._add = tf.function(
-            self._add_batch, [tf.TensorSpec((None, grid, grid, FRAMES_IN), tf.uint8)]
+            self._add_batch,
+            [tf.TensorSpec((None, grid, grid, FRAMES_IN), tf.uint8)],
+            autograph=False,  # there is no Python control flow to convert, which takes time
         )
 
     def estimate(self):
@@ -62,7 +65,7 @@ class StatisticsEstimator:
         if not self.layers:
             return
         self._sums.assign(tf.zeros_like(self._sums))
-        for x, _ in self._pipeline.dataset(SAMPLE_EPOCH):
+        for x, _ in self._sample:
             self._alive("batch-norm statistics")
             self._add(x)
         windows, *sums = self._world.total(self._sums.numpy())

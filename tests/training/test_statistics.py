@@ -87,6 +87,23 @@ def test_training_leaves_them_and_estimating_leaves_the_weights():
         np.testing.assert_array_equal(one, other)
 
 
+def test_each_estimate_is_a_pass_over_the_one_dataset_of_the_sample():
+    model, built = build(), []
+
+    class Counted(Batches):
+        def dataset(self, epoch):
+            built.append(epoch)
+            return super().dataset(epoch)
+
+    estimator = StatisticsEstimator(model, World(), Counted(windows(3), windows(2, seed=1)))
+    estimator.estimate()
+    first = averages(model)
+    estimator.estimate()
+    assert len(built) == 1
+    for one, other in zip(first, averages(model), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_frozen_normalization_keeps_its_statistics():
     model = build()
     freeze_normalization(model)
