@@ -18,7 +18,7 @@ from keras_nowcast.sweep.cells import all_combinations
 COMMON = dict(
     data=("data/synthetic64",),
     grid=(64,),
-    epochs=(8,),
+    epochs=(6,),
     schedule=("cosine",),
     power_source=("auto-or-estimate",),
 )
