@@ -134,7 +134,7 @@ def page(runs, claims_made, figures, not_drawn, planned, unrecorded, left_out, c
         planner=_planner(planned),
         missing=_missing(runs, claims_made, not_drawn, unrecorded) + _left_out(left_out),
         failed=_failed(runs),
-        command=command,
+        command=one_line(command),
         train_commands=[train_command(run) for run in ordered],
     )
 
@@ -336,11 +336,15 @@ def _missing(runs, claims_made, not_drawn, unrecorded):
         lines.append(("Test scores on other days", f" (scores.csv and differences.csv): {few}"))
     why = " is in no comparison: it was resumed with another number of processes"
     lines += [(run.name, why) for run in runs if run.is_completed and run.changed_processes]
-    return lines + [(path, f" {_UNRECORDED[is_run]}") for path, is_run in unrecorded.items()]
+    return lines + [
+        (one_line(str(path)), f" {_UNRECORDED[is_run]}") for path, is_run in unrecorded.items()
+    ]
 
 
 def _left_out(left_out):
-    return [(one_line(str(path)), f" is left out: {why}") for path, why in left_out.items()]
+    return [
+        (one_line(str(path)), f" is left out: {one_line(why)}") for path, why in left_out.items()
+    ]
 
 
 def _title(name):

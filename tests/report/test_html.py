@@ -221,3 +221,16 @@ def test_an_installed_package_has_every_file(tmp_path):
     kept = {path for path in kept if path.suffix != ".pyc"}
     assert Path("keras_nowcast/report/templates/report.css") in kept
     assert kept == {path.relative_to(built) for path in built.rglob("*.*")}
+
+
+def test_runs_that_are_left_out_are_listed_whatever_they_are_called(tmp_path):
+    study_runs.write_run(tmp_path / "a")
+    odd = tmp_path / "b\udcff\n<b>"
+    text = page(
+        tmp_path,
+        left_out={odd: f"{odd}/record.json must be JSON. Received: an empty file"},
+        unrecorded={odd: True},
+        command=f"plot {odd}",
+    )
+    text.encode()  # as it is written
+    assert "is left out: " in text and "record.json must be JSON" in text and "&lt;b&gt;" in text
