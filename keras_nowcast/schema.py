@@ -241,7 +241,7 @@ _NO_SENSOR = "the energy is an estimate: no sensor was read"
 _PERIOD = "the device has no such sensor, or it is unknown"
 DEVICES = (
     Key("uuid", TEXT, "", "UUID of the GPU, or the name of the CPU package or process"),
-    Key("name", TEXT, "", "model of the device"),
+    Key("name", TEXT, "", "model of the device", "the driver does not report it"),
     Key("host", TEXT, "", "host of the device"),
     Key("source", TEXT, "", "the sensor that gave the joules", choices=SOURCES),
     Key("joules", NUMBER, "J", "energy while training", _NO_ENERGY),

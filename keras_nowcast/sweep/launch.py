@@ -144,11 +144,13 @@ def rank_0_of(folder):
     lock_file = RunFolder(folder).lock_file
     try:
         holder = json.loads(lock_file.read_text())
-        opened = _open_files(holder["pid"])
-    except (OSError, ValueError, KeyError):  # the run has not started yet, or it has ended
+        pid, host = holder["pid"], holder["host"]
+        opened = _open_files(pid)
+    # The run has not started yet, or it has ended, or something else wrote the file.
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    is_it = holder["host"] == socket.gethostname() and str(lock_file.resolve()) in opened
-    return holder["pid"] if is_it else None
+    is_it = host == socket.gethostname() and str(lock_file.resolve()) in opened
+    return pid if is_it else None
 
 
 def _open_files(process):

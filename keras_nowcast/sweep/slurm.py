@@ -44,7 +44,7 @@ def listed_cell(folder, index):
     """Returns the Cell with an index in the list of a sweep's folder.
 
     Raises:
-      InputError: there is no list, or it has no such index.
+      InputError: there is no list, it cannot be used, or it has no such index.
     """
     listed = _read(folder / CELLS)
     if not 0 <= index < len(listed):
@@ -56,7 +56,20 @@ def listed_cell(folder, index):
 
 
 def _read(path):
-    return json.loads(path.read_text()) if path.exists() else []
+    """Returns the list of cells in a file, [] if there is no file."""
+    if not path.exists():
+        return []
+    try:
+        listed = json.loads(path.read_text())
+        for each in listed:
+            Cell(dict(each["settings"]), int(each["processes"])), each["name"].strip()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} must be the list of cells that the sweep wrote. Received: a file that is not "
+            f"({type(error).__name__}: {error}); restore it, or remove it and submit the sweep "
+            "again, once no task of it is queued."
+        ) from None
+    return listed
 
 
 def submit(folder, cells, script, arguments, say=print):

@@ -176,7 +176,7 @@ def report(found):
 
 def _device_line(device):
     sure = device["sure_within_percent"]
-    words = [device["name"], device["uuid"]]
+    words = [device["name"] or "GPU", device["uuid"]]
     if sure is not None:
         words.append(f"uncertain by at least {sure:g}%")
     if device["note"]:
@@ -195,7 +195,7 @@ def _gpu_texts(ranks):
             if gpu["mine"]:
                 mine.append(f"rank {each['rank']} {uses} it")
     return [
-        f"{gpu['name']}, {uuid}, {gpu['pci_bus_id']} on {host}"
+        f"{gpu['name'] or 'GPU'}, {uuid}, {gpu['pci_bus_id'] or 'unknown PCI bus'} on {host}"
         + (f", divided into {len(gpu['mig'])} MIG devices" if gpu["mig"] else "")
         + f": {', '.join(mine) or 'no rank uses it'}"
         for (host, uuid), (gpu, mine) in users.items()

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 
+from keras_nowcast.checked import is_number
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import take_lock
 from keras_nowcast.records import RunFolder
@@ -20,6 +21,7 @@ from keras_nowcast.records import RunFolder
 TOUCH_EVERY_S = 2.0
 RETRY_S = 0.1  # far longer than a check of the lock takes
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_TIMES = ("zero_unix_s", "saved_unix_s")
 
 
 class RunLock:
@@ -41,6 +43,7 @@ class RunLock:
         self._say = say
         self._file = None
         self._previous = {}
+        self._is_odd = False
         self._touched = 0.0
         self.lost = []
         self.zero_unix_s = None
@@ -48,7 +51,7 @@ class RunLock:
     @property
     def follows(self):
         """True if another job was in the folder before this one."""
-        return bool(self._previous)
+        return bool(self._previous) or self._is_odd
 
     def take(self):
         """Takes the lock, unless this process holds it already.
@@ -80,6 +83,11 @@ class RunLock:
             )
         self._file = file
         self._previous = _read(file)
+        self._is_odd = not self._previous and os.fstat(file).st_size > 0
+        if self._is_odd:
+            self._say(
+                f"{self._path} cannot be read: the lost work of earlier starts is not counted"
+            )
         self._last_alive = os.fstat(file).st_mtime
         self.zero_unix_s = self._previous.get("zero_unix_s")
 
@@ -168,7 +176,18 @@ def _lock(file):
 
 
 def _read(file):
+    """Returns what the lock file of the last job holds, {} if that is not usable.
+
+    It is new, a kill cut it short, or something else wrote it.
+    """
     try:
-        return json.loads(os.pread(file, 2**20, 0))
-    except ValueError:  # a new file, or one truncated by a kill
+        content = json.loads(os.pread(file, 2**20, 0))
+        times = [content["since_unix_s"], *filter(None, map(content.get, _TIMES))]
+        ends = [
+            end for name in ("starts", "lost") for pair in content.get(name, []) for end in pair
+        ]
+        pairs = [len(pair) == 2 for name in ("starts", "lost") for pair in content.get(name, [])]
+        usable = all(map(is_number, times + ends)) and all(pairs)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return {}
+    return content if usable else {}

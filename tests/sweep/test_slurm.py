@@ -93,3 +93,10 @@ def test_without_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="if sbatch is not on PATH"):
         slurm.submit(tmp_path, cells(4), "slurm/sweep.sbatch", [])
+
+
+@pytest.mark.parametrize("content", ["", "{}x", "3", "[3]", '[{"name": 1}]', '[{"settings": 3}]'])
+def test_an_odd_list_of_cells_is_one_line(tmp_path, content):
+    (tmp_path / "cells.json").write_text(content)
+    with pytest.raises(InputError, match="cells.json must be the list of cells that the sweep wr"):
+        slurm.listed_cell(tmp_path, 0)

@@ -224,3 +224,35 @@ def test_lost_energy_of_a_trace_that_is_none_is_absent_with_its_reason(tmp_path,
     lost = writer._lost_energy()
     assert lost["lost_joules"] is None and lost["lost_coverage"] is None
     assert "power.csv must have the columns" in lost["lost_joules_reason"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\0\0\0",
+        "[]",
+        "null",
+        "{}",
+        '{"since_unix_s": "now"}',
+        '{"since_unix_s": 1.0, "starts": [3]}',
+        '{"since_unix_s": 1.0, "lost": [[1.0]]}',
+        '{"since_unix_s": 1.0, "zero_unix_s": [1]}',
+    ],
+)
+def test_an_odd_lock_file_is_a_line_and_no_traceback(tmp_path, content):
+    (tmp_path / "running.json").write_text(content)
+    said = []
+    lock = RunLock(tmp_path, said.append)
+    lock.take()
+    assert said == [
+        f"{tmp_path}/running.json cannot be read: the lost work of earlier starts is not counted"
+    ]
+    assert lock.follows  # so that the record does not state that no work was lost
+    lock.begin(saved_unix_s=5.0)
+    assert lock.lost == []
+    lock.end(6.0)
+    lock.release()
+    again = RunLock(tmp_path, said.append)
+    again.take()
+    assert len(said) == 1 and again.follows
+    again.release()
