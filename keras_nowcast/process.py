@@ -14,6 +14,7 @@ from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130  # as a shell reports a program that Ctrl-C ended
+EXIT_PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run again with --resume
 
 # Those of Horovod's launcher with Gloo, of Open MPI's mpirun, and of MPICH's and Intel's. Of
@@ -95,29 +96,97 @@ class Signals:
         self.received += 1
 
 
+class Output:
+    """Standard output or standard error, of which a failure does not end the work.
+
+    A full disk or a reader that has ended is found in the middle of a training as likely as at the
+    end of a short script. The first error is kept, and everything after it is discarded.
+
+    Args:
+      name: "stdout" or "stderr", which it replaces in `sys` while it is open.
+
+    Attributes:
+      error: the first OSError, or None.
+    """
+
+    def __init__(self, name):
+        self._name = name
+        self._stream = getattr(sys, name)
+        self.error = None
+
+    def __enter__(self):
+        if self._stream is not None:  # as if it was closed before the start
+            setattr(sys, self._name, self)
+        return self
+
+    def __exit__(self, *exception):
+        if self._stream is not None:
+            self.flush()
+            setattr(sys, self._name, self._stream)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """Writes text; returns its length also if it is discarded."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._discard(error)
+            return len(text)
+
+    def flush(self):
+        """Writes out what is buffered."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._discard(error)
+
+    def _discard(self, error):
+        self.error = self.error or error
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self._stream.fileno())  # also for what is still buffered
+        os.close(nothing)
+
+
 def run_script(main):
     """Calls `main()` and ends the process with the documented exit status.
 
     InputError, Interrupted and TrainingFailed each end in one line on standard error, with status
     2, 75 and 1. Any other exception is a fault and keeps its traceback. In a job of several
-    processes only the first prints.
+    processes only the first prints. If the output cannot be written, the work is done nevertheless;
+    the status is then 1 with one line, or 141 without one if the reader of a pipe has ended.
     """
+    with Output("stdout") as out, Output("stderr"):
+        status = _status(main)
+    if not status and isinstance(out.error, BrokenPipeError):
+        status = EXIT_PIPE_CLOSED
+    elif not status and out.error is not None:
+        status = EXIT_FAILED
+        print(f"failed: standard output cannot be written: {out.error.strerror}", file=sys.stderr)
+    if status:
+        sys.exit(status)
+
+
+def _status(main):
+    """Calls `main()` and returns the exit status, after printing the line of what ended it."""
     try:
         main()
+        return 0
+    except SystemExit as ended:
+        return ended.code
     except InputError as error:
-        _end(f"error: {error}", EXIT_BAD_INPUT)
+        message, status = f"error: {error}", EXIT_BAD_INPUT
     except Interrupted as interrupted:
-        _end(str(interrupted), EXIT_INTERRUPTED)
+        message, status = str(interrupted), EXIT_INTERRUPTED
     except TrainingFailed as failure:
-        _end(f"failed: {failure}", EXIT_FAILED)
+        message, status = f"failed: {failure}", EXIT_FAILED
     except KeyboardInterrupt:
-        _end("stopped at once; an earlier checkpoint is kept if there is one", EXIT_STOPPED)
-
-
-def _end(message, status):
+        message = "stopped at once; an earlier checkpoint is kept if there is one"
+        status = EXIT_STOPPED
     if is_first_process():
         print(one_line(message), file=sys.stderr)
-    sys.exit(status)
+    return status
 
 
 def one_line(message):

@@ -1,6 +1,8 @@
 """Exit statuses, signals, and the rank that prints."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -86,3 +88,46 @@ def test_a_rank_that_is_refused_alone_says_so(capsys, monkeypatch):
             raise InputError("`--depth` must be 1")
         printed[rank] = capsys.readouterr().err
     assert printed == {"0": "", "1": "error: rank 1: `--depth` must be 1\n"}
+
+
+def script(text):
+    """Returns the words of a process that runs a main of this body as a script does."""
+    code = f"import sys\nfrom keras_nowcast.process import run_script\ndef main():\n {text}\n"
+    return [sys.executable, "-c", code + "run_script(main)"]
+
+
+LONG = "print('x' * 100000, flush=True); print('done', file=sys.stderr)"
+
+
+def test_a_reader_that_ends_is_no_failure_of_the_work():
+    with subprocess.Popen(script(LONG), stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "done\n"
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize("text", [LONG, "print('x'); print('done', file=sys.stderr)"])
+def test_output_to_a_full_disk_is_one_line(text):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(script(text), stdout=full, stderr=-1, text=True, check=False)
+    assert done.stderr == (
+        "done\nfailed: standard output cannot be written: No space left on device\n"
+    )
+    assert done.returncode == 1
+
+
+def test_another_status_is_kept_and_errors_go_nowhere():
+    text = "print('x' * 100000); print('y' * 100000, file=sys.stderr); sys.exit(75)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(script(text), stdout=full, stderr=full, check=False)
+    assert done.returncode == 75
+
+
+def test_a_fault_keeps_its_traceback_and_the_streams_come_back():
+    def main():
+        raise RuntimeError("fault")
+
+    before = sys.stdout, sys.stderr
+    with pytest.raises(RuntimeError):
+        process.run_script(main)
+    assert (sys.stdout, sys.stderr) == before
