@@ -8,7 +8,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import reprlib
 import runpy
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,7 +165,7 @@ def read_preset(folder, name):
       name: name of a preset in it, or the path of another .py file with such a list.
 
     Raises:
-      InputError: there is no such preset.
+      InputError: there is no such preset, it fails, or RUNS is not a list of Cells.
     """
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
@@ -171,7 +173,37 @@ def read_preset(folder, name):
         raise InputError(
             f"`--preset` must be one of {names}, or an existing .py file. Received: {name}."
         )
-    return runpy.run_path(str(path))["RUNS"]
+    try:
+        runs = runpy.run_path(str(path)).get("RUNS")
+    except InputError as error:
+        raise InputError(
+            f"`--preset` must have cells that can be trained. {path}: {error}"
+        ) from None
+    except (Exception, SystemExit) as error:  # it is a program, which may do anything
+        raise InputError(
+            f"`--preset` must be a Python file that runs. Received: {path}, {_fault(path, error)}; "
+            "experiments/presets has examples."
+        ) from None
+    if not isinstance(runs, list | tuple) or not runs or not all(isinstance(r, Cell) for r in runs):
+        raise InputError(
+            "`--preset` must be a file with RUNS, a list of Cells that is not empty. Received: "
+            f"{path}, with {'no RUNS' if runs is None else f'RUNS = {reprlib.repr(runs)}'}; "
+            "experiments/presets has examples."
+        )
+    return list(runs)
+
+
+def _fault(path, error):
+    """Returns where in a preset an exception was raised, and which, as text."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines = [error.lineno]
+    where = f"line {lines[-1]}: " if lines and lines[-1] else ""
+    return f"{where}{type(error).__name__}: {getattr(error, 'msg', error)}"
 
 
 def place(cells, say=print):

@@ -212,3 +212,30 @@ def test_with_a_gpu_no_cell_is_left_out(root, monkeypatch):
 def test_bad_data_are_refused(tmp_path):
     with pytest.raises(InputError, match="`--data` must be a folder"):
         place([Cell({"data": str(tmp_path / "absent")})])
+
+
+ONE_CELL = "from keras_nowcast.sweep.cells import Cell\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("RUNS = [", "that runs. Received: {path}, line 1: SyntaxError: '[' was never closed; "),
+        ("X = 1\nRUNS = [1 / 0]", "Received: {path}, line 2: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "that runs. Received: {path}, line 1: SystemExit: 3; "),
+        ("import os", "RUNS, a list of Cells that is not empty. Received: {path}, with no RUNS; "),
+        ("RUNS = []", "Received: {path}, with RUNS = []; "),
+        ("RUNS = {'a': 1}", "Received: {path}, with RUNS = {{'a': 1}}; "),
+        ("RUNS = [3]", "Received: {path}, with RUNS = [3]; experiments/presets has examples."),
+        (ONE_CELL + "RUNS = [Cell({'depht': 3})]", "line 2: TypeError: "),
+        (ONE_CELL + "RUNS = [Cell({'depth': '3'})]", "line 2: TypeError: "),
+        (ONE_CELL + "RUNS = [Cell({'depth': 9})]", "{path}: `--depth` must be from 1 to 6. Rec"),
+    ],
+)
+def test_a_preset_with_a_fault_is_one_line(tmp_path, text, words):
+    path = tmp_path / "odd.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match="^`--preset` must ") as refusal:
+        cells.read_preset(tmp_path, str(path))
+    assert words.format(path=path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
