@@ -16,7 +16,6 @@ from keras_nowcast.report.style import (
     COLORS,
     MANY_RUNS,
     MARKERS,
-    STYLE,
     NotDrawn,
     draw_bars,
     draw_legend,
@@ -29,6 +28,7 @@ from keras_nowcast.report.style import (
     runs_of,
     signed,
     size_axis,
+    styled,
 )
 from keras_nowcast.study import compare, table
 
@@ -50,7 +50,7 @@ def training_curves(runs):
     if not drawn:
         raise NotDrawn("no run has finished an epoch")
     few = len(drawn) <= MANY_RUNS
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(10, 4.4), sharey=True, layout="constrained"
         )
@@ -116,7 +116,7 @@ def cost_by_size(runs):
     if not drawn:
         raise NotDrawn("no completed run has a timed epoch")
     measured = [run for run in drawn if run.row["joules_per_epoch"] is not None]
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = plt.subplots(
             1,
             3 if measured else 1,
@@ -178,7 +178,7 @@ def mixed_speedup(runs):
         raise NotDrawn(
             "no completed run in float32 differs from one in mixed precision only in precision"
         )
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = plt.subplots(
             1, 2, figsize=(10, 4.4), layout="constrained", sharex=True, sharey=True
         )
@@ -223,7 +223,7 @@ def scaling(runs):
     pairs = compare.scaling_pairs(cells)
     if not pairs:
         raise NotDrawn("no two completed runs differ only in the number of processes")
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
         lines = {}
         for few, many in pairs:
@@ -289,7 +289,7 @@ def memory_by_size(runs):
     drawn = [run for run in runs if run.is_completed and measured_memory(run.row)]
     if not drawn:
         raise NotDrawn("no completed run measured the peak memory of its processes")
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
         for precision in sorted({run.row["precision"] for run in drawn}):
             rows = [run.row for run in drawn if run.row["precision"] == precision]

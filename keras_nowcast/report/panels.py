@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import written_whole
-from keras_nowcast.report.style import COLORS, MARKERS, NotDrawn
+from keras_nowcast.report.style import COLORS, MARKERS, NotDrawn, styled
 from keras_nowcast.vil import MISSING, vil_kg_m2
 
 # Source: the SEVIR authors' display code, one color from each level up to the next. Theirs has one
@@ -82,7 +82,7 @@ def forecast_panel(inputs, truth, forecasts, lead_minutes, levels, title, scores
     colors, norm = vil_colors(levels)
     rows = {"observed": truth} | forecasts
     columns = len(lead_minutes)
-    with plt.rc_context(_STYLE):
+    with styled(_STYLE):
         figure, axes = plt.subplots(
             len(rows),
             columns + 1,
@@ -156,7 +156,7 @@ def scores_by_lead(rows, thresholds):
         ("mae", None, "mean absolute error", "MAE (VIL code)"),
     ]
     columns = 3
-    with plt.rc_context(_STYLE):
+    with styled(_STYLE):
         figure, axes = plt.subplots(
             -(-len(panels) // columns),
             columns,
@@ -224,7 +224,7 @@ def power_by_lead(rows, spectra):
         )
     last = max(row["lead_minutes"] for row in rows)
     columns = len(bands) + 1
-    with plt.rc_context(_STYLE):
+    with styled(_STYLE):
         figure, axes = plt.subplots(
             1, columns, figsize=(3.5 * columns, 3.4), layout="constrained", sharey=True
         )
@@ -276,7 +276,7 @@ def performance_diagram(rows, thresholds):
     Source: Roebber (2009).
     """
     rows = [row for row in rows if row["lead_minutes"] == "all"]
-    with plt.rc_context(_STYLE):
+    with styled(_STYLE):
         figure, axes = plt.subplots(figsize=(7.4, 5.6), layout="constrained")
         _performance_lines(axes)
         looks = _looks(rows)
@@ -376,7 +376,7 @@ def write_animation(path, truth, forecasts, minutes, levels, title, frames_per_s
     """
     colors, norm = vil_colors(levels)
     fields = {"observed": truth} | forecasts
-    with plt.rc_context(_STYLE):
+    with styled(_STYLE):
         figure, axes = plt.subplots(
             1,
             len(fields),

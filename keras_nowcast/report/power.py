@@ -7,13 +7,13 @@ from matplotlib.ticker import MaxNLocator
 from keras_nowcast.report.style import (
     COLORS,
     MANY_RUNS,
-    STYLE,
     NotDrawn,
     draw_legend,
     estimate_mark,
     label,
     literal,
     signed,
+    styled,
 )
 
 MAX_POINTS = 1500  # of a power trace; a figure is fewer pixels wide
@@ -39,7 +39,7 @@ def power_traces(runs):
     drawn = list(dict.fromkeys(drawn)) if len(traced) > MANY_RUNS else traced
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = plt.subplots(
             rows,
             columns,
@@ -102,7 +102,7 @@ def power_trace(run, record):
       against the epoch.
     """
     energy = record.get("energy") or {}
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.4), layout="constrained")
         traces = run.folder.read_power()
         for number, ((host, device), (seconds, watts)) in enumerate(traces.items()):

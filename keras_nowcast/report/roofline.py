@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 from keras_nowcast.report.style import (
-    STYLE,
     NotDrawn,
     draw_bars,
     draw_legend,
@@ -13,6 +12,7 @@ from keras_nowcast.report.style import (
     point_style,
     precision_color,
     signed,
+    styled,
 )
 from keras_nowcast.study import table
 
@@ -53,7 +53,7 @@ def roofline_figure(runs):
     timed = _largest_with_layers(drawn)
     by_precision = _by_precision(drawn) if timed else {None: drawn}
     count = len(by_precision)
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = plt.subplots(
             1,
             count,

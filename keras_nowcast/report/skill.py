@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 from matplotlib.transforms import Bbox
 
 from keras_nowcast.report.style import (
-    STYLE,
     NotDrawn,
     draw_bars,
     draw_legend,
@@ -15,6 +14,7 @@ from keras_nowcast.report.style import (
     point_style,
     runs_of,
     signed,
+    styled,
 )
 from keras_nowcast.study import compare, table
 
@@ -54,7 +54,7 @@ def skill_by_cost(runs):
         )
         for cell in cells
     ]
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(figsize=(7.6, 5.2), layout="constrained")
         draw_bars(axes, points)
         labels = []

@@ -1,6 +1,7 @@
 """The look of the figures: colors, markers, axes, legends, and the line that names the runs.
 
-Every module of report/ that draws imports this one, which keeps matplotlib from opening a display.
+Every module of report/ that draws imports this one. It keeps matplotlib from opening a display, and
+draws in `styled`, whatever the user's matplotlibrc says.
 """
 
 import io
@@ -40,6 +41,14 @@ STYLE = {
 }
 MANY_RUNS = 12  # a legend of more lines than this is unreadable
 LETTERS_PER_INCH = 21  # in the line that names the runs of a figure
+
+
+def styled(style=STYLE):
+    """Returns a context in which matplotlib has its defaults and a style on top, and nothing else.
+
+    Figures are made and written in it.
+    """
+    return plt.style.context(style, after_reset=True)
 
 
 class NotDrawn(Exception):
@@ -177,9 +186,9 @@ def write_figure(figure, folder, name):
     Returns:
       The figure as SVG text for an HTML page: an <svg> element with ids that start with `name`.
     """
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout is the same in all three formats
-    with plt.rc_context({**STYLE, "svg.hashsalt": name}):
+    with styled({**STYLE, "svg.hashsalt": name}):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is the same in all three formats
         for suffix in (".pdf", ".png"):
             with written_whole(folder / f"{name}{suffix}") as beside:
                 figure.savefig(beside)

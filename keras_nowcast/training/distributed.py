@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from keras_nowcast.errors import InputError, TrainingFailed
 from keras_nowcast.process import launched_as
+from keras_nowcast.training.user_settings import load_keras
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def start(deterministic=False):
     # Horovod waits for the other ranks in a separate thread, up to once per millisecond. Open MPI
     # spins while it waits unless it is set to yield the core, which the step needs here.
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    load_keras()  # before Horovod, which imports it too
     hvd = _complete_horovod()
     hvd.init()
     if hvd.size() != launched[1]:
@@ -158,8 +160,13 @@ def start(deterministic=False):
 
 
 def load_tensorflow(world):
-    """Loads TensorFlow for a single process, which did not need it to `start`."""
+    """Loads TensorFlow for a single process, which did not need it to `start`.
+
+    Raises:
+      InputError: this process has imported Keras with another backend than TensorFlow.
+    """
     if world.size == 1:
+        load_keras()
         _claim_devices(world)
 
 

@@ -13,7 +13,7 @@ from keras_nowcast.errors import InputError
 from keras_nowcast.model import precision
 from keras_nowcast.process import launched_as
 from keras_nowcast.text_table import aligned, counted
-from keras_nowcast.training import distributed, environment
+from keras_nowcast.training import distributed, environment, user_settings
 
 MIN_FREE_BYTES = 2**30  # for a run folder with a few checkpoints; a data set needs more
 
@@ -66,14 +66,11 @@ def _unusable_packages():
     for name in ("tensorflow", "horovod.tensorflow"):
         try:
             if importlib.util.find_spec(name.partition(".")[0]):
+                user_settings.load_keras()  # before Horovod, which imports it too
                 importlib.import_module(name)
         except Exception as error:  # any error of an incompatible library
             line = " ".join(str(error).split())
             problems.append(f"{name} is installed but does not load ({line}): run `make install`")
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        problems.append(
-            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']} and must be tensorflow: unset it"
-        )
     return problems
 
 
@@ -160,6 +157,7 @@ def report(found):
         ),
         ("precision", f"auto would be {found['precision_auto']} ({found['precision_reason']})"),
     ]
+    rows.append(("settings", "; ".join(found["user_settings"]) or "none of the user's"))
     for each in found["ranks"]:
         energy = each["energy"]
         text = (

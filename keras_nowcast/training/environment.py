@@ -9,7 +9,19 @@ from pathlib import Path
 from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
 from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
 from keras_nowcast.machine import cpu_has_bfloat16, cpu_model
-from keras_nowcast.training import distributed
+from keras_nowcast.training import distributed, user_settings
+
+# In these, a resumed run can have other results or another cost.
+_COMPARED = (
+    "python",
+    "tensorflow",
+    "keras",
+    "horovod",
+    "cpu",
+    "gpus",
+    "git_commit",
+    "user_settings",
+)
 
 
 def describe(world):
@@ -42,6 +54,7 @@ def describe(world):
         "world_size": world.size,
         "git_commit": _git_commit(),
         **_slurm_job(),
+        "user_settings": [f"{name}={value}" for name, value in user_settings.found().items()],
     }
 
 
@@ -65,6 +78,33 @@ def in_short(described):
         f"{described['keras']}, Horovod {described['horovod'] or 'not installed'}; "
         f"{len(described['hosts'])} host(s), {described['cpu']}, {described['cores']} cores, {gpus}"
     )
+
+
+def changes(before, now):
+    """Returns what of the software and the machine has changed between two starts, as one line.
+
+    Args:
+      before: the `environment` of the previous start; of an earlier version it has fewer keys.
+      now: what `describe` returned.
+
+    Returns:
+      None if it is the same in everything that can change results or cost.
+    """
+    changed = []
+    for name in _COMPARED:
+        if name in before and _text(before[name]) != _text(now[name]):
+            changed.append(f"{name} {_text(before[name])} before and {_text(now[name])} now")
+    if not changed:
+        return None
+    return "the previous start of this run had another environment: " + "; ".join(changed)
+
+
+def _text(value):
+    """Returns a value as text; of GPUs the models alone, since a job may get any of them."""
+    if isinstance(value, list):
+        names = [each.get("name") if isinstance(each, dict) else each for each in value]
+        return ", ".join(map(str, names)) or "none"
+    return "none" if value is None else str(value)
 
 
 def capabilities():

@@ -8,11 +8,11 @@ import functools
 import time
 
 from keras_nowcast.data.augment import augmented
-from keras_nowcast.errors import TrainingFailed
+from keras_nowcast.errors import InputError, TrainingFailed
 from keras_nowcast.files import remove_unfinished
 from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
-from keras_nowcast.training import build, environment, record, resume
+from keras_nowcast.training import build, environment, record, resume, user_settings
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
 
@@ -120,6 +120,10 @@ class Run:
             remove_unfinished(each)
         self.watchdog.on_tick = self.lock.touch
         self.watchdog.on_failure = self.record.write_failure
+        with contextlib.suppress(InputError):  # environment.json is odd, and is written again
+            changed = environment.changes(self.folder.read_environment() or {}, self.environment)
+            if changed is not None:
+                self.say(changed)
         self.folder.write_environment(self.environment)
         self.say(f"run folder: {self.folder.path}")
 
@@ -312,8 +316,11 @@ class Run:
 def _introduction(run):
     """Returns the console lines about a Run before it begins."""
     config, size, source = run.config, run.world.size, run.energy.source
+    settings = user_settings.report(user_settings.found())
+    settings = "" if settings is None else f"{settings}\n"
     return (
         f"{environment.in_short(run.environment)}\n"
+        f"{settings}"
         f"UNet of depth {config.depth} with {config.filters} filters: "
         f"{run.model.count_params():,} parameters; {run.training.windows} training windows per "
         f"epoch in {run.training.steps} steps on {size} process{'es' if size > 1 else ''}; "

@@ -1,5 +1,9 @@
 """The look of the figures: styles, error bars, and the line that names the runs."""
 
+import os
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import pytest
 import study_runs
@@ -57,3 +61,26 @@ def test_a_precision_is_a_color_and_a_number_of_processes_a_marker():
         "label": "mixed_bfloat16, 2 processes",
     }
     assert style.precision_color("float8") == "#000000"
+
+
+def test_the_matplotlibrc_of_the_user_plays_no_part(tmp_path):
+    """It asks for TeX, which need not be installed, and for another size of text."""
+    pictures = {}
+    for user, settings in {"plain": {}, "some": {"text.usetex": True, "font.size": 30}}.items():
+        with plt.rc_context(settings):
+            with style.styled():
+                figure, axes = plt.subplots(figsize=(2, 2), layout="constrained")
+                axes.plot([1, 2], label="line")
+                axes.legend()
+            style.write_figure(figure, tmp_path, user)
+        pictures[user] = (tmp_path / f"{user}.png").read_bytes()
+    assert pictures["plain"] == pictures["some"]
+
+
+def test_the_backend_of_a_notebook_need_not_be_installed():
+    code = "import keras_nowcast.report.figures, matplotlib; print(matplotlib.get_backend())"
+    environ = {**os.environ, "MPLBACKEND": "module://not_installed.backend"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().lower() == "agg", done.stderr

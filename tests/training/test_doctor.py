@@ -89,8 +89,12 @@ def test_small_disk(monkeypatch, tmp_path):
     assert doctor.report(found)[-1].startswith("PROBLEM")
 
 
-def test_another_backend(monkeypatch):
+def test_settings_of_the_user_are_shown_and_no_problem(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    found = doctor.examine()
-    assert "must be tensorflow" in found["problems"][0]
-    assert doctor.report(found) == [f"PROBLEM: {found['problems'][0]}"]
+    found = examine(monkeypatch, tmp_path)
+    assert found["problems"] == []
+    mine = [each for each in found["user_settings"] if each.startswith("KERAS")]
+    assert mine == ["KERAS_BACKEND=jax", f"KERAS_HOME={tmp_path}"]
+    (line,) = [line for line in doctor.report(found) if line.startswith("settings")]
+    assert "KERAS_BACKEND=jax" in line
