@@ -29,8 +29,13 @@ SEED = "seed"  # tells repetitions apart
 FOLDER = "folder"  # where a run is; a sweep sets it
 WATCHING = "watching"  # how a run is watched
 
+# What the ranks of one job may have in a field.
+ALIKE = "alike"  # all of them the same value
+FIRST = "first"  # any value; that of rank 0 applies to all
+OWN = "own"  # each its own value, since it is about the rank's host
 
-def _flag(default, role, help, *, may_change=None, before=None, choices=(), **bounds):
+
+def _flag(default, role, help, *, may_change=None, ranks=None, before=None, choices=(), **bounds):
     """Describes one field.
 
     Args:
@@ -38,6 +43,7 @@ def _flag(default, role, help, *, may_change=None, before=None, choices=(), **bo
       role: one of the roles above.
       help: for --help.
       may_change: whether a resumed run may have another value (default: by the role).
+      ranks: ALIKE, FIRST or OWN (default: FIRST for the role WATCHING, otherwise ALIKE).
       before: the value of a run whose version did not have the field (default: `default`). If it
         is given, a cell of a sweep with that value has the name that it had without the field.
       choices: the values that are allowed.
@@ -50,6 +56,7 @@ def _flag(default, role, help, *, may_change=None, before=None, choices=(), **bo
             "role": role,
             "help": help,
             "may_change_on_resume": may_change,
+            "ranks": ranks or (FIRST if role == WATCHING else ALIKE),
             "before": default if before is None else before,
             "is_later": before is not None,
             "choices": choices,
@@ -72,11 +79,13 @@ class RunConfig:
         "root folder of a SEVIR data set, with CATALOG.csv and data/ (default: a small synthetic "
         "one, written to data/synthetic first)",
         may_change=True,  # only its path: the windows in it must be the same
+        ranks=OWN,  # likewise
     )
     run_dir: str | None = _flag(
         None,
         FOLDER,
         "folder for the files of the run (default: a new one under runs/, named by time and model)",
+        ranks=FIRST,
     )
     depth: int = _flag(
         4, SIZE, f"encoder levels of the UNet, 1 to {MAX_DEPTH}", at_least=1, at_most=MAX_DEPTH
@@ -168,16 +177,23 @@ class RunConfig:
         "auto",
         WATCHING,
         "where power is read; auto-or-estimate estimates it if there is no sensor, and marks it",
+        ranks=OWN,
         choices=POWER_SOURCES,
     )
     power_interval_s: float = _flag(
-        0.1, WATCHING, "seconds between two readings of power", at_least=0.001, at_most=60
+        0.1,
+        WATCHING,
+        "seconds between two readings of power",
+        ranks=OWN,
+        at_least=0.001,
+        at_most=60,
     )
     watts_per_core: float | None = _flag(
         None,
         WATCHING,
         "assumed power of a busy core in watts, for --power-source estimate (default: the "
         "processor's design power, from a small table)",
+        ranks=OWN,
     )
     power_limit_w: float | None = _flag(
         None,
@@ -298,6 +314,13 @@ def names_of(*roles):
     """Returns the names of RunConfig's fields that have one of the roles, in their order."""
     return tuple(
         each.name for each in dataclasses.fields(RunConfig) if each.metadata["role"] in roles
+    )
+
+
+def names_on_ranks(rule):
+    """Returns the names of RunConfig's fields with a rule for ranks: ALIKE, FIRST or OWN."""
+    return tuple(
+        each.name for each in dataclasses.fields(RunConfig) if each.metadata["ranks"] == rule
     )
 
 

@@ -126,11 +126,11 @@ def take_weights(model, run, world):
 
     Args:
       model: the Keras model; its weights are replaced.
-      run: the RunFolder of the finished run.
+      run: the RunFolder of the finished run; rank 0 alone reads it.
       world: the World; all ranks call it together.
 
     Raises:
-      InputError: that run's model has other sizes, on whichever rank.
+      InputError: that run's model has other sizes.
     """
     from keras_nowcast.model.unet import read_unet
 
@@ -144,4 +144,5 @@ def take_weights(model, run, world):
             )
         model.set_weights(theirs.get_weights())
 
-    world.on_all(read)
+    world.on_first(read)
+    world.broadcast_variables(model.weights)

@@ -9,11 +9,12 @@ import dataclasses
 import datetime
 from pathlib import Path
 
+from keras_nowcast.config import FIRST, names_on_ranks
 from keras_nowcast.errors import Interrupted, TrainingFailed
 from keras_nowcast.model import precision
 from keras_nowcast.process import each_rank_reports, is_first_process
 from keras_nowcast.records import RunFolder
-from keras_nowcast.training import checks, distributed, environment
+from keras_nowcast.training import agreement, checks, distributed, environment
 from keras_nowcast.training.bad_events import UnreadableEvents
 from keras_nowcast.training.run import Run
 from keras_nowcast.training.runlock import RunLock
@@ -42,6 +43,7 @@ def train(config, started):
     # signal to the others, which must live long enough to report the rank.
     with contextlib.ExitStack() as last, contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(world, config.stall_seconds))
+        agreement.check(world, config, split)
         run = _prepare(config, world, split, watchdog, started)
         # After the watchdog has ended, because it may still write the record and a heartbeat.
         last.callback(run.lock.release)
@@ -68,6 +70,9 @@ def train(config, started):
 def _prepare(config, world, split, watchdog, started):
     """Returns the Run of a config. If it raises, no run folder has been created."""
     say = print if world.is_first else _say_nothing
+    # How a run is watched may differ between ranks, but some of it is done together.
+    of_first = {name: getattr(config, name) for name in names_on_ranks(FIRST)}
+    config = dataclasses.replace(config, **world.broadcast(of_first))
     distributed.load_tensorflow(world)
     config = _resolved(config, world, say)
     folder, lock = RunFolder(config.run_dir), RunLock(config.run_dir, say)
@@ -99,8 +104,5 @@ def _resolved(config, world, say):
         f"{datetime.datetime.now():%Y%m%d-%H%M%S}-d{config.depth}-f{config.filters}-g{config.grid}"
         f"-{policy}-np{world.size}-seed{config.seed}"
     )
-    return dataclasses.replace(
-        config,
-        precision=policy,
-        run_dir=world.broadcast(config.run_dir or str(Path("runs") / name)),
-    )
+    run_dir = world.broadcast(config.run_dir or str(Path("runs") / name))
+    return dataclasses.replace(config, precision=policy, run_dir=run_dir)

@@ -1,9 +1,10 @@
 """Worker: what gradients and loss scales become on several ranks, in one job.
 
-Usage: ranks_distributed.py OUT; each rank writes what it saw to OUT:
+Usage: ranks_distributed.py OUT DATA; DATA is a SEVIR. Each rank writes what it saw to OUT:
 
 - statistics/<rank>.npz: those of the first batch normalization, from `statistics`;
 - together/<rank>.npz, apart/<rank>.npz: the weights after `steps` with and without the allreduce;
+- agreement/<rank>.json: why the ranks were refused when rank 1 had another flag, from `agreement`;
 - outer/<rank>.json, inner/<rank>.json: what `overflow` saw with the reduction outside and inside
   the dynamic loss scale. The latter comes last: it can end the job, or block it.
 """
@@ -15,10 +16,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_nowcast.config import RunConfig
+from keras_nowcast.errors import InputError
 from keras_nowcast.model.layers import FusedBatchNormalization
 from keras_nowcast.model.loss import MaskedMeanSquaredError
 from keras_nowcast.model.unet import build_unet
-from keras_nowcast.training import distributed
+from keras_nowcast.training import agreement, checks, distributed
 from keras_nowcast.training.statistics import StatisticsEstimator
 from keras_nowcast.vil import MISSING
 
@@ -122,7 +125,21 @@ def overflow(world, inner=False):
     return seen
 
 
-def main(out):
+def refusals(world, root):
+    """Returns why the ranks are refused when rank 1 differs, null if they are not."""
+    changes = {"nothing": {}, "seed": {"seed": 7}, "windows": {"max_windows": 5}}
+    said = {}
+    for name, fields in changes.items():
+        config = RunConfig(data=root, **(fields if world.rank == 1 else {}))
+        try:
+            agreement.check(world, *checks.check(config, False, lambda line: None))
+            said[name] = None
+        except InputError as error:
+            said[name] = str(error)
+    return said
+
+
+def main(out, root):
     world = distributed.start()
 
     def path(part, suffix):
@@ -132,10 +149,11 @@ def main(out):
     np.savez(path("together", ".npz"), *steps(world))
     np.savez(path("apart", ".npz"), *steps(world, allreduce=False))
     np.savez(path("statistics", ".npz"), *statistics(world))
+    path("agreement", ".json").write_text(json.dumps(refusals(world, root)))
     path("outer", ".json").write_text(json.dumps(overflow(world)))
     world.gather(None)  # both have written
     path("inner", ".json").write_text(json.dumps(overflow(world, inner=True)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +24,13 @@ needs_horovod = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
+def two_ranks(tmp_path_factory, small_sevir):
     """The folder of what two ranks saw, from one job; see ranks_distributed.py."""
     if importlib.util.find_spec("horovod") is None:
         pytest.skip("Horovod is not installed")
     out = tmp_path_factory.mktemp("ranks")
     try:
-        done = run_ranks(2, HERE / "ranks_distributed.py", out)
+        done = run_ranks(2, HERE / "ranks_distributed.py", out, small_sevir)
     except subprocess.TimeoutExpired:  # blocked in its last part, as it may be
         return out
     assert (out / "outer" / "1.json").exists(), done.stdout + done.stderr
@@ -53,6 +54,18 @@ def check_both_equal(alone, folder, rtol):
 
 def test_two_ranks_equal_one_process_on_the_joint_batch(two_ranks):
     check_both_equal(ranks_distributed.steps(distributed.World()), two_ranks / "together", 1e-4)
+
+
+def test_ranks_that_differ_are_all_refused_with_one_line(two_ranks):
+    said = [json.loads((two_ranks / "agreement" / f"{n}.json").read_text()) for n in range(2)]
+    assert said[0] == said[1]
+    assert said[0]["nothing"] is None
+    assert re.fullmatch(
+        r"all ranks must have the same configuration, data and software\. Received: rank 1 on \S+ "
+        r"has --seed 7 instead of 0; give every rank the same flags\.",
+        said[0]["seed"],
+    )
+    assert "--max-windows 5 instead of None, train windows 5 instead of 24" in said[0]["windows"]
 
 
 def test_statistics_are_those_of_all_windows(two_ranks):

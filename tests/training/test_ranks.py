@@ -53,3 +53,23 @@ def test_bad_input_ends_all_ranks_with_one_line(tmp_path):
     assert len(lines) == 1
     assert "Exit code: 2" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_with_another_seed_ends_the_job_before_it_trains(small_sevir, tmp_path):
+    words = training(small_sevir, tmp_path / "run", "--epochs", "1")
+    differ = 'if [ "$HOROVOD_RANK" = 1 ]; then set -- "$@" --seed 7; fi; exec "$@"'
+    done = run([*GLOO, "bash", "-c", differ, "rank", *words])
+    assert done.returncode != 0 and "Exit code: 2" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert "rank 1 on " in line and "has --seed 7 instead of 0; give every rank the same" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_bad_flag_of_one_rank_is_reported(small_sevir, tmp_path):
+    words = training(small_sevir, tmp_path / "run", "--epochs", "1")
+    differ = 'if [ "$HOROVOD_RANK" = 1 ]; then set -- "$@" --filters 0; fi; exec "$@"'
+    done = run([*GLOO, "bash", "-c", differ, "rank", *words])
+    assert done.returncode != 0
+    assert "error: rank 1: `--filters` must be at least 1. Received: 0." in done.stderr
