@@ -15,8 +15,7 @@ process changes the forecasts.
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
-import importlib.util
+import hashlib
 import itertools
 import sys
 from pathlib import Path
@@ -26,10 +25,18 @@ import numpy as np
 from keras_nowcast.config import Parser, RunConfig
 from keras_nowcast.data import catalog, sevir, splits
 from keras_nowcast.errors import InputError
-from keras_nowcast.process import run_script
+from keras_nowcast.process import (
+    each_rank_reports,
+    is_first_process,
+    launched_as,
+    run_script,
+)
 from keras_nowcast.records import RunFolder
-from keras_nowcast.verification import baselines
-from keras_nowcast.verification.baselines import PYSTEPS_METHODS
+from keras_nowcast.verification.baselines import (
+    PYSTEPS_METHODS,
+    build_methods,
+    choose_methods,
+)
 from keras_nowcast.vil import (
     FRAMES_IN,
     FRAMES_OUT,
@@ -45,34 +52,25 @@ SCALES = (1, 5, 17)  # in pixels; odd, so that each neighborhood has a center
 
 
 def main():
-    arguments = build_parser().parse_args(sys.argv[1:])
-    for name in ("window_stride", "max_events"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            flag = name.replace("_", "-")
-            raise InputError(
-                f"`--{flag}` must be at least 1. Received: {value}; leave it out for the default."
-            )
-    run = RunFolder(arguments.run)
-    stored = run.stored_config()
-    if stored is None:
-        raise InputError(
-            f"`run` must be a run folder. Received: {run.path}, which has no config.json; give a "
-            "folder that train.py wrote."
-        )
-    from keras_nowcast.training import distributed
+    with each_rank_reports():
+        arguments = build_parser().parse_args(sys.argv[1:])
+        check(arguments)
+        say = print if is_first_process() else (lambda line: None)
+        run, stored = find_run(arguments)
+        events = scored_events(stored, arguments, say)
+        blocks = blocks_of(events, stored, arguments)
+        out = arguments.out or (run.path if arguments.set == "test" else run.path / "validation")
+        if is_first_process():
+            sevir.check_files(events)
+            make_folder(out)
+        from keras_nowcast.training import agreement, distributed
 
-    world = distributed.start()
-    say = print if world.is_first else (lambda line: None)
-    events = world.on_all(lambda: scored_events(stored, arguments, say))
-    blocks = world.on_all(lambda: blocks_of(events, stored, arguments))
-    world.on_first(lambda: sevir.check_files(events))
+        world = distributed.start()
+    agreement.require(world, lambda: described(run, stored, events, arguments))
     distributed.load_tensorflow(world)
     model = world.on_all(lambda: load_model(run, arguments.weights))
     if arguments.against is not None:
         world.on_all(lambda: check_published(stored, arguments, events, model[1]))
-    out = arguments.out or (run.path if arguments.set == "test" else run.path / "validation")
-    world.on_first(lambda: make_folder(out))  # before the scoring, which takes long
     evaluation, example = score(world, model, events, stored, arguments)
     if world.is_first:
         if blocks:
@@ -81,6 +79,81 @@ def main():
         rows = write_results(evaluation, example, out, arguments)
         if arguments.against is not None:
             print_published(rows, window_count(events, stored, arguments))
+
+
+def check(arguments):
+    """Raises InputError if a flag breaks its rule; needs no TensorFlow."""
+    from keras_nowcast.report.panels import vil_colors
+
+    for name in ("window_stride", "max_events"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            flag = name.replace("_", "-")
+            raise InputError(
+                f"`--{flag}` must be at least 1. Received: {value}; leave it out for the default."
+            )
+    vil_colors(arguments.levels)
+    choose_methods(arguments.methods)
+    launched = launched_as()
+    if arguments.save_forecasts is not None and launched is not None and launched[1] > 1:
+        raise InputError(
+            f"`--save-forecasts` must run in one process, which writes one file. Received: "
+            f"{launched[1]} processes; start evaluate.py without horovodrun."
+        )
+
+
+def find_run(arguments):
+    """Returns the RunFolder of the run and its stored configuration.
+
+    Raises:
+      InputError: there is no such run, or it has no model yet.
+    """
+    run = RunFolder(arguments.run)
+    stored = run.stored_config()
+    if stored is None:
+        raise InputError(
+            f"`run` must be a run folder. Received: {run.path}, which has no config.json; give a "
+            "folder that train.py wrote."
+        )
+    model_file(run, arguments.weights)
+    return run, stored
+
+
+def model_file(run, weights):
+    """Returns the file of the model that `--weights` chooses.
+
+    Raises:
+      InputError: the run has none.
+    """
+    file = run.model_file if weights == "last" else run.best_model_file
+    if not file.exists():
+        raise InputError(
+            f"`run` must hold a trained model, {file.name}. Received: {run.path}, which has none; "
+            "finish its training with train.py --resume."
+        )
+    return file
+
+
+def described(run, stored, events, arguments):
+    """Returns what must be the same on all ranks, as agreement.describe does for a training."""
+    from keras_nowcast.training import agreement
+
+    paths = ("run", "data", "out", "save_forecasts", "against")
+    given = {name: value for name, value in vars(arguments).items() if name not in paths}
+    model = hashlib.sha256(model_file(run, arguments.weights).read_bytes()).hexdigest()[:12]
+    return {
+        "flags": agreement.flags(given | {"window_stride": stride_of(stored, arguments)}),
+        "data": {
+            "the model": model,
+            **agreement.describe_data(arguments.data or stored["data"], {"scored": events}),
+        },
+        **agreement.describe_software(),
+    }
+
+
+def stride_of(stored, arguments):
+    """Returns the number of frames between the starts of two windows."""
+    return arguments.window_stride or stored["window_stride"]
 
 
 def build_parser():
@@ -171,12 +244,7 @@ def add_choice_of_events(parser):
 
 def load_model(run, weights):
     """Returns the trained model as a function of (b, y, x, 13) VIL codes, and its grid."""
-    file = run.model_file if weights == "last" else run.best_model_file
-    if not file.exists():
-        raise InputError(
-            f"`run` must hold a trained model, {file.name}. Received: {run.path}, which has none; "
-            "finish its training with train.py --resume."
-        )
+    file = model_file(run, weights)
     from keras_nowcast.model.unet import read_unet
 
     model = read_unet(file)
@@ -274,17 +342,15 @@ def score(world, model, events, stored, arguments):
       (Evaluation, example). The example is (name of the event, x, y, {method: forecast}) of the
       window with the highest mean VIL, or None if no window has any.
     """
-    from keras_nowcast.report.panels import vil_colors
     from keras_nowcast.verification import evaluate, spectrum
 
-    vil_colors(arguments.levels)  # checks them before the scoring, which takes long
     forecast, grid = model
     methods = build_methods(forecast, arguments.methods, world.is_first)
-    stride = arguments.window_stride or stored["window_stride"]
+    stride = stride_of(stored, arguments)
     example = (0.0, None)
 
     def score_mine():
-        with saving(arguments.save_forecasts, world, events, grid, stride) as save:
+        with saving(arguments.save_forecasts, events, grid, stride) as save:
 
             def on_forecast(event, x, y, forecasts):
                 nonlocal example
@@ -319,39 +385,6 @@ def pixel_km(events, grid):
     return width and width / grid
 
 
-def build_methods(forecast, names, is_first):
-    """Returns the methods to score: {name: function of (b, y, x, 13) VIL codes}.
-
-    Args:
-      forecast: the model, a function of (b, y, x, 13) VIL codes.
-      names: of the baselines, or None for all that the installed packages allow.
-      is_first: True on the rank that prints.
-
-    Raises:
-      InputError: a named baseline needs pysteps, which is not installed.
-    """
-    if names is None:
-        names = ("persistence", *PYSTEPS_METHODS)
-        if importlib.util.find_spec("pysteps") is None:
-            names = ("persistence",)
-            if is_first:
-                print(
-                    f"{', '.join(PYSTEPS_METHODS)} are not scored: they need pysteps "
-                    "(pip install -e .[baselines])"
-                )
-    elif importlib.util.find_spec("pysteps") is None and {*names} & {*PYSTEPS_METHODS}:
-        raise InputError(
-            f"`--methods` must be persistence where pysteps is not installed. Received: "
-            f"{' '.join(names)}; pip install -e .[baselines]"
-        )
-    motion = baselines.shared_motion()
-    methods = {"model": forecast}
-    for name in dict.fromkeys(names):
-        options = {"motion": motion} if name in PYSTEPS_METHODS else {}
-        methods[name] = functools.partial(getattr(baselines, name), leads=FRAMES_OUT, **options)
-    return methods
-
-
 def read_windows(events, grid, stride):
     """Yields (name of the event, x, y) of every window, and reads one event ahead."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
@@ -365,18 +398,13 @@ def read_windows(events, grid, stride):
 
 
 @contextlib.contextmanager
-def saving(folder, world, events, grid, stride):
+def saving(folder, events, grid, stride):
     """Yields a function of (name of an event, forecasts) that saves them, unless folder is None."""
     from keras_nowcast.verification.forecasts import saved_forecasts
 
     if folder is None:
         yield lambda name, forecasts: None
         return
-    if world.size > 1:
-        raise InputError(
-            f"`--save-forecasts` must run in one process, which writes one file. Received: "
-            f"{world.size} processes; start evaluate.py without horovodrun."
-        )
     by_name = {event.name: event for event in events}
     columns = catalog.CATALOG_COLUMNS
     with saved_forecasts(folder, "model", columns, grid) as append:
@@ -399,7 +427,7 @@ def write_results(evaluation, example, out, arguments):
       The rows of scores.csv.
     """
     from keras_nowcast.report import panels
-    from keras_nowcast.report.example import write_example
+    from keras_nowcast.report.example import draw_power, write_example
     from keras_nowcast.report.style import write_figure
     from keras_nowcast.verification import bootstrap, evaluate
 
@@ -445,7 +473,7 @@ def check_published(stored, arguments, events, grid):
         "authors-split": stored["authors_split"],
         "max-missing": stored["max_missing"],
         "max-windows": stored["max_windows"],
-        "window-stride": arguments.window_stride or stored["window_stride"],
+        "window-stride": stride_of(stored, arguments),
         "grid": grid,
     }
     published.check(settings, arguments.thresholds, window_count(events, stored, arguments))
@@ -453,7 +481,7 @@ def check_published(stored, arguments, events, grid):
 
 def window_count(events, stored, arguments):
     """Returns the number of windows that are scored."""
-    stride = arguments.window_stride or stored["window_stride"]
+    stride = stride_of(stored, arguments)
     return sum(len(sevir.window_starts(event.frames, stride)) for event in events)
 
 
@@ -462,20 +490,6 @@ def print_published(rows, windows):
     from keras_nowcast.verification import published
 
     print(published.text_table(rows, windows))
-
-
-def draw_power(evaluation, rows, out):
-    """Draws the power of the forecasts at small scales, if the grid resolves it."""
-    from keras_nowcast.report import panels
-    from keras_nowcast.report.style import NotDrawn, write_figure
-    from keras_nowcast.verification import evaluate
-
-    try:
-        figure = panels.power_by_lead(rows, evaluate.relative_spectra(evaluation))
-    except NotDrawn as reason:
-        print(f"power_by_lead is not drawn: {reason}")
-    else:
-        write_figure(figure, out, "power_by_lead")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import numpy as np
 
 from keras_nowcast.report import panels
-from keras_nowcast.report.style import write_figure
+from keras_nowcast.report.style import NotDrawn, write_figure
+from keras_nowcast.verification import evaluate
 from keras_nowcast.vil import FRAME_MINUTES, FRAMES_IN, FRAMES_OUT, MISSING
 
 PANEL_MINUTES = (5, 15, 30, 45, 60)
@@ -49,3 +50,13 @@ def _mse(forecast, observed):
     valid = observed != MISSING
     error = np.nan_to_num(forecast)[valid] - observed[valid].astype(np.float32)
     return np.square(error).mean() if valid.any() else np.nan
+
+
+def draw_power(evaluation, rows, out):
+    """Draws the power of the forecasts at small scales, if the grid resolves it."""
+    try:
+        figure = panels.power_by_lead(rows, evaluate.relative_spectra(evaluation))
+    except NotDrawn as reason:
+        print(f"power_by_lead is not drawn: {reason}")
+    else:
+        write_figure(figure, out, "power_by_lead")

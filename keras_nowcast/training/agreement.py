@@ -40,9 +40,22 @@ def check(world, config, split):
     Raises:
       InputError: they do not; every rank raises it.
     """
+    require(world, lambda: describe(config, split))
+
+
+def require(world, description):
+    """Checks that all ranks of a job have the same description; all ranks call it together.
+
+    Args:
+      world: the World.
+      description: function that returns it as `describe` does; not called on a single rank.
+
+    Raises:
+      InputError: they do not; every rank raises it.
+    """
     if world.size == 1:
         return
-    mine = describe(config, split)
+    mine = description()
     text = json.dumps(mine, sort_keys=True)
     if len(set(world.gather(hashlib.sha256(text.encode()).hexdigest()))) > 1:
         raise InputError(difference(world.gather(mine), world.gather(socket.gethostname())))
@@ -50,9 +63,28 @@ def check(world, config, split):
 
 def describe(config, split):
     """Returns what must be the same on all ranks, as {part: {name: value}} of texts and numbers."""
+    windows = {
+        f"{name} windows": sevir.count_windows(
+            getattr(split, name), config.window_stride, config.max_windows
+        )
+        for name in ("train", "validation")
+    }
+    events = {"train": split.train, "validation": split.validation}
     return {
-        "flags": _flags(config),
-        "data": _data(config, split),
+        "flags": flags({name: getattr(config, name) for name in names_on_ranks(ALIKE)}),
+        "data": windows | describe_data(config.data, events),
+        **describe_software(),
+    }
+
+
+def flags(values):
+    """Returns {name: value} with each name as its flag, `--run-dir` for `run_dir`."""
+    return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
+
+
+def describe_software():
+    """Returns the parts of a description that are the same for every job of this process."""
+    return {
         "code": {"the source of keras_nowcast": source_digest()},
         "software": _versions(),
         "variables": user_settings.of_numbers(),
@@ -98,28 +130,25 @@ def source_digest():
     return digest.hexdigest()[:12]
 
 
-def _flags(config):
-    return {f"--{name.replace('_', '-')}": getattr(config, name) for name in names_on_ranks(ALIKE)}
+def describe_data(root, sets):
+    """Returns what sets of events hold: the events, their files' sizes and the pixels of a few.
 
-
-def _data(config, split):
-    """Returns what the data set holds: its events, its files' sizes and the pixels of a few."""
+    Args:
+      root: the root folder of the data set.
+      sets: {name: Events}.
+    """
     found = {}
-    for name in ("train", "validation"):
-        events = getattr(split, name)
+    for name, events in sets.items():
         found[f"{name} events"] = len(events)
-        found[f"{name} windows"] = sevir.count_windows(
-            events, config.window_stride, config.max_windows
-        )
         found[f"the list of {name} events"] = _digest(
             "\n".join(f"{e.name} {e.index} {e.frames} {e.size}" for e in events).encode()
         )
-    events = split.train + split.validation
-    root = Path(config.data).absolute() / "data"
+    events = [event for each in sets.values() for event in each]
+    folder = Path(root).absolute() / "data"
     for file in sorted({event.file for event in events}):
-        found[f"the bytes of {file.relative_to(root)}"] = _size(file)
-    last = len(events) - 1
-    for place in sorted({round(last * k / (SAMPLED_EVENTS - 1)) for k in range(SAMPLED_EVENTS)}):
+        found[f"the bytes of {file.relative_to(folder)}"] = _size(file)
+    last, parts = len(events) - 1, SAMPLED_EVENTS - 1
+    for place in sorted({round(last * part / parts) for part in range(parts + 1)}) * bool(events):
         found[f"the pixels of event {events[place].name}"] = _pixels_digest(events[place])
     return found
 

@@ -8,6 +8,8 @@ does. Where that code is missing, the forecast is no echo.
 """
 
 import contextlib
+import functools
+import importlib.util
 import io
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.vil import MISSING
+from keras_nowcast.vil import FRAMES_OUT, MISSING
 
 # The methods that need pysteps, weakest first; each is a function of this module.
 PYSTEPS_METHODS = ("extrapolation", "sprog", "anvil")
@@ -253,3 +255,53 @@ def _pysteps():
                 f"'keras_nowcast[baselines]'. Received: {error}"
             ) from error
     return _Pysteps(proesmans, extrapolate, sprog.forecast, anvil.forecast)
+
+
+def choose_methods(names, say=lambda line: None):
+    """Returns the names of the baselines to score.
+
+    Args:
+      names: as `--methods`; None for all that the installed packages allow.
+      say: called with a line on what is left out.
+
+    Raises:
+      InputError: a named baseline needs pysteps, which is not installed.
+    """
+    has_pysteps = importlib.util.find_spec("pysteps") is not None
+    if names is None and has_pysteps:
+        return ("persistence", *PYSTEPS_METHODS)
+    if names is None:
+        say(
+            f"{', '.join(PYSTEPS_METHODS)} are not scored: they need pysteps "
+            "(pip install -e .[baselines])"
+        )
+        return ("persistence",)
+    if not has_pysteps and {*names} & {*PYSTEPS_METHODS}:
+        raise InputError(
+            f"`--methods` must be persistence where pysteps is not installed. Received: "
+            f"{' '.join(names)}; pip install -e .[baselines]"
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def build_methods(forecast, names, is_first):
+    """Returns the methods to score: {name: function of (b, y, x, 13) VIL codes}.
+
+    Args:
+      forecast: the model, a function of (b, y, x, 13) VIL codes.
+      names: of the baselines, as for `choose_methods`.
+      is_first: True on the rank that prints.
+
+    Raises:
+      InputError: a named baseline needs pysteps, which is not installed.
+    """
+    names = choose_methods(names, print if is_first else (lambda line: None))
+    motion = shared_motion()
+    methods = {"model": forecast}
+    for name in names:
+        if name == "persistence":
+            methods[name] = functools.partial(persistence, leads=FRAMES_OUT)
+        else:
+            function = {"extrapolation": extrapolation, "sprog": sprog, "anvil": anvil}[name]
+            methods[name] = functools.partial(function, leads=FRAMES_OUT, motion=motion)
+    return methods
