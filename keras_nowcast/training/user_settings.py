@@ -16,12 +16,17 @@ from keras_nowcast.errors import InputError
 
 _NOWHERE = os.path.join(os.devnull, "keras")  # a folder that cannot exist
 _PINNED = {"floatx": "float32", "image_data_format": "channels_last", "epsilon": 1e-7}
-_OF_KERAS = {"backend": "tensorflow", "nnx_enabled": False, **_PINNED}
+_IN_KERAS_JSON = {"backend": "tensorflow", "nnx_enabled": False, **_PINNED}
+# By name and not by TF_ alone: Terraform's variables begin with it too, and some are secrets.
+_OF_TENSORFLOW = (
+    "TF_(ALLOW|AUTO|AUTOTUNE|BF16|CONV|CUBLAS|CUDA|CUDNN|DEBUG|DETERMINISTIC|DISABLE|ENABLE|FORCE"
+    "|FP16|GPU|GRAPPLER|JIT|LAYOUT|MATMUL|MKL|NUM|ONEDNN|OVERRIDE|PER|ROCM|SET|SYNC|USE|XLA)_.*"
+)
+_OF_KERAS = "KERAS_(HOME|BACKEND|MAX_EPOCHS|MAX_STEPS_PER_EPOCH|NNX_ENABLED)"
 _RECORDED = re.compile(
-    "(TF|XLA|KERAS|OMP|GOMP|KMP|MKL|ONEDNN|DNNL|CUBLAS|CUDNN|NCCL)_.*"
+    f"{_OF_TENSORFLOW}|{_OF_KERAS}|(XLA|OMP|GOMP|KMP|MKL|ONEDNN|DNNL|CUBLAS|CUDNN|NCCL)_.*"
     "|CUDA_LAUNCH_BLOCKING|NVIDIA_TF32_OVERRIDE|PYTHONOPTIMIZE"
 )
-_NO_SETTING = re.compile("TF_CPP_.*|TF_CONFIG")  # log levels, and a cluster that is not used
 _NUMBERS = re.compile("(TF|XLA|ONEDNN|DNNL|CUBLAS|CUDNN)_.*|MKL_CBWR|NVIDIA_TF32_OVERRIDE")
 _SPEED = re.compile(".*(THREAD|ALLOW_GROWTH|ALLOCATOR|MEMUSE|VERBOSE|DUMP|LOG).*")
 
@@ -64,7 +69,7 @@ def _unset(prefix):
 
 def found(environ=os.environ):
     """Returns what the user has set, as {name: text}: variables, and entries of keras.json."""
-    settings = {name: environ[name] for name in sorted(environ) if _is_recorded(name)}
+    settings = {name: environ[name] for name in sorted(environ) if _RECORDED.fullmatch(name)}
     for name, value in _keras_json(environ).items():
         settings[f"keras.json {name}"] = str(value)
     return settings
@@ -75,7 +80,7 @@ def of_numbers(environ=os.environ):
     return {
         name: value
         for name, value in environ.items()
-        if _is_recorded(name) and _NUMBERS.fullmatch(name) and not _SPEED.fullmatch(name)
+        if _RECORDED.fullmatch(name) and _NUMBERS.fullmatch(name) and not _SPEED.fullmatch(name)
     }
 
 
@@ -92,10 +97,6 @@ def report(settings):
     return "; ".join(parts) or None
 
 
-def _is_recorded(name):
-    return bool(_RECORDED.fullmatch(name)) and not _NO_SETTING.fullmatch(name)
-
-
 def _keras_json(environ):
     """Returns the entries of the user's keras.json that differ from those that are used."""
     home = environ.get("KERAS_HOME") or Path.home() / ".keras"
@@ -106,5 +107,7 @@ def _keras_json(environ):
     if not isinstance(stored, dict):
         return {}
     return {
-        name: stored[name] for name, value in _OF_KERAS.items() if stored.get(name, value) != value
+        name: stored[name]
+        for name, value in _IN_KERAS_JSON.items()
+        if stored.get(name, value) != value
     }

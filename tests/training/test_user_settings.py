@@ -75,6 +75,9 @@ def test_what_is_found(tmp_path):
         "OMP_NUM_THREADS": "3",
         "NVIDIA_TF32_OVERRIDE": "0",
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_VAR_password": "secret",  # Terraform's
+        "TF_TOKEN_app_terraform_io": "secret",
+        "KERAS_NOWCAST_PYTHON": "python",
         "HOROVOD_RANK": "0",
         "PATH": "/bin",
     }
