@@ -1,10 +1,11 @@
-"""The two layers of the UNet that Keras does not have.
+"""The two layers of the UNet that Keras does not have, for each of Keras' backends.
 
-A saved model loads in any Keras process that has imported this module, with safe mode on.
+A saved model loads in any Keras process that has imported this module, with safe mode on, whether
+its backend is TensorFlow, JAX or PyTorch.
 """
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
@@ -36,9 +37,9 @@ class ScaleVIL(keras.layers.Layer):
         self.missing = int(missing)
 
     def call(self, vil):
-        vil = tf.cast(vil, tf.float32)
-        vil = tf.where(tf.equal(vil, self.missing), 0.0, vil)
-        return tf.cast((vil - self.mean) / self.scale, self.compute_dtype)
+        vil = ops.cast(vil, "float32")
+        vil = ops.where(ops.equal(vil, float(self.missing)), 0.0, vil)
+        return ops.cast((vil - self.mean) / self.scale, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -50,12 +51,13 @@ class ScaleVIL(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras' batch normalization, computed by a single fused operation of TensorFlow.
+    """Keras' batch normalization; on TensorFlow, a single fused operation computes it.
 
     The variables, the saved form, the moving averages and, within rounding, all results are those
     of `keras.layers.BatchNormalization`. Keras 3 computes them in a dozen operations, each with a
-    pass over memory, and casts half-precision activations to float32. Here activations stay in
-    half precision, and the statistics are float32.
+    pass over memory, and casts half-precision activations to float32. Here TensorFlow's activations
+    stay in half precision, and the statistics are float32. Other backends compute as Keras does;
+    the compiler of JAX fuses the operations.
 
     Attributes:
       memory: fraction of its averages that a training step keeps, read when a graph is traced;
@@ -80,21 +82,44 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         learning = bool(training and self.trainable)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            scale=self.gamma,
-            offset=self.beta,
-            mean=None if learning else self.moving_mean,
-            variance=None if learning else self.moving_variance,
-            epsilon=self.epsilon,
-            is_training=learning,
-        )
+        normalize = _normalize_fused if keras.backend.backend() == "tensorflow" else _normalize
+        outputs, mean, variance = normalize(self, inputs, learning)
         memory = self.momentum if self.memory is None else self.memory
         if learning and memory < 1:
-            # The operation returns the unbiased variance (divided by n - 1); Keras averages the
-            # biased one (divided by n).
-            n = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
-            variance *= tf.maximum(n - 1.0, 1.0) / n
             for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 average.assign(average * memory + value * (1.0 - memory) if memory else value)
         return outputs
+
+
+def _normalize_fused(layer, inputs, learning):
+    """Returns (outputs, mean, biased variance) of TensorFlow's fused operation."""
+    import tensorflow as tf
+
+    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+        inputs,
+        scale=layer.gamma,
+        offset=layer.beta,
+        mean=None if learning else layer.moving_mean,
+        variance=None if learning else layer.moving_variance,
+        epsilon=layer.epsilon,
+        is_training=learning,
+    )
+    if learning:
+        # The operation returns the unbiased variance (divided by n - 1); Keras averages the
+        # biased one (divided by n).
+        n = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
+        variance *= tf.maximum(n - 1.0, 1.0) / n
+    return outputs, mean, variance
+
+
+def _normalize(layer, inputs, learning):
+    """Returns (outputs, mean, biased variance), computed in float32 by any backend."""
+    inputs = ops.cast(inputs, "float32")
+    if learning:
+        mean, variance = ops.moments(inputs, axes=(0, 1, 2))
+    else:
+        mean, variance = layer.moving_mean, layer.moving_variance
+    outputs = ops.batch_normalization(
+        inputs, mean, variance, axis=-1, offset=layer.beta, scale=layer.gamma, epsilon=layer.epsilon
+    )
+    return ops.cast(outputs, layer.compute_dtype), mean, variance

@@ -1,11 +1,12 @@
 """Mean squared error over the pixels that were observed.
 
 The loss and the metric share one sum and one count. Neither averages averages: a batch or a rank
-with fewer valid pixels has less weight.
+with fewer valid pixels has less weight. Both run on each of Keras' backends; the functions at the
+end use what TensorFlow has and keras.ops has not.
 """
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
@@ -20,11 +21,11 @@ def masked_error(vil, vil_norm):
     Returns:
       (b, y, x, time) float32, and (b, y, x, time) bool.
     """
-    vil = tf.cast(vil, tf.float32)
-    valid = tf.not_equal(vil, float(MISSING))
-    error = tf.cast(vil_norm, tf.float32) - (vil - VIL_MEAN) / VIL_SCALE
+    vil = ops.cast(vil, "float32")
+    valid = ops.not_equal(vil, float(MISSING))
+    error = ops.cast(vil_norm, "float32") - (vil - VIL_MEAN) / VIL_SCALE
     # Masked before it is squared, so that a gap passes no gradient for any forecast there.
-    return tf.where(valid, error, 0.0), valid
+    return ops.where(valid, error, 0.0), valid
 
 
 class MaskedMeanSquaredError(keras.losses.Loss):
@@ -49,32 +50,64 @@ class MaskedMeanSquaredError(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         error, valid = masked_error(y_true, y_pred)
-        # Counted in integers, since float32 stops counting ones at 2**24, about 10 windows.
-        count = tf.cast(tf.math.count_nonzero(valid), tf.float32)
+        count = ops.cast(_count(valid), "float32")
         if self.average is not None:
             count = self.average(count)
-        # l2_loss is half the sum of squares; it makes two copies of the output fewer than squaring.
-        return tf.math.divide_no_nan(2.0 * tf.nn.l2_loss(error), count)
+        return ops.divide_no_nan(_sum_of_squares(error), count)
 
 
 class MeanSquaredErrorMetric(keras.metrics.Metric):
     """Mean squared error over every valid pixel seen since the last reset, in normalized units.
 
-    The two variables, `total` and `count`, are float64 sums, so the states of several ranks merge
-    by adding them. The result is NaN if no valid pixel was seen.
+    The two variables, `total` and `count`, are sums, so the states of several ranks merge by adding
+    them. They are float64; on JAX, which has float64 only if `jax_enable_x64` is set, they are
+    float32, and each batch adds a rounding error of up to 6e-8 of the sum. The result is NaN if no
+    valid pixel was seen.
     """
 
     def __init__(self, name="mse"):
-        super().__init__(name=name, dtype="float64")
-        self.total = self.add_variable((), initializer="zeros", dtype="float64", name="total")
-        self.count = self.add_variable((), initializer="zeros", dtype="float64", name="count")
+        dtype = _widest_float()
+        super().__init__(name=name, dtype=dtype)
+        self.total = self.add_variable((), initializer="zeros", dtype=dtype, name="total")
+        self.count = self.add_variable((), initializer="zeros", dtype=dtype, name="count")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         error, valid = masked_error(y_true, y_pred)
         # Each frame is summed in float32, and the sums of the frames in float64.
-        frames = tf.reduce_sum(tf.square(error), axis=(1, 2))
-        self.total.assign_add(tf.reduce_sum(tf.cast(frames, tf.float64)))
-        self.count.assign_add(tf.cast(tf.math.count_nonzero(valid), tf.float64))
+        frames = ops.sum(ops.square(error), axis=(1, 2))
+        self.total.assign_add(ops.sum(ops.cast(frames, self.total.dtype)))
+        self.count.assign_add(ops.cast(_count(valid), self.count.dtype))
 
     def result(self):
         return self.total / self.count
+
+
+def _count(valid):
+    """Returns the number of true elements.
+
+    It is counted in integers, since float32 stops counting ones at 2**24, about 10 windows.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.math.count_nonzero(valid)  # int64, since a GPU leaves sums of int32 to the host
+    return ops.count_nonzero(valid)
+
+
+def _sum_of_squares(error):
+    """Returns the sum of the squares of all elements, a float32 scalar."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # l2_loss is half the sum; it makes two copies of the output fewer than squaring.
+        return 2.0 * tf.nn.l2_loss(error)
+    return ops.sum(ops.square(error))
+
+
+def _widest_float():
+    """Returns the name of the widest float type that the backend computes in."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return "float64" if jax.config.jax_enable_x64 else "float32"
+    return "float64"
