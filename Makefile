@@ -2,10 +2,11 @@
 # make demo      run a small study: a sweep over sizes and precisions, then its table and figures
 # make test      run the tests that a change needs: those not marked slow
 # make test-all  run all tests
+# make backends install Keras' other backends, on which test-all then tests the network
 # make docs      build the documentation site in build/site
 # make lint      check the style and the format
 
-.PHONY: install demo test test-all docs lint
+.PHONY: install demo test test-all backends docs lint
 
 install:
 	@bash install/environment.sh
@@ -26,6 +27,9 @@ test: install
 
 test-all: install
 	.venv/bin/python -m pytest $(TWO_AT_A_TIME)
+
+backends: install
+	@bash tests/backends/environments.sh
 
 docs: .venv/docs-done
 	.venv/bin/python docs/make_run_folder.py

@@ -12,8 +12,10 @@ VERSION = re.search(
 README = ROOT / "README.md"
 
 # TensorFlow is in no list here but in the extras `cpu` and `gpu`: its two distributions share a
-# folder, so that a plain dependency on one of them would break the other. Horovod is in none
-# either: it cannot be had from pip alone, install/horovod.sh builds it.
+# folder, so that a plain dependency on one of them would break the other. `make install` chooses
+# one of them. Training needs TensorFlow; the rooms energy/ and model/ do not, and an installation
+# without an extra serves them on Keras' JAX or PyTorch backend, which the user installs. Horovod is
+# in no list either: it cannot be had from pip alone, install/horovod.sh builds it.
 INSTALL_REQUIRES = [
     "numpy>=1.26",
     "h5py>=3.11",  # SEVIR's files

@@ -16,6 +16,7 @@ NOT_HERE = {
     "make install": "downloads packages; tests/install plays it with stubs",
     "make demo": "takes minutes",
     "make test": "it is what runs this test",
+    "make backends": "downloads packages; .ci/run runs it",
     "make docs": "downloads packages the first time; .ci/run runs it",
     "make lint": "changes with every file; .ci/run runs it",
     "pip install -e": "needs an environment of its own",

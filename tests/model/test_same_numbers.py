@@ -85,7 +85,7 @@ def three_steps(policy):
     model.compile(
         build_optimizer(1e-3, policy),
         MaskedMeanSquaredError(),
-        [MeanSquaredErrorMetric()],
+        metrics=[MeanSquaredErrorMetric()],
         jit_compile=False,
     )
     vil = np.random.default_rng(0).integers(0, 256, (BATCH, GRID, GRID, 25)).astype("uint8")
