@@ -154,6 +154,21 @@ class GpuMeter:
         except MeterError:
             return watts, watts
 
+    def read_power(self, kind):
+        """Returns one power reading of the driver, by a single call, watts.
+
+        Args:
+          kind: "usage", the oldest power reading of the driver, of the GPU in every scope;
+            "average" over a second, or "instant", both of `scope`.
+
+        Raises:
+          MeterError: there is no reading this time, or an impossible one, or no such sensor.
+        """
+        if kind == "usage":
+            return _plausible(self._ask("nvmlDeviceGetPowerUsage"))
+        field = {"average": _FIELD_AVERAGE, "instant": _FIELD_INSTANT}[kind]
+        return _plausible(self._field_value(*self._fields(field)))
+
     def read_samples(self):
         """Returns the samples in the driver's buffer since the last call, oldest first.
 
@@ -267,6 +282,16 @@ class GpuMeter:
 def throttle_names(bits):
     """Returns the reasons in an NVML clock-reason mask, joined by '+'; '' for none."""
     return "+".join(name for bit, name in _THROTTLE_NAMES.items() if bits & bit)
+
+
+def read_driver_version():
+    """Returns the version of NVIDIA's driver as text, or None if the driver does not report it.
+
+    Raises:
+      NvmlUnavailable: there is no pynvml or no driver.
+    """
+    version = _default(None, _open(), "nvmlSystemGetDriverVersion")
+    return None if version is None else _text(version)
 
 
 def read_power_limit(uuid):
