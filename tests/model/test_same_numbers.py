@@ -1,4 +1,4 @@
-"""On TensorFlow, what keras.ops computes is what TensorFlow's own operations computed, bit by bit."""
+"""On TensorFlow, keras.ops gives what TensorFlow's own operations gave, bit by bit."""
 
 import collections
 
