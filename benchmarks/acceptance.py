@@ -1,0 +1,237 @@
+"""What to run first on a new GPU machine: ten minutes, and a report that says pass or fail.
+
+Each stage runs in a separate process with a time limit, and writes its JSON file at each step. A
+stage that fails, hangs or is killed therefore keeps what it found, and ends no other stage.
+report.md, which is written again after each stage, says pass, fail, or what could not be tried.
+
+  machine    versions, devices, and what doctor.py finds
+  sensors    NVML's counter and power at 1 kHz, idle and under load: update periods, steps, the
+             average against the instantaneous power, the time of a call
+  duty       the energy counter against the integral of the power, under known duty cycles
+  overhead   training steps with and without the energy monitor, in alternating blocks
+  limit      a power limit is set, and restored after the work and after SIGKILL (needs root)
+  network    the UNet by depth, filters and precision: samples per second, joules per sample, peak
+             memory, loss scale
+  input      the reader against plain h5py, and copies from host to device
+  allreduce  with two GPUs and Horovod: sums of known values right after long matrix products
+
+The stages use Keras on TensorFlow, JAX or PyTorch, whichever is installed; what needs TensorFlow
+or Horovod is not tried without them. The exit status is 0 if no stage failed, otherwise 1.
+
+    python benchmarks/acceptance.py
+    python benchmarks/acceptance.py --stages machine sensors duty    # the sensors alone
+    python benchmarks/acceptance.py --rehearse --minutes 2           # here, without a GPU
+"""
+
+import datetime
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "energy")]  # a clone is enough
+
+from acceptance_findings import (  # noqa: E402
+    NOT_TRIED,
+    CannotTry,
+    Findings,
+    end_for_the_stage,
+    write_report,
+)
+from flags import build_parser  # noqa: E402
+
+BACKENDS = ("auto", "tensorflow", "jax", "torch")
+PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
+MINUTES, SHORTEST_LIMIT_S, KILL_AFTER_S = 10.0, 45.0, 5.0
+
+
+class Stage(NamedTuple):
+    """A stage: where its function is, its time limit in a run of ten minutes, its question."""
+
+    module: str
+    limit_s: float
+    question: str
+
+
+STAGES = {
+    "machine": Stage("acceptance_host", 40, "Is everything there that a run needs?"),
+    "sensors": Stage("acceptance_sensors", 70, "How do the sensors of the GPU update, and agree?"),
+    "duty": Stage("acceptance_sensors", 90, "Do the energy counter and the power agree?"),
+    "overhead": Stage("acceptance_network", 70, "What does the energy monitor cost?"),
+    "limit": Stage("acceptance_sensors", 30, "Is a power limit set, and always restored?"),
+    "network": Stage("acceptance_network", 210, "What does training the UNet cost?"),
+    "input": Stage("acceptance_host", 40, "How fast do windows reach the GPU?"),
+    "allreduce": Stage("acceptance_host", 50, "Are sums over two GPUs right?"),
+}
+
+
+def parse(words=None):
+    """Returns the parsed flags."""
+    parser = build_parser(__doc__)
+    add = parser.add_argument
+    add("--out", type=Path, help="folder of the files (default: a new one in build/acceptance)")
+    add("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to run")
+    add("--stage", choices=STAGES, help="run this one in this process, without a time limit")
+    add("--backend", choices=BACKENDS, default="auto", help="Keras' backend")
+    add("--minutes", type=float, default=MINUTES, help="minutes for all stages together")
+    add("--depth", type=int, nargs="+", default=[4, 3], help="encoder levels of the UNet")
+    add("--filters", type=int, nargs="+", default=[32, 16], help="filters of the first level")
+    add("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="number formats")
+    add("--grid", type=int, default=384, help="pixels along a side")
+    add("--batch-per-replica", type=int, default=4, help="windows in a batch")
+    add("--events", type=int, default=6, help="synthetic events for the reader")
+    add("--matmul-side", type=int, default=4096, help="rows of the matrices that load the GPU")
+    add(
+        "--rehearse",
+        action="store_true",
+        help="try this script without a GPU: small sizes on the CPU, and a stub of NVIDIA's driver "
+        "(tests/energy, needs gcc) in place of the real one",
+    )
+    options = parser.parse_args(words)
+    if not 0 < options.minutes <= 600:
+        parser.error(f"`--minutes` must be above 0, at most 600. Received: {options.minutes:g}.")
+    for flag in ("grid", "batch_per_replica", "events", "matmul_side"):
+        if getattr(options, flag) < 1:
+            name = "--" + flag.replace("_", "-")
+            parser.error(f"`{name}` must be at least 1. Received: {getattr(options, flag)}.")
+    return options
+
+
+def prepare(options):
+    """Completes the options: sizes of a rehearsal, and the factor on all durations."""
+    options.scale = options.minutes / MINUTES
+    if options.rehearse:
+        options.depth, options.filters, options.grid = [2], [4], 32
+        options.batch_per_replica, options.events, options.matmul_side = 2, 2, 256
+    if options.out is None:
+        now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+        options.out = ROOT / "build" / "acceptance" / f"{now}_{socket.gethostname()}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def limit_s(name, options):
+    """Returns the time limit of a stage, seconds."""
+    return max(STAGES[name].limit_s * options.scale, SHORTEST_LIMIT_S)
+
+
+def run_here(name, options):
+    """Runs a stage in this process and returns its verdict."""
+    stage = STAGES[name]
+    findings = Findings(options.out / f"{name}.json", name, stage.question)
+    options.until = time.monotonic() + 0.8 * limit_s(name, options)
+    try:
+        measure = getattr(importlib.import_module(stage.module), f"measure_{name}")
+        measure(options, findings)
+    except CannotTry as error:
+        return findings.end(f"could not be tried: {error}")
+    except Exception as error:  # any fault of a library or a driver is what the report is about
+        findings.end(f"{type(error).__name__}: {error}", failed=True)
+        raise
+    return findings.end()
+
+
+def run_apart(name, words, options, environ):
+    """Runs a stage in a separate process, ends it at its time limit, and returns its findings."""
+    path = options.out / f"{name}.json"
+    path.unlink(missing_ok=True)
+    longest_s = limit_s(name, options)
+    command = [sys.executable, __file__, *words, "--out", str(options.out), "--stage", name]
+    with open(options.out / f"{name}.log", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environ, start_new_session=True
+        )
+        try:
+            status = process.wait(longest_s)
+            reason = f"its process ended with status {status}: {_last_line(log.name)}"
+        except subprocess.TimeoutExpired:
+            reason = f"its time limit of {longest_s:g} s; what it found until then is kept"
+        finally:
+            _end_group(process)
+    if not path.exists() or json.loads(path.read_text())["reason"] == "it has not ended":
+        end_for_the_stage(path, name, STAGES[name].question, reason)
+    return json.loads(path.read_text())
+
+
+def _end_group(process):
+    """Ends a process and its children; horovodrun ends its ranks when it gets the first signal."""
+    for each in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, each)
+            process.wait(KILL_AFTER_S)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def _last_line(path):
+    lines = Path(path).read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+
+
+def run_all(options, words, environ):
+    """Runs the stages one after the other; the report is complete after each.
+
+    Returns:
+      The list of the stages' findings.
+    """
+    stages, done = [], {}
+    title = f"Acceptance run on {socket.gethostname()}"
+    lines = [f"begun {datetime.datetime.now().isoformat(timespec='minutes')}"]
+    lines += [f"flags: {' '.join(words) or 'none'}"]
+    if options.rehearse:
+        title = f"REHEARSAL without a GPU on {socket.gethostname()}"
+        lines += ["a stub of NVIDIA's driver stands for the real one: no number here is of a GPU"]
+    for name in options.stages:
+        print(f"{name}: at most {limit_s(name, options):.0f} s ...", end=" ", flush=True)
+        done[name] = run_apart(name, words, options, environ)
+        reason = done[name]["reason"]
+        print(done[name]["verdict"] + (f" ({reason})" if reason else ""), flush=True)
+        stages = [done.get(each) or _waiting(each) for each in options.stages]
+        write_report(options.out / "report.md", title, lines, stages)
+    return stages
+
+
+def _waiting(name):
+    question = STAGES[name].question
+    return {"stage": name, "question": question, "verdict": NOT_TRIED, "reason": "not yet run"}
+
+
+def without_out(words):
+    """Returns the command line without `--out` and its value."""
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == "--out":
+            skip = True
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return kept
+
+
+def main():
+    options = prepare(parse())
+    if options.stage is not None:
+        sys.exit(run_here(options.stage, options) == "fail")
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    if options.rehearse:
+        from stub_nvml import AVERAGING, Device, Sensor, StubDriver, square
+
+        gpu = Device(
+            wave=square(80.0, 300.0, 0.37), average=AVERAGING, instant=Sensor(0.1, 0.1), buffer=True
+        )
+        environ |= StubDriver(options.out / "stub", [gpu]).environment
+    stages = run_all(options, without_out(sys.argv[1:]), environ)
+    print(f"report: {options.out / 'report.md'}")
+    sys.exit(any(each["verdict"] == "fail" for each in stages))
+
+
+if __name__ == "__main__":
+    main()
