@@ -78,12 +78,10 @@ class Findings:
 
 def end_for_the_stage(path, stage, question, reason):
     """Writes the verdict of a stage whose process ended without one; its findings are kept."""
-    findings = Findings(path.with_suffix(".unused"), stage, question)
-    if path.exists():
-        findings._content = json.loads(path.read_text())
-    path.with_suffix(".unused").unlink(missing_ok=True)
-    findings._path = path
-    findings.end(reason, failed=True)
+    if not path.exists():
+        Findings(path, stage, question)
+    content = json.loads(path.read_text())
+    write_json(path, content | {"verdict": FAIL, "reason": reason})
 
 
 def write_report(path, title, lines, stages):

