@@ -1,4 +1,4 @@
-"""The number format of training: how it is chosen, and the optimizer that it needs.
+"""The number format of training, and how it is chosen.
 
 Variables are float32 under every policy; the mixed policies compute in half precision.
 """
@@ -50,16 +50,3 @@ def set_precision(policy):
     import keras
 
     keras.mixed_precision.set_global_policy(policy)
-
-
-def build_optimizer(learning_rate, policy):
-    """Returns Adam; under mixed_float16, inside an optimizer that scales the loss dynamically.
-
-    Source: the authors train with Adam. Its other settings are Keras' defaults.
-    """
-    import keras
-
-    optimizer = keras.optimizers.Adam(learning_rate)
-    if policy == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer

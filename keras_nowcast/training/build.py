@@ -82,12 +82,13 @@ def compile_model(model, config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
       A Compiled.
     """
     from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
+    from keras_nowcast.training.adam import build_optimizer
     from keras_nowcast.training.validation import ValidationScores
 
     flags = distributed.StopFlags(world)
     schedule = _build_schedule(config, world, steps_per_epoch, origin)
     optimizer = distributed.build_distributed(
-        precision.build_optimizer(schedule, config.precision), world, config.fp16_allreduce
+        build_optimizer(schedule, config.precision), world, config.fp16_allreduce
     )
     error = MeanSquaredErrorMetric()
     scores = ValidationScores(VALIDATION_THRESHOLDS)

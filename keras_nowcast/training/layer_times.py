@@ -273,7 +273,7 @@ def _optimizer_step(model, policy):
     import keras
     import tensorflow as tf
 
-    from keras_nowcast.model.precision import build_optimizer
+    from keras_nowcast.training.adam import build_optimizer
 
     optimizer = build_optimizer(1e-3, policy)
     gradients = [

@@ -3,7 +3,7 @@ import pytest
 
 from keras_nowcast.errors import InputError
 from keras_nowcast.machine import cpu_has_bfloat16
-from keras_nowcast.model.precision import build_optimizer, choose_precision, set_precision
+from keras_nowcast.model.precision import choose_precision, set_precision
 
 
 @pytest.fixture
@@ -62,17 +62,3 @@ def test_policy_is_set_for_layers_built_later():
         assert keras.layers.Dense(1).variable_dtype == "float32"
     finally:
         set_precision("float32")
-
-
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_adam(policy):
-    optimizer = build_optimizer(0.25, policy)
-    assert type(optimizer) is keras.optimizers.Adam
-    assert float(optimizer.learning_rate) == 0.25
-
-
-def test_loss_scale_is_outermost_in_float16():
-    optimizer = build_optimizer(0.25, "mixed_float16")
-    assert type(optimizer) is keras.optimizers.LossScaleOptimizer
-    assert type(optimizer.inner_optimizer) is keras.optimizers.Adam
-    assert float(optimizer.learning_rate) == 0.25
