@@ -20,7 +20,7 @@ from keras_nowcast.training import distributed, user_settings
 
 SAMPLED_EVENTS = 8  # whose pixels are compared, from the first to the last by time
 _MOST_GROUPS = 3  # of ranks that are named, with at most as many differences each
-_REMEDIES = {
+_REMEDIES = {  # windows follow from flags or data
     "flags": "give every rank the same flags",
     "data": "give every rank the same copy of the data",
     "code": "install the same version of keras_nowcast on every host",
@@ -72,7 +72,8 @@ def describe(config, split):
     events = {"train": split.train, "validation": split.validation}
     return {
         "flags": flags({name: getattr(config, name) for name in names_on_ranks(ALIKE)}),
-        "data": windows | describe_data(config.data, events),
+        "windows": windows,
+        "data": describe_data(config.data, events),
         **describe_software(),
     }
 
