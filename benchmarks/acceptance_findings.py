@@ -111,7 +111,7 @@ def write_report(path, title, lines, stages):
     for each in stages:
         text += ["", f"## {each['stage']}: {each['verdict']}", "", each["question"], ""]
         if each.get("reason"):
-            text += [f"Ended early: {each['reason']}", ""]
+            text += [f"Reason: {each['reason']}", ""]
         if each.get("checks"):
             text += _table(each["checks"])
         for name, value in each.get("measured", {}).items():
