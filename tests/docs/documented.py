@@ -24,7 +24,7 @@ NOT_HERE = {
     f"{PYTHON} -m pytest": "runs other tests",
     "sacct": "needs Slurm's accounting; tests/slurm/slurm.sh runs it",
     "ls runs": "shows what a command left that is run",
-    "kill -USR1": "needs a run in progress; tests/training/test_kills.py sends the signal",
+    "kill -USR1": "needs a run in progress; tests/test_process.py sends the signal",
 }
 # A pattern of commands whose arguments are parsed and that are not run, and the reason.
 PARSED_ONLY = {
@@ -34,8 +34,12 @@ PARSED_ONLY = {
     rf"{PYTHON} benchmarks/": "takes minutes and measures this machine",
     r".venv/bin/horovodrun -np 2 (?!.* --run-dir runs/small)": "the one of runs/small is run",
     rf"{PYTHON} experiments/train.py --run-dir runs/first .": "README's makes this folder",
+    rf"{PYTHON} experiments/train.py --power-source": "tests/training/test_energy.py runs it",
+    rf"{PYTHON} experiments/train.py --layer-times": "tests/training/test_layer_times.py runs it",
+    rf"{PYTHON} experiments/train.py --train-before": "the one of /data/sevir has these dates",
     rf"{PYTHON} experiments/evaluate.py runs/(?!first)": "the one of runs/first is run",
     rf"{PYTHON} experiments/(plot_figures|plan).py runs/two_cores": "the one of runs/ is run",
+    rf"{PYTHON} experiments/plot_figures.py runs/$": "the one with --margin is run",
 }
 
 
