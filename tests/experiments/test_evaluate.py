@@ -20,7 +20,7 @@ from keras_nowcast.vil import VIL_SCALE
 
 ROOT = Path(__file__).parents[2]
 EVALUATE = [sys.executable, ROOT / "experiments" / "evaluate.py"]
-HORUN = Path(sys.executable).with_name("horovodrun")
+HORUN = (sys.executable, ROOT / "tests" / "training" / "horovodrun.py")
 CONTRACT = "method,threshold,lead_minutes,hits,misses,false_alarms,csi,pod,sucr,far,bias,mae,mse,n"
 
 
@@ -164,7 +164,7 @@ def test_saved_forecasts_are_read_by_our_own_reader(evaluated):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 def test_two_processes_give_the_same(evaluated, run_dir, tmp_path):
-    done = shell(HORUN, "-np", 2, "--gloo", *EVALUATE, run_dir, "--out", tmp_path)
+    done = shell(*HORUN, "-np", 2, "--gloo", *EVALUATE, run_dir, "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     files = [folder / "statistics.npz" for folder in (evaluated[0], tmp_path)]
     with np.load(files[0]) as one, np.load(files[1]) as two:

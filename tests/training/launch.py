@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HORUN = Path(sys.executable).with_name("horovodrun")
+HORUN = (sys.executable, Path(__file__).with_name("horovodrun.py"))
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 1200  # a guard against a hang, even on a busy machine
 
@@ -16,7 +16,7 @@ def run_ranks(ranks, script, *arguments, **more):
     Returns:
       The CompletedProcess, with the output of all ranks as text.
     """
-    command = [HORUN, "-np", str(ranks), "--gloo", sys.executable, script, *arguments]
+    command = [*HORUN, "-np", str(ranks), "--gloo", sys.executable, script, *arguments]
     return run(command, **more)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import itertools
 import json
 import os
@@ -64,12 +65,12 @@ def joules_in_table(run_dir):
         return [float(row["joules"]) for row in csv.DictReader(file)]
 
 
-@pytest.mark.skipif(not HORUN.exists(), reason="Horovod is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver):
     stub = stub_driver(two_gpus())
     run_dir = tmp_path / "run"
     command = [
-        HORUN,
+        *HORUN,
         "-np",
         "2",
         "--gloo",

@@ -31,7 +31,7 @@ needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
 )
 slow = pytest.mark.slow
-GLOO = (HORUN, "-np", "2", "--gloo")
+GLOO = (*HORUN, "-np", "2", "--gloo")
 MPI = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "-bind-to", "none")
 SMALL = {"depth": 1, "filters": 2, "batch_per_replica": 4, "precision": "float32"}
 

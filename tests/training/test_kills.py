@@ -62,7 +62,7 @@ def start(root, run_dir, ranks, *flags):
         *flags,
     ]
     if ranks > 1:
-        command = [HORUN, "-np", ranks, "--gloo", *command]
+        command = [*HORUN, "-np", ranks, "--gloo", *command]
     return subprocess.Popen(
         [str(word) for word in command],
         cwd=ROOT,
@@ -107,7 +107,7 @@ def rank_processes(run_dir):
             )
         except (OSError, ValueError):
             continue
-        ours = str(run_dir).encode() in words and str(HORUN).encode() not in words
+        ours = str(run_dir).encode() in words and str(HORUN[1]).encode() not in words
         if ours and words[0] == sys.executable.encode():
             found[int(environ.get(b"HOROVOD_RANK", 0))] = int(folder.name)
     return found

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from launch import HORUN, ROOT, run  # noqa: E402
+from launch import ROOT, run  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"
 )
-GLOO = (HORUN, "-np", "2", "--gloo")
+GLOO = (Path(sys.executable).with_name("horovodrun"), "-np", "2", "--gloo")
 MPI = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2", "-bind-to", "none")
 
 

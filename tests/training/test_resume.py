@@ -35,7 +35,7 @@ FAULT = ROOT / "tests" / "training" / "ranks_fault.py"
 
 
 def launch(ranks, *words):
-    command = [HORUN, "-np", ranks, "--gloo", sys.executable, *words]
+    command = [*HORUN, "-np", ranks, "--gloo", sys.executable, *words]
     return run(command, env={"TF_NUM_INTRAOP_THREADS": "1"})
 
 
