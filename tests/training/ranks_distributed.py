@@ -42,7 +42,7 @@ def steps(world, allreduce=True):
       The weights after them, a list of arrays.
     """
     keras.utils.set_random_seed(7 + world.rank)  # weights differ until they are broadcast
-    model = without_batch_norm(build_unet(16, 3, 2, depth=2, filters=4))
+    model = without_batch_norm(build_unet(16, 3, 2, depth=1, filters=4))
     optimizer = keras.optimizers.SGD(0.05)
     if allreduce:
         optimizer = distributed.build_distributed(optimizer, world)

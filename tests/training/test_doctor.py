@@ -59,24 +59,23 @@ def test_with_rapl_denied(monkeypatch, powercap):
 
 
 @pytest.mark.slow
-def test_with_a_stub_driver(stub_driver):
+def test_with_a_stub_driver(stub_driver, script_here, monkeypatch):
     """GPUs that TensorFlow does not use are reported and not counted; `nvml` counts them."""
     stub = stub_driver([stub_nvml.Device(uuid="GPU-7", name="Stub A100")])
     environment = {**os.environ, **stub.environment, "CUDA_VISIBLE_DEVICES": "0"}
 
-    def found(*flags):
-        done = subprocess.run(
-            [*DOCTOR, "--json", *flags], capture_output=True, text=True, env=environment, check=True
-        )
-        return json.loads(done.stdout)
-
-    whole = found()
+    command = [*DOCTOR, "--json"]
+    whole = json.loads(subprocess.check_output(command, text=True, env=environment))
     by_itself = whole["ranks"][0]["energy"]
     assert by_itself["source"] in ("none", "rapl")
     assert "TensorFlow does not use the 1 GPU(s) that NVML shows" in by_itself["reason"]
     (line,) = [each for each in doctor.report(whole) if each.startswith("GPU")]
     assert "Stub A100, GPU-7, 00000000:65:00.0" in line and line.endswith("rank 0 would use it")
-    forced = found("--power-source", "nvml")["ranks"][0]["energy"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with stub.loaded_here():
+        done = script_here("doctor.py", "--json", "--power-source", "nvml")
+    assert done.returncode == 0, done.stderr
+    forced = json.loads(done.stdout)["ranks"][0]["energy"]
     assert forced["source"] == "nvml"
     assert [(each["uuid"], each["name"]) for each in forced["devices"]] == [("GPU-7", "Stub A100")]
 

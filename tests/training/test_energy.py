@@ -65,6 +65,7 @@ def joules_in_table(run_dir):
         return [float(row["joules"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 def test_two_ranks_measure_two_gpus_once_each(small_sevir, tmp_path, stub_driver):
     stub = stub_driver(two_gpus())
@@ -151,7 +152,8 @@ def test_the_trace_integrates_to_the_record(train_here, tmp_path, stub_driver):
 def test_killed_half_way_the_trace_is_kept(start, small_sevir, tmp_path, stub_driver):
     stub = stub_driver([stub_nvml.Device()])
     run_dir = tmp_path / "run"
-    command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *SMALL, "--epochs", "1000000"]
+    flags = [*SMALL, "--depth", "1", "--epochs", "1000000"]
+    command = [*TRAIN, "--data", small_sevir, "--run-dir", run_dir, *flags]
     job = start(
         command,
         cwd=ROOT,
@@ -195,8 +197,8 @@ def test_energy_claims_are_computed_under_the_driver(
     train_here, script_here, tmp_path, stub_driver
 ):
     stub = stub_driver([stub_nvml.Device(wave=stub_nvml.constant(200.0))])
-    cells = (("1", "float32"), ("1", "mixed_bfloat16"), ("2", "float32"))
-    shared = ("--depth", 4, "--epochs", 2, "--batch-per-replica", 1)
+    cells = (("32", "float32"), ("32", "mixed_bfloat16"), ("64", "float32"))
+    shared = ("--depth", 1, "--epochs", 3, "--batch-per-replica", 1)
     shared += ("--power-source", "nvml", "--power-interval-s", 0.02)
     for filters, precision in cells:
         run_dir = tmp_path / "runs" / f"{filters}{precision}"
@@ -211,8 +213,8 @@ def test_energy_claims_are_computed_under_the_driver(
         assert float(row["joules_per_epoch"]) > 0
     # Power is constant, so energy is proportional to time.
     by_cell = {(row["filters"], row["precision"]): float(row["joules_per_sample"]) for row in rows}
-    ratio = by_cell["1", "mixed_bfloat16"] / by_cell["1", "float32"]
-    more = 100 * (by_cell["2", "float32"] / by_cell["1", "float32"] - 1)
+    ratio = by_cell["32", "mixed_bfloat16"] / by_cell["32", "float32"]
+    more = 100 * (by_cell["64", "float32"] / by_cell["32", "float32"] - 1)
     said = " ".join(drawn.stdout.split())
     assert f"energy was {ratio:.2f} times that of float32" in said
     assert f"{more:+.1f}% energy" in said
@@ -225,7 +227,7 @@ def test_energy_claims_are_computed_under_the_driver(
 
 @pytest.mark.slow
 def test_an_estimate_is_marked_as_one_wherever_it_shows(train_here, script_here, tmp_path):
-    sizes = ("--depth", 2, "--filters", 4, "--epochs", 2)
+    sizes = ("--depth", 1, "--filters", 2, "--epochs", 2, "--precision", "float32")
     estimate = ("--power-source", "estimate", "--watts-per-core", 5)
     assert "(estimate)" in train_here(tmp_path / "run", *sizes, *estimate)
     with open(tmp_path / "run" / "epochs.csv", newline="") as file:

@@ -1,6 +1,7 @@
 """Layers timed one by one: what is counted, what is timed, and that the training is left alone."""
 
 import csv
+import shutil
 import time
 
 import numpy as np
@@ -201,9 +202,23 @@ def test_roofs_are_of_the_policys_dtype_and_of_float32(hurried):
 # ---- in a run ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def plain(small_sevir, tmp_path_factory):
+    """A run that times no layers."""
+    return run(small_sevir, tmp_path_factory.mktemp("plain") / "run")
+
+
 @pytest.mark.slow
-def test_a_run_writes_its_layers_and_roofs(small_sevir, tmp_path, hurried):
-    plain = run(small_sevir, tmp_path / "plain")
+def test_a_run_writes_its_layers_and_roofs(plain, small_sevir, tmp_path, hurried, monkeypatch):
+    order = []
+    for owner, name in ((record_module, "memory_record"), (layer_times, "layer_row")):
+        original = getattr(owner, name)
+
+        def noted(*arguments, original=original, name=name):
+            order.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, noted)
     timed = run(small_sevir, tmp_path / "timed", layer_times=True)
     with open(timed.path / "layers.csv", newline="") as file:
         assert tuple(next(csv.reader(file))) == LAYER_COLUMNS
@@ -220,6 +235,9 @@ def test_a_run_writes_its_layers_and_roofs(small_sevir, tmp_path, hurried):
     # Bit by bit the training that it would have been.
     for ours, theirs in zip(timed.read_epochs(), plain.read_epochs(), strict=True):
         assert (ours["loss"], ours["val_loss"]) == (theirs["loss"], theirs["val_loss"])
+    # The kernel knows only the highest peak of a process so far: it must be read before.
+    assert order[0] == "memory_record" and order.count("memory_record") == 1
+    assert "layer_row" in order
 
 
 @pytest.mark.slow
@@ -253,25 +271,8 @@ def test_it_is_in_no_time_of_the_run(small_sevir, tmp_path, hurried, monkeypatch
 
 
 @pytest.mark.slow
-def test_it_is_in_no_peak_of_memory(small_sevir, tmp_path, hurried, monkeypatch):
-    """The kernel knows only the highest peak of a process so far: it must be read before."""
-    order = []
-    for owner, name in ((record_module, "memory_record"), (layer_times, "layer_row")):
-        original = getattr(owner, name)
-
-        def noted(*arguments, original=original, name=name):
-            order.append(name)
-            return original(*arguments)
-
-        monkeypatch.setattr(owner, name, noted)
-    run(small_sevir, tmp_path / "run", layer_times=True)
-    assert order[0] == "memory_record" and order.count("memory_record") == 1
-    assert "layer_row" in order
-
-
-@pytest.mark.slow
-def test_a_run_that_goes_on_may_begin_to_time_its_layers(small_sevir, tmp_path, hurried):
-    run(small_sevir, tmp_path / "run")
+def test_a_run_that_goes_on_may_begin_to_time_its_layers(plain, small_sevir, tmp_path, hurried):
+    shutil.copytree(plain.path, tmp_path / "run")
     assert run(
         small_sevir, tmp_path / "run", epochs=2, resume=True, layer_times=True
     ).read_record()["roofs"]

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("float32_after")
 
 def run(root, run_dir, **fields):
     """Trains a tiny network and returns its RunFolder."""
-    defaults = {"depth": 2, "filters": 4, "epochs": 2, "batch_per_replica": 4}
+    defaults = {"depth": 1, "filters": 2, "epochs": 2, "batch_per_replica": 4}
     fields = {**defaults, "precision": "float32", "power_source": "none", **fields}
     config = RunConfig(data=str(root), run_dir=str(run_dir), **fields)
     train(config, started=time.monotonic())
@@ -114,7 +115,7 @@ def test_the_record_and_the_configuration_have_the_sets(finished):
 
 def test_a_resumed_run_has_the_same_sets(small_sevir, tmp_path):
     """All events are before the test, so the last fifth of the days validates, and so again."""
-    early = {"test_from": "2018-12-31", "max_windows": 6, "depth": 1, "filters": 2}
+    early = {"test_from": "2018-12-31", "max_windows": 6}
     first = run(small_sevir, tmp_path, epochs=1, **early)
     sets = first.read_record()["data"]
     assert (sets["train_events"], sets["validation_events"], sets["test_events"]) == (6, 2, 5)
@@ -223,14 +224,14 @@ def test_interrupted_and_resumed_equals_undisturbed(
 
 
 @pytest.mark.slow
-def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(small_sevir, tmp_path):
-    folder = run(small_sevir, tmp_path, epochs=2)
+def test_work_that_a_damaged_checkpoint_held_is_counted_as_lost(finished, small_sevir, tmp_path):
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
     saved = []
     for each in sorted(folder.checkpoints.glob("*.npz")):
         with np.load(each) as archive:
             saved.append(json.loads(str(archive["progress"]))["saved_unix_s"])
     each.write_bytes(each.read_bytes()[:-100])
-    record = run(small_sevir, tmp_path, epochs=2, resume=True).read_record()
+    record = run(small_sevir, folder.path, epochs=4, resume=True).read_record()
     assert record["training"]["lost_seconds"] == pytest.approx(saved[1] - saved[0])
     assert record["energy"]["lost_joules"] is None
     assert record["energy"]["lost_joules_reason"].startswith("no power was read")
@@ -323,7 +324,7 @@ def test_a_network_of_other_sizes_is_no_start(finished, small_sevir, tmp_path):
     with pytest.raises(
         InputError, match="`--start-from` must be a run with a model of the same depth"
     ):
-        run(small_sevir, tmp_path / "other", filters=2, start_from=str(finished.path))
+        run(small_sevir, tmp_path / "other", filters=3, start_from=str(finished.path))
     assert not (tmp_path / "other").exists()
     with pytest.raises(InputError, match="`--start-from` must be a run folder"):
         run(small_sevir, tmp_path / "none", start_from=str(tmp_path))
