@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,6 @@ from keras_nowcast.study import claims, compare, planner, table
 
 OLD = Path(__file__).with_name("old_runs")
 EXPECTED = json.loads((OLD / "expected.json").read_text())
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 NAMES = ("completed", "deep", "interrupted", "mixed", "resumed", "wide")
 EVENTS, SIZE = 10, 24  # of the data set that they were trained on
 
@@ -42,13 +38,16 @@ def copies(tmp_path, monkeypatch):
     return tmp_path
 
 
-def script(cwd, name, *words):
-    """Runs a script of experiments/ and returns what it printed."""
-    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(EXPERIMENTS / name), *words]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def script(script_here, monkeypatch, float32_after):
+    """Runs a script of experiments/ in a working folder."""
+
+    def script(cwd, name, *words):
+        monkeypatch.chdir(cwd)
+        done = script_here(name, *words)
+        assert done.returncode == 0, done.stderr
+
+    return script
 
 
 def test_they_are_of_schema_1_and_valid():
@@ -118,7 +117,7 @@ def test_what_reached_a_skill_is_the_same(runs):
 
 
 @pytest.mark.slow
-def test_the_same_figures_are_drawn(tmp_path):
+def test_the_same_figures_are_drawn(script, tmp_path):
     script(OLD, "plot_figures.py", *NAMES, "--out", str(tmp_path))
     drawn = {path.stem for path in tmp_path.glob("*.png")}
     assert drawn == set(EXPECTED["figures"])
@@ -126,7 +125,7 @@ def test_the_same_figures_are_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_completed_one_is_evaluated_as_it_was(copies):
+def test_a_completed_one_is_evaluated_as_it_was(script, copies):
     script(copies, "evaluate.py", "runs/completed")
     (old, new) = (
         rows(folder / "scores.csv") for folder in (OLD / "completed", copies / "runs" / "completed")
@@ -155,7 +154,7 @@ def rows(path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_one_is_resumed_as_it_was(copies):
+def test_an_interrupted_one_is_resumed_as_it_was(script, copies):
     script(copies, "train.py", "--run-dir", "runs/interrupted", "--resume")
     folder = records.RunFolder(copies / "runs" / "interrupted")
     theirs = records.RunFolder(OLD / "resumed")

@@ -56,7 +56,7 @@ def run_dir(root, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("runs") / "run"
     config = RunConfig(
-        data=str(root), run_dir=str(path), depth=2, filters=4, epochs=1, precision="float32"
+        data=str(root), run_dir=str(path), depth=1, filters=2, epochs=1, precision="float32"
     )
     train(config, started=time.monotonic())
     keras.mixed_precision.set_global_policy("float32")
@@ -145,16 +145,6 @@ def test_the_blocks_are_days_and_few_are_warned_of(evaluated, root):
     assert f"Warning: {bootstrap.warning(len(days))}" in printed
 
 
-def test_a_column_of_the_catalog_names_the_blocks(run_dir, root, script_here, tmp_path):
-    done = script_here("evaluate.py", run_dir, "--blocks", "id", "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    test = splits.split_events(catalog.read_catalog(root)).test
-    with np.load(tmp_path / "statistics.npz") as file:
-        found = dict(zip(file["events"], file["blocks"], strict=True))
-    assert found == {event.name: event.id for event in test}
-    assert "(by id)" in done.stdout
-
-
 def test_saved_forecasts_are_read_by_our_own_reader(evaluated):
     events = catalog.read_catalog(evaluated[0] / "forecasts")
     assert len(events) == 6 and {event.frames for event in events} == {12}
@@ -187,10 +177,17 @@ def only_of(root, tmp_path):
     return only_of
 
 
-def test_a_data_set_wholly_in_the_test_period(evaluated, only_of, script_here, run_dir, tmp_path):
-    own = only_of("2019_0602")
-    done = script_here("evaluate.py", run_dir, "--data", own, "--out", tmp_path / "out")
+def test_a_data_set_wholly_in_the_test_period_in_blocks_of_a_column_of_the_catalog(
+    evaluated, root, only_of, script_here, run_dir, tmp_path
+):
+    words = ("--data", only_of("2019_0602"), "--blocks", "id", "--out", tmp_path / "out")
+    done = script_here("evaluate.py", run_dir, *words)
     assert done.returncode == 0, done.stderr
+    test = splits.split_events(catalog.read_catalog(root)).test
+    with np.load(tmp_path / "out" / "statistics.npz") as file:
+        found = dict(zip(file["events"], file["blocks"], strict=True))
+    assert found == {event.name: event.id for event in test}
+    assert "(by id)" in done.stdout
     mine, theirs = (rows_of(folder / "scores.csv") for folder in (tmp_path / "out", evaluated[0]))
     assert [row["n"] for row in mine] == [row["n"] for row in theirs]
     for row, other in zip(mine, theirs, strict=True):

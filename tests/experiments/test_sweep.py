@@ -18,6 +18,7 @@ from keras_nowcast.training.runlock import RunLock
 
 ROOT = Path(__file__).parents[2]
 SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
+EPOCHS = 16  # of a sweep that is killed: long enough to be killed before the last
 TINY = [
     "--depth",
     "1",
@@ -103,24 +104,21 @@ def wait_for_checkpoint(process, folder, pattern, more_than=0):
         time.sleep(0.1)
 
 
-def test_a_cell_is_trained_once(sweep, tmp_path):
-    for _ in range(2):
-        status, printed = sweep("--epochs", "1")
-        assert status == 0 and "1 cell: 1 completed" in printed, printed
-    folder = cell(tmp_path, "d1-f2-*")
-    assert record(folder)["status"] == "completed" and starts(folder) == 1
-
-
-def test_nothing_but_evaluate_reads_the_test_set(root, sweep, script_here, tmp_path):
+def test_a_cell_is_trained_once_and_only_evaluate_reads_the_test_set(
+    root, sweep, script_here, tmp_path
+):
     """The file of the test events has corrupt bytes; whatever chooses works without it."""
     own = Path(shutil.copytree(root, tmp_path / "own"))
     (of_test,) = (own / "data").rglob("*_0602_1231.h5")
     of_test.write_bytes(b"corrupt" * 1000)
     folder = tmp_path / "sweep"
     cells = ("--data", own, "--filters", 2, 3, "--epochs", 1)
-    status, printed = sweep(*cells, folder=folder)
-    assert status == 0 and "2 cells: 2 completed" in printed, printed
+    for _ in range(2):
+        status, printed = sweep(*cells, folder=folder)
+        assert status == 0 and "2 cells: 2 completed" in printed, printed
     first, second = sorted(folder.glob("d1-*"))
+    for each in (first, second):
+        assert record(each)["status"] == "completed" and starts(each) == 1
     assert record(first)["data"]["test_windows"] == 6  # by the catalog
     for words in (
         ("plot_figures.py", folder, "--out", tmp_path / "figures"),
@@ -144,7 +142,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, 
     several = importlib.util.find_spec("horovod") is not None
     axis = ["--np", "1", "2"] if several else ["--seed", "0", "1"]
     second = "*-np2-*" if several else "*-s1-*"
-    flags = ["--epochs", "40", *axis]
+    flags = ["--epochs", EPOCHS, *axis]
 
     process = start(*flags)
     wait_for_checkpoint(process, tmp_path, "*-np1-s0-*")
@@ -168,7 +166,7 @@ def test_killed_twice_and_restarted_by_two_at_once_each_cell_is_run_once(start, 
     for each in (first, cell(tmp_path, second)):
         assert record(each)["status"] == "completed"
         with open(each / "epochs.csv", newline="") as file:
-            assert [row["epoch"] for row in csv.DictReader(file)] == [str(k) for k in range(40)]
+            assert [row["epoch"] for row in csv.DictReader(file)] == [str(k) for k in range(EPOCHS)]
         assert starts(each) <= 2
     assert record(cell(tmp_path, second))["environment"]["world_size"] == (2 if several else 1)
 
@@ -239,8 +237,9 @@ def test_a_dry_run_tells_what_another_job_trains(sweep, tmp_path):
         (["--depth", "6"], "`--grid` must be a multiple of 64"),
     ],
 )
-def test_bad_flags(sweep, tmp_path, flags, words):
-    status, printed = sweep(*flags, folder=tmp_path / "absent")
-    assert status == 2 and "Traceback" not in printed
-    assert words in printed.splitlines()[-1]
-    assert not (tmp_path / "absent").exists()
+def test_bad_flags(root, script_here, tmp_path, flags, words):
+    folder = tmp_path / "absent"
+    done = script_here("sweep.py", *TINY, "--data", root, "--sweep-dir", folder, *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert not folder.exists()
