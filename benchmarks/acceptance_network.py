@@ -13,7 +13,7 @@ from keras_nowcast.energy import Monitor
 from keras_nowcast.energy.merge import merge_energy
 from keras_nowcast.machine import cpu_has_bfloat16
 from keras_nowcast.model.cost import count_unet
-from keras_nowcast.model.precision import build_optimizer, set_precision
+from keras_nowcast.model.precision import set_precision
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT, MISSING
 
 CELL_S, OVERHEAD_S, BLOCK_S = 8.0, 25.0, 0.1  # of a run of ten minutes
@@ -112,7 +112,9 @@ def train_cell(cell, backend, source, options):
     batch, grid = options.batch_per_replica, options.grid
     model = build_unet(grid, FRAMES_IN, FRAMES_OUT, cell.depth, cell.filters)
     model.compile(
-        build_optimizer(1e-3, cell.policy), MaskedMeanSquaredError(), jit_compile=backend.compiles
+        build_optimizer(cell.policy, backend),
+        MaskedMeanSquaredError(),
+        jit_compile=backend.compiles,
     )
     monitor = Monitor(source if source is not None else "none", idle_s=0).start()
     timed = _timed(monitor, CELL_S * options.scale)
@@ -145,6 +147,20 @@ def train_cell(cell, backend, source, options):
         row["peak_mib"] = peak / 2**20
     set_precision("float32")
     return row
+
+
+def build_optimizer(policy, backend):
+    """Returns the trainer's Adam on TensorFlow, and on other backends Keras' own."""
+    if backend.name == "tensorflow":
+        from keras_nowcast.training import adam
+
+        return adam.build_optimizer(1e-3, policy)
+    import keras
+
+    optimizer = keras.optimizers.Adam(1e-3)
+    if policy == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def random_frames(windows, grid):
@@ -264,7 +280,7 @@ def _small_step(backend):
     set_precision("float32")
     model = build_unet(64, FRAMES_IN, FRAMES_OUT, depth=2, filters=8)
     model.compile(
-        build_optimizer(1e-3, "float32"), MaskedMeanSquaredError(), jit_compile=backend.compiles
+        build_optimizer("float32", backend), MaskedMeanSquaredError(), jit_compile=backend.compiles
     )
     frames = random_frames(2, 64)
     return lambda: model.train_on_batch(*frames)  # its loss is a number: the step has ended
