@@ -1,7 +1,8 @@
-"""Files that appear complete or not at all, and locks on files."""
+"""Files that appear complete or not at all, HDF5 on a full disk, and locks on files."""
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -82,6 +83,76 @@ def write_json(path, value, new=False):
     """
     with written_whole(path, new) as beside:
         beside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_hdf5(path):
+    """Gives a new h5py File at `path`, and a function that raises the first error of its disk.
+
+    The function is to be called now and then while much is written. It is called at the end, when
+    the bytes are on disk (fsync).
+
+    HDF5 does not survive a write that fails, on a full disk for example: closing the file fails as
+    well, and the process can crash when it exits. Such an error is therefore kept from it.
+
+    Raises:
+      OSError: the disk refused a write; the file at `path` is incomplete.
+    """
+    import h5py
+
+    with open(path, "w+b", buffering=0) as raw:
+        disk = _Disk(raw)
+        with h5py.File(disk, "w") as file:
+            yield file, disk.check
+        disk.check()
+        os.fsync(raw.fileno())
+
+
+class _Disk(io.RawIOBase):
+    """A file that keeps its first error for `check`, and accepts every write after it."""
+
+    def __init__(self, raw):
+        self._raw = raw
+        self._error = None
+
+    def check(self):
+        if self._error is not None:
+            raise self._error
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        return self._raw.seek(offset, whence)
+
+    def tell(self):
+        return self._raw.tell()
+
+    def readinto(self, buffer):
+        count = self._raw.readinto(buffer)
+        buffer[count:] = bytes(len(buffer) - count)  # was not written, because of the error
+        return len(buffer)
+
+    def write(self, data):
+        view = memoryview(data)
+        try:
+            while view and self._error is None:
+                view = view[self._raw.write(view) :]
+        except OSError as error:
+            self._error = error
+        return len(data)
+
+    def truncate(self, size=None):
+        try:
+            return self._raw.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size
+
+
+def size_text(count):
+    """Returns a number of bytes as text, for example 3.1 MB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def take_lock(file, *, shared=False, wait=False):

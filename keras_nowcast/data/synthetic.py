@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_nowcast.data import catalog
 from keras_nowcast.errors import InputError
+from keras_nowcast.files import new_hdf5
 from keras_nowcast.vil import FRAME_MINUTES, MISSING
 
 DEFAULT_ROOT = Path("data/synthetic")
@@ -58,7 +59,7 @@ def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=Fal
       The root as a Path.
 
     Raises:
-      InputError: root is not empty, or a number is out of range.
+      InputError: root is not empty or cannot be written, or a number is out of range.
     """
     root = Path(root)
     for name, value, least in (
@@ -85,6 +86,12 @@ def write_synthetic(root, events=24, size=384, frames=49, seed=0, contiguous=Fal
         rows = _write_files(beside, events, size, frames, seed, contiguous, progress)
         _write_catalog(beside, rows)
         os.replace(beside, root)
+    except OSError as error:
+        raise InputError(
+            f"`--root` must be on a disk with space for the data. Received: {root} "
+            f"({error.strerror or error}), of which nothing is left; make space, or give another "
+            "folder."
+        ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return root
@@ -107,7 +114,6 @@ def default_root(say=print):
 
 
 def _write_files(root, events, size, frames, seed, contiguous, progress):
-    import h5py
     from tqdm import tqdm
 
     rows = []
@@ -121,12 +127,13 @@ def _write_files(root, events, size, frames, seed, contiguous, progress):
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (size, size, frames)
         storage = {} if contiguous else {"chunks": (1, *shape), "compression": "gzip"}
-        with h5py.File(path, "w") as file:
+        with new_hdf5(path) as (file, check):
             ids = file.create_dataset("id", (len(members),), "S10")
             vil = file.create_dataset("vil", (len(members), *shape), np.uint8, **storage)
             for index, k in enumerate(members):
                 codes = event_codes(seed, k, size, frames)
                 ids[index], vil[index] = _event_id(k).encode(), codes
+                check()
                 rows.append(_row(seed, k, name, index, codes))
                 bar.update()
     bar.close()

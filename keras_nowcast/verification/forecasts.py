@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_nowcast.errors import InputError
+from keras_nowcast.files import new_hdf5
 from keras_nowcast.vil import FRAME_MINUTES, FRAMES_OUT, MISSING
 
 
@@ -32,10 +33,8 @@ def saved_forecasts(root, method, columns, grid):
       grid: pixels along a side.
 
     Raises:
-      InputError: `root` exists.
+      InputError: `root` exists, or its disk is full.
     """
-    import h5py
-
     root = Path(root).absolute()
     if root.exists():
         raise InputError(
@@ -46,7 +45,7 @@ def saved_forecasts(root, method, columns, grid):
     try:
         (beside / "data" / "vil").mkdir(parents=True)
         with (
-            h5py.File(beside / "data" / file_name, "w") as file,
+            new_hdf5(beside / "data" / file_name) as (file, check),
             open(beside / "CATALOG.csv", "w", newline="", encoding="utf-8") as catalog,
         ):
             rows = csv.DictWriter(catalog, columns, restval="", lineterminator="\n")
@@ -59,11 +58,18 @@ def saved_forecasts(root, method, columns, grid):
                 for dataset in (ids, vil):
                     dataset.resize(n + 1, axis=0)
                 ids[n], vil[n] = id_.encode(), codes
+                check()
                 place = {"id": id_, "file_name": file_name, "file_index": n, "event_type": method}
                 rows.writerow(place | _described(codes, time))
 
             yield append
         os.replace(beside, root)
+    except OSError as error:
+        raise InputError(
+            f"`--save-forecasts` must be on a disk with space for them. Received: {root} "
+            f"({error.strerror or error}), of which nothing is left; make space, or give another "
+            "folder."
+        ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
