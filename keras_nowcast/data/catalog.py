@@ -7,8 +7,10 @@ import contextlib
 import csv
 import dataclasses
 import datetime
+import functools
 import math
 import os
+import re
 import reprlib
 from collections import Counter
 from dataclasses import dataclass
@@ -42,7 +44,8 @@ CATALOG_COLUMNS = (
 )
 _CORNERS = ("llcrnrlat", "llcrnrlon", "urcrnrlat", "urcrnrlon")  # optional
 _LONGEST_ID = 100  # characters; SEVIR's have 14 at most
-_DATE_FORMS = ("%m/%d/%y %H:%M", "%m/%d/%Y %H:%M", "%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
+_OTHER_TYPES = ("vis", "ir069", "ir107", "lght")  # of SEVIR
+_SLASHED_TIME = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d{2}) (\d{1,2}):(\d{2})(?::(\d{2}))?")
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,10 @@ class Event:
 def read_catalog(root, say=print):
     """Reads the radar (`vil`) events of a SEVIR data set.
 
-    Rows of other image types are ignored. An id with several rows of the same time is ambiguous and
-    is dropped; the same id at another time is another event. Events whose file is absent are
-    dropped, since SEVIR is often downloaded in part.
+    Rows of SEVIR's other image types are ignored, and rows of unknown types are counted. Events
+    whose frames are not 5 minutes apart throughout are dropped. An id with several rows of the same
+    time is ambiguous and is dropped; the same id at another time is another event. Events whose
+    file is absent are dropped, since SEVIR is often downloaded in part.
 
     Args:
       root: the folder with CATALOG.csv and data/.
@@ -102,13 +106,14 @@ def read_catalog(root, say=print):
       Events sorted by time, then id, file and index.
 
     Raises:
-      InputError: there is no folder, catalog, vil row or file, or a row is faulty.
+      InputError: there is no folder, catalog, vil row or file, or a row is faulty; no event has
+        frames 5 minutes apart; or it is unclear whether dates such as 6/1/19 begin with the month.
 
     Source: despite its name, pct_missing is a fraction from 0 to 1: only then is 0.546938 of a
     published event a whole number of its 49 x 384 x 384 pixels. Choice: a catalog in which it
     exceeds 1 is read as percent.
     """
-    root, events = read_rows(root)
+    root, events = read_rows(root, say)
     events = drop_ambiguous(events, lambda event: (event.id, event.time), say)
     return drop_absent(root, events, say)
 
@@ -119,7 +124,7 @@ def present_events(root, say=print):
     Raises:
       InputError: as for read_catalog.
     """
-    return drop_absent(*read_rows(root), say)
+    return drop_absent(*read_rows(root, say), say)
 
 
 def read_column(root, name):
@@ -136,12 +141,21 @@ def read_column(root, name):
         return {
             (root / "data" / row["file_name"], int(row["file_index"])): row[name]
             for row in rows
-            if row["img_type"] == "vil"
+            if is_radar(row["img_type"])
         }
 
 
-def read_rows(root):
-    """Returns the root as an absolute path, and one Event per vil row, sorted."""
+def is_radar(img_type):
+    """Returns True if a cell of img_type says vil, in whatever letters."""
+    return img_type.strip().lower() == "vil"
+
+
+def read_rows(root, say):
+    """Returns the root as an absolute path, and one Event per vil row, sorted.
+
+    Events whose frames are not 5 minutes apart are left out; `say` gets a line about them, and
+    about rows of unknown types.
+    """
     root = Path(root).absolute()
     path = root / "CATALOG.csv"
     if not os.path.isdir(root):  # not Path.is_dir, which raises if a name is too long
@@ -157,7 +171,7 @@ def read_rows(root):
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
             # Strict, since otherwise an unclosed quote swallows the rows after it.
-            events = _parse_rows(root, path, csv.reader(file, strict=True))
+            events = _parse_rows(root, path, csv.reader(file, strict=True), say)
     except (OSError, csv.Error) as error:  # from csv: an unclosed quote, or bytes that are not text
         raise InputError(
             f"`--data` must have a readable catalog. Received: {path} ({error}); correct the file."
@@ -170,19 +184,51 @@ def read_rows(root):
     return root, sorted(_shares(path, events), key=by_time)
 
 
-def _parse_rows(root, path, rows):
+def _parse_rows(root, path, rows, say):
     place = _columns(path, next(rows, []))
-    events = []
+    radar, unknown = [], Counter()
     for row in rows:
-        if len(row) > place["img_type"] and row[place["img_type"]] == "vil":
-            try:
-                events.append(_parse_row(root, row, place))
-            except _FaultyCell as fault:
-                raise InputError(
-                    f"`--data` has a faulty row in {path}, line {rows.line_num}: {fault}; correct "
-                    "the row, or remove it."
-                ) from None
+        img_type = row[place["img_type"]] if len(row) > place["img_type"] else ""
+        if is_radar(img_type):
+            radar.append((rows.line_num, row))
+        elif row and img_type.strip().lower() not in _OTHER_TYPES:
+            unknown[img_type] += 1
+    if unknown:
+        say(
+            f"left out {unknown.total()} catalog rows that are not of an img_type of SEVIR "
+            f"(the first has {reprlib.repr(next(iter(unknown)))})"
+        )
+    cells = [row[place["time_utc"]] for _, row in radar if len(row) > place["time_utc"]]
+    day_first = _is_day_first(path, cells)
+    events, uneven = [], []
+    for line, row in radar:
+        try:
+            event, is_even = _parse_row(root, row, place, day_first)
+        except _FaultyCell as fault:
+            raise InputError(
+                f"`--data` has a faulty row in {path}, line {line}: {fault}; correct "
+                "the row, or remove it."
+            ) from None
+        (events if is_even else uneven).append(event)
+    _check_even(path, events, uneven, say)
     return events
+
+
+def _check_even(path, events, uneven, say):
+    """Reports the events whose frames are not 5 minutes apart; raises if no others are left."""
+    if not uneven:
+        return
+    if not events:
+        raise InputError(
+            f"`--data` must have events whose frames are {FRAME_MINUTES} minutes apart, by "
+            f"`minute_offsets` of the catalog, since forecasts are for every {FRAME_MINUTES} "
+            f"minutes. Received: {path}, where none of {len(uneven)} events has such frames; the "
+            f"first is {uneven[0].name}."
+        )
+    say(
+        f"left out {len(uneven)} of {len(events) + len(uneven)} events whose frames are not "
+        f"{FRAME_MINUTES} minutes apart, by `minute_offsets` (the first is {uneven[0].name})"
+    )
 
 
 def _columns(path, header):
@@ -199,12 +245,18 @@ def _columns(path, header):
         "pct_missing",
     )
     absent = [name for name in needed if name not in header]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(header) == 1 and set(needed) <= set(header[0].split(separator)):
+            raise InputError(
+                f"`--data` must have a catalog whose cells are separated by commas. Received: "
+                f"{path}, where {name} separate them; save it with commas."
+            )
     if absent:
         raise InputError(
             f"`--data` must have a catalog like SEVIR's. Received: {path} without the columns "
             f"{', '.join(absent)}."
         )
-    optional = ("width_m", *_CORNERS)
+    optional = ("width_m", "height_m", *_CORNERS)
     return {name: header.index(name) for name in (*needed, *optional) if name in header}
 
 
@@ -215,7 +267,8 @@ class _FaultyCell(ValueError):
         super().__init__(f"`{name}` must be {rule}. Received: {reprlib.repr(text)}")
 
 
-def _parse_row(root, row, place):
+def _parse_row(root, row, place, day_first):
+    """Returns the Event of a row, and whether its frames are 5 minutes apart throughout."""
     if len(row) <= max(place.values()):
         raise _FaultyCell("row", "as long as the header", row)
     value = {name: row[column] for name, column in place.items()}
@@ -224,27 +277,38 @@ def _parse_row(root, row, place):
     size = _whole_number("size_x", value["size_x"], least=1)
     if _whole_number("size_y", value["size_y"], least=1) != size:
         raise _FaultyCell("size_y", f"size_x, {size}", value["size_y"])
-    offsets = value["minute_offsets"].split(":")
-    first, *_, last = [_whole_number("minute_offsets", each) for each in [*offsets, offsets[-1]]]
-    time = _parse_time(value["time_utc"])
+    first, last, frames, is_even = _parse_offsets(value["minute_offsets"])
+    time = _parse_time(value["time_utc"], day_first)
     for minute in (first, last):
         try:
             time + datetime.timedelta(minutes=minute)
         except OverflowError:
             raise _FaultyCell("minute_offsets", f"minutes from {time}", str(minute)) from None
-    return Event(
+    width_km, height_km = (_parse_length(value.get(name, "")) for name in ("width_m", "height_m"))
+    if width_km and height_km and not math.isclose(width_km, height_km, rel_tol=0.01):
+        raise _FaultyCell("height_m", f"width_m, {value['width_m']}", value["height_m"])
+    event = Event(
         id=value["id"],
         file=root / "data" / _parse_file_name(value["file_name"]),
         index=_whole_number("file_index", value["file_index"], least=0),
         time=time,
         missing_share=_parse_share(value["pct_missing"]),
-        frames=len(offsets),
+        frames=frames,
         first_minute=first,
         size=size,
         event_type=value["event_type"],
-        width_km=_parse_width(value.get("width_m", "")),
+        width_km=width_km,
         box=_parse_box([value.get(name, "") for name in _CORNERS]),
     )
+    return event, is_even
+
+
+@functools.lru_cache(maxsize=1024)  # nearly all events of a catalog have the same text
+def _parse_offsets(text):
+    """Returns the first and last minute, the number of frames, and whether they are even."""
+    minutes = [_whole_number("minute_offsets", each) for each in text.split(":")]
+    even = range(minutes[0], minutes[0] + FRAME_MINUTES * len(minutes), FRAME_MINUTES)
+    return minutes[0], minutes[-1], len(minutes), minutes == list(even)
 
 
 def _whole_number(name, text, least=None):
@@ -264,8 +328,8 @@ def _parse_share(text):
     raise _FaultyCell("pct_missing", "a number from 0 to 100", text)
 
 
-def _parse_width(text):
-    """Returns meters as km, or None if the text is no width; only the power spectrum needs it."""
+def _parse_length(text):
+    """Returns meters as km, or None if the text is no length."""
     with contextlib.suppress(ValueError):
         if 0 < float(text) < math.inf:  # NaN is not
             return float(text) / 1000
@@ -289,15 +353,49 @@ def _parse_file_name(text):
     return name
 
 
-def _parse_time(text):
-    """Parses a time in the form of SEVIR, or in that of a spreadsheet (6/1/19 0:00)."""
+def _is_day_first(path, cells):
+    """Returns True if dates such as 13/6/19 begin with the day, by all cells of the column.
+
+    Raises:
+      InputError: it is unclear, or some begin with the month and some with the day.
+    """
+    readings = {text: [_slashed_time(text, way) for way in (False, True)] for text in cells}
+    readings = {text: both for text, both in readings.items() if any(both)}
+    by_month, by_day = (all(both[way] for both in readings.values()) for way in (0, 1))
+    unclear = [text for text, (month, day) in readings.items() if month != day]
+    if unclear and by_month == by_day:
+        raise InputError(
+            f"`--data` must have dates that can be read in one way. Received: {path}, whose "
+            f"`time_utc` {'may begin' if by_month else 'begins here and there'} with the month or "
+            f"with the day, as in {unclear[0]}; write it as 2019-06-01 00:00:00."
+        )
+    return by_day and not by_month
+
+
+def _slashed_time(text, day_first):
+    """Returns the time of a text as spreadsheets write it (6/1/19 0:00), or None."""
+    match = _SLASHED_TIME.fullmatch(text)
+    if match is None:
+        return None
+    month, day, year, hour, minute, second = (int(each or 0) for each in match.groups())
+    if day_first:
+        month, day = day, month
+    if len(match[3]) == 2:
+        year += 2000 if year < 69 else 1900  # as POSIX reads two digits
+    with contextlib.suppress(ValueError):
+        return datetime.datetime(year, month, day, hour, minute, second)
+    return None
+
+
+def _parse_time(text, day_first):
+    """Parses a time in the form of SEVIR, or in that of a spreadsheet."""
     with contextlib.suppress(ValueError, OverflowError):
         time = datetime.datetime.fromisoformat(text)
         return time.astimezone(datetime.timezone.utc).replace(tzinfo=None) if time.tzinfo else time
-    for form in _DATE_FORMS:
-        with contextlib.suppress(ValueError):
-            return datetime.datetime.strptime(text, form)
-    raise _FaultyCell("time_utc", "a time, as 2019-06-01 00:00:00", text)
+    time = _slashed_time(text, day_first)
+    if time is None:
+        raise _FaultyCell("time_utc", "a time, as 2019-06-01 00:00:00", text)
+    return time
 
 
 def _shares(path, events):

@@ -63,9 +63,14 @@ def select_events(events, max_missing):
     """Returns the events with at most a fraction `max_missing` (0 to 1) of missing pixels.
 
     Raises:
-      InputError: no event is left.
+      InputError: no event is left, or none has a valid pixel.
     """
     kept = [event for event in events if event.missing_share <= max_missing]
+    if kept and all(event.missing_share == 1 for event in kept):
+        raise InputError(
+            f"`--data` must have events with valid pixels. Received: {len(kept)} events, which by "
+            "`pct_missing` of the catalog have none."
+        )
     if not kept:
         least = min(event.missing_share for event in events)
         raise InputError(
@@ -73,6 +78,30 @@ def select_events(events, max_missing):
             f"one lacks a fraction {least:.6f} of its pixels. Received: {max_missing}."
         )
     return kept
+
+
+def check_widths(events):
+    """Checks that a pixel of a grid has the same size on the ground in all events.
+
+    Every event has the same number of pixels along a side of the grid, so all must be of one width:
+    that of the catalog (width_m), or 1 km per stored pixel if the catalog does not state it.
+
+    Raises:
+      InputError: events differ in width by more than 1%.
+    """
+    widths = {}
+    for event in events:
+        widths.setdefault(event.width_km or float(event.size), []).append(event)
+    if widths and max(widths) > 1.01 * min(widths):
+        found = " and ".join(
+            f"{width:g} km ({len(members)} events, the first is {members[0].name})"
+            for width, members in sorted(widths.items())[:3]
+        )
+        raise InputError(
+            "`--data` must have events of one width on the ground, since all have the same number "
+            f"of grid pixels along a side. Received: {found}; keep the events of one width in the "
+            "catalog, or correct its `width_m`."
+        )
 
 
 def split_events(events, train_before=None, test_from=None):
@@ -178,6 +207,7 @@ def _last_fifths(times, sets):
 
 def _divided(events, train_before, test_from, rule, leave_out=True):
     """Returns the Split by dates; its sets may be empty."""
+    check_widths(events)
     events = sorted(events, key=by_time)
     train = [event for event in events if event.time <= train_before]
     validation = [event for event in events if train_before < event.time <= test_from]
@@ -264,7 +294,7 @@ def authors_split(root, say=print):
 
 def _authors_sides(root, say):
     """Returns the authors' events up to 2019-06-01 and after it; batches may be incomplete."""
-    root, events = read_rows(root)
+    root, events = read_rows(root, say)
     events = drop_ambiguous(select_events(events, 0), lambda event: event.id, say)
     events = drop_absent(root, events, say)
     return (
@@ -359,6 +389,7 @@ def read_split_of_earlier_version(
 
 
 def _two_sets(events, train_before, test_from):
+    check_widths(events)
     events = sorted(events, key=by_time)
     end, start = (
         train_before or test_from or TEST_FROM,

@@ -115,6 +115,11 @@ class EpochRecorder(keras.callbacks.Callback):
         logs.update(row)
         self._progress.epoch, self._progress.step, self._progress.sums = epoch + 1, 0, Sums()
         self._progress.seen = []
+        if not sums.pixels and not sums.skipped_steps:
+            raise TrainingFailed(
+                f"epoch {epoch + 1} has no loss: all target pixels are missing (code 255), or of "
+                "events that were not readable"
+            )
         if not math.isfinite(loss):
             raise TrainingFailed(f"the loss of epoch {epoch + 1} is {loss}")
 

@@ -443,3 +443,33 @@ def test_earlier_versions_split_at_2019_06_01(tmp_path, catalog_row, write_catal
 def test_earlier_versions_needed_both_sets(tmp_path, catalog_row, write_catalog):
     with pytest.raises(InputError, match="must leave training and test events"):
         _earlier(tmp_path, catalog_row, write_catalog, ["2010-01-01", "2010-01-01"])
+
+
+# ---- widths on the ground ---------------------------------------------------------------------
+
+
+def test_events_of_several_widths_are_refused(tmp_path, catalog_row, write_catalog):
+    """They would be pixels of several sizes on the ground in one grid."""
+
+    def read(*more):
+        rows = [
+            catalog_row(id=f"S{k}", file_index=k, time_utc=f"2018-0{1 + k}-01 00:00:00")
+            for k in range(4)
+        ]
+        for row, change in zip(rows[::-1], more, strict=False):
+            row.update(change)
+        write_catalog(tmp_path, rows)
+        return splits.read_split(tmp_path, 1, None, None, say=str)
+
+    assert len(read({"size_x": 32, "size_y": 32, "width_m": 16000}).train) == 2
+    assert len(read({"width_m": 16050}).train) == 2
+    with pytest.raises(InputError, match=r"one width on the ground.*16 km \(3 events.* 32 km \(1"):
+        read({"size_x": 32, "size_y": 32})
+    with pytest.raises(InputError, match="first is S3 2018-04-01"):
+        read({"width_m": 32000})
+
+
+def test_events_without_a_valid_pixel(tmp_path, catalog_row, write_catalog):
+    write_catalog(tmp_path, [catalog_row(id=f"S{k}", pct_missing=1) for k in range(4)])
+    with pytest.raises(InputError, match="must have events with valid pixels. Received: 4 events"):
+        splits.read_split(tmp_path, 1, None, None, say=str)
