@@ -1,14 +1,17 @@
-"""The checksums of packed files, in SHA256SUMS, and their verification."""
+"""The checksums of packed files, in SHA256SUMS, their verification, and their sources."""
 
 import concurrent.futures
+import contextlib
 import hashlib
+import json
 import os
 from pathlib import Path
 
 from keras_nowcast.errors import InputError
-from keras_nowcast.files import written_whole
+from keras_nowcast.files import write_json, written_whole
 
 SUMS = "SHA256SUMS"
+SOURCES = "SOURCES.json"
 _READ_BYTES = 2**22
 
 
@@ -34,9 +37,31 @@ def read_sums(root):
 
 def note_sum(root, path, digest):
     """Writes the checksum of one file to SHA256SUMS, which has those of all files."""
-    sums = {**read_sums(root), str(path): digest}
+    _write_sums(root, {**read_sums(root), str(path): digest})
+
+
+def forget_sum(root, path):
+    """Removes the checksum of a file that is about to be replaced."""
+    sums = read_sums(root)
+    if sums.pop(str(path), None) is not None:
+        _write_sums(root, sums)
+
+
+def _write_sums(root, sums):
     with written_whole(root / SUMS) as beside:
         beside.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def read_sources(root):
+    """Returns {path of a packed file: what `note_sources` wrote}, empty if there is no file."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((root / SOURCES).read_text()))
+    return {}
+
+
+def note_sources(root, path, sources):
+    """Writes the sources of one packed file, as JSON, to SOURCES.json, which has those of all."""
+    write_json(root / SOURCES, {**read_sources(root), str(path): sources})
 
 
 def sha256_of(path):

@@ -5,10 +5,11 @@ in place, one after the other, with one line per written event in a journal next
 therefore loses only the current event, and memory holds a few events for any file size. A finished
 file is read back and compared with the checksums of what was written; only then does it get its
 name. `SHA256SUMS` is for `sha256sum -c` and for `verify`.
+
+`SOURCES.json` has the size and the time of each source. A file whose source has changed is compared
+with it, and written again if a pixel differs.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import csv
 import hashlib
@@ -21,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nowcast.data import catalog, hdf5, sevir
-from keras_nowcast.data.checksums import hash_bytes, note_sum, read_sums, sha256_of
+from keras_nowcast.data import catalog, checksums, hdf5, sevir, splits
 from keras_nowcast.errors import InputError
-from keras_nowcast.files import take_lock, written_whole
+from keras_nowcast.files import new_hdf5, size_text, take_lock, written_whole
 from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 AUTHORS_FILES = ("nowcast_training.h5", "nowcast_testing.h5")
@@ -61,6 +61,12 @@ class PackedFile:
         """Bytes of its pixels."""
         return sum(map(math.prod, self.shapes.values()))
 
+    def read_sources(self):
+        """Returns [name, size in bytes, time in ns] of each file that it is made of."""
+        files = dict.fromkeys(event.file for event in self.events)
+        stamps = [stamp for file in files for stamp in sevir.stamps(file)]
+        return [[Path(path).name, size, time] for path, size, time in stamps]
+
 
 # ---- what is written --------------------------------------------------------------------------
 
@@ -80,11 +86,14 @@ def sevir_files(data, grid=None, say=print):
       the stored pixels.
 
     Raises:
-      InputError: as for catalog.read_catalog, or the grid does not divide a stored size.
+      InputError: as for catalog.read_catalog, or the grid does not divide a stored size, or gives
+        pixels of several sizes on the ground.
     """
     root = Path(data).absolute()
     events = catalog.present_events(root, say)
     sevir.check_files(events)
+    if grid is not None:  # the packed catalog need not state the width
+        splits.check_widths(events)
     files = []
     places = {}  # (file, index) in the data set -> index in the packed file
     for file, members in _by_file(events).items():
@@ -132,7 +141,7 @@ def _catalog_text(path, places):
         writer.writerow(header)
         at = {name: header.index(name) for name in header}
         for row in rows:
-            if len(row) <= at["img_type"] or row[at["img_type"]] != "vil":
+            if len(row) <= at["img_type"] or not catalog.is_radar(row[at["img_type"]]):
                 continue
             place = places.get((str(Path(row[at["file_name"]])), int(row[at["file_index"]])))
             if place is not None:
@@ -230,7 +239,7 @@ def write_files(
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root):
             _check_catalog(root / "CATALOG.csv", catalog_text)
-            _check_space(root, files)
+            _check_space(root, sum(_bytes_needed(root, file) for file in files))
             for file in files:
                 _write_file(root, file, grid, threads, check, say)
             if catalog_text is not None:
@@ -266,18 +275,20 @@ def _check_catalog(path, catalog_text):
         )
 
 
-def _check_space(root, files):
-    need = 0
-    for file in files:
-        beside, _ = _beside(root / file.path)
-        if not (root / file.path).exists():
-            there = beside.stat().st_blocks * 512 if beside.exists() else 0
-            need += max(0, file.size - there)
+def _bytes_needed(root, file):
+    beside, _ = _beside(root / file.path)
+    if (root / file.path).exists():
+        return 0
+    there = beside.stat().st_blocks * 512 if beside.exists() else 0
+    return max(0, file.size - there)
+
+
+def _check_space(root, need):
     free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
     if need > free:
         raise InputError(
-            f"`--out` must have space for {need / 1e9:.1f} GB more. Received: {root}, where "
-            f"{free / 1e9:.1f} GB are free; make space, or give another folder."
+            f"`--out` must have space for {size_text(need)} more. Received: {root}, where "
+            f"{size_text(free)} are free; make space, or give another folder."
         )
 
 
@@ -288,6 +299,7 @@ def _beside(path):
 
 def _write_file(root, file, grid, threads, check, say):
     path = root / file.path
+    sources = file.read_sources()
     beside, journal_file = _beside(path)
     if path.exists():
         if _plan_of(path) != file.plan:
@@ -295,24 +307,59 @@ def _write_file(root, file, grid, threads, check, say):
                 f"`--out` must be new or from the same command. Received: {path}, which "
                 "has other contents; give another folder."
             )
-        if str(file.path) not in read_sums(root):  # stopped between the renaming and the checksum
-            note_sum(root, file.path, sha256_of(path))
-        journal_file.unlink(missing_ok=True)
-        say(f"{path}: exists already")
-        return
+        if str(file.path) not in checksums.read_sums(
+            root
+        ):  # stopped between the renaming and the checksum
+            checksums.note_sum(root, file.path, checksums.sha256_of(path))
+        if _is_current(root, file, sources, grid, threads):
+            journal_file.unlink(missing_ok=True)
+            say(f"{path}: exists already")
+            return
+        say(f"{path}: differs from its source, which has changed; it is packed again")
+        _check_space(root, file.size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = _read_journal(beside, journal_file, file)
+    first_line = f"{file.plan} {hashlib.sha256(json.dumps(sources).encode()).hexdigest()}"
+    done = _read_journal(beside, journal_file, file, first_line)
     if done is None:
         _lay_out(beside, file)
         with written_whole(journal_file) as new:
-            new.write_text(file.plan + "\n")
+            new.write_text(first_line + "\n")
         done = []
     _write_events(beside, journal_file, file, done, grid, threads, check)
+    if file.read_sources() != sources:
+        journal_file.unlink()
+        raise InputError(
+            f"`--data` must not change while it is packed. Received: the sources of {path}, which "
+            "have changed since; run the same command again."
+        )
     digest = _read_back(beside, journal_file, file, done)
+    checksums.forget_sum(root, file.path)
     os.replace(beside, path)
-    note_sum(root, file.path, digest)
+    checksums.note_sum(root, file.path, digest)
+    checksums.note_sources(root, file.path, sources)
     journal_file.unlink()
-    say(f"{path}: {len(file.events)} events, {file.size / 1e9:.3f} GB, sha256 {digest[:16]}...")
+    say(f"{path}: {len(file.events)} events, {size_text(file.size)}, sha256 {digest[:16]}...")
+
+
+def _is_current(root, file, sources, grid, threads):
+    """Returns True if a packed file has the pixels of its sources.
+
+    If their sizes and times are those of the packing, one event is compared, otherwise all are.
+    """
+    is_known = checksums.read_sources(root).get(str(file.path)) == sources
+    events = file.events[:1] if is_known else file.events
+    path, row = root / file.path, 0
+    offsets = _offsets(path, file)
+    with open(path, "rb") as pixels:
+        for vil in sevir.read_events(events, grid, threads):
+            for name, rows in file.pieces(vil).items():
+                at = offsets[name] + row * math.prod(rows.shape[1:])
+                if os.pread(pixels.fileno(), rows.size, at) != rows.tobytes():
+                    return False
+            row += len(rows)
+    if not is_known:
+        checksums.note_sources(root, file.path, sources)
+    return True
 
 
 def _plan_of(path):
@@ -323,24 +370,26 @@ def _plan_of(path):
         return None
 
 
-def _read_journal(beside, journal_file, file):
-    """Returns the checksums of the events that are written, or None if the file was not started.
+def _read_journal(beside, journal_file, file, first_line):
+    """Returns the checksums of the events that are written, or None if the file is to be started.
 
     Raises:
       InputError: the file was started by another plan.
     """
     if not (beside.exists() and journal_file.exists()):
         return None
-    plan, *lines = journal_file.read_text().split("\n")
-    if plan != file.plan:
+    started, *lines = journal_file.read_text().split("\n")
+    if started.partition(" ")[0] != file.plan:
         raise InputError(
             f"`--out` must be new or from the same command. Received: {beside}, started with other "
             "data or flags; remove it, or give another folder."
         )
+    if started != first_line:  # of other sources
+        return None
     done = [
         json.loads(line) for line in lines[:-1]
     ]  # what follows the last end of line is truncated
-    os.truncate(journal_file, sum(len(line) + 1 for line in [plan, *lines[:-1]]))
+    os.truncate(journal_file, sum(len(line) + 1 for line in [started, *lines[:-1]]))
     return done
 
 
@@ -348,7 +397,7 @@ def _lay_out(path, file):
     """Writes a file with all data sets allocated and no pixels yet."""
     import h5py
 
-    with h5py.File(path, "w", locking=False) as laid:
+    with new_hdf5(path) as (laid, _):
         laid.attrs["plan"] = file.plan
         for name, values in file.labels.items():
             laid[name] = values
@@ -378,7 +427,7 @@ def _write_events(path, journal_file, file, done, grid, threads, check):
         total=len(file.events), initial=len(done), desc=path.name[1:-5], unit="event", disable=None
     )
     with open(path, "r+b") as pixels, open(journal_file, "a") as journal, bar:
-        for vil in _read_ahead(file.events[len(done) :], grid, threads):
+        for vil in sevir.read_events(file.events[len(done) :], grid, threads):
             pieces = file.pieces(vil)
             digests = {}
             for name, offset in offsets.items():
@@ -393,21 +442,6 @@ def _write_events(path, journal_file, file, done, grid, threads, check):
             bar.update()
             check()
         os.fsync(pixels.fileno())
-
-
-def _read_ahead(events, grid, threads):
-    """Yields the codes of the events in order; up to `threads` events are read at once."""
-    with concurrent.futures.ThreadPoolExecutor(threads, "read-sevir") as executor:
-        waiting = collections.deque()
-        try:
-            for event in events:
-                waiting.append(executor.submit(sevir.read_event, event, grid))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            executor.shutdown(cancel_futures=True)
 
 
 def _write_bytes(file, offset, rows):
@@ -428,13 +462,13 @@ def _read_back(path, journal_file, file, done):
     with open(path, "rb") as pixels:
         at = 0
         for name, offset in _offsets(path, file).items():
-            hash_bytes(pixels, offset - at, [whole])
+            checksums.hash_bytes(pixels, offset - at, [whole])
             at = offset
             row_bytes = math.prod(file.shapes[name][1:])
             for number, entry in enumerate(done):
                 event = hashlib.sha256()
                 count = entry["rows"] * row_bytes
-                hash_bytes(pixels, count, [whole, event])
+                checksums.hash_bytes(pixels, count, [whole, event])
                 at += count
                 if event.hexdigest() != entry["sha256"][name]:
                     _forget_from(journal_file, number)
@@ -443,7 +477,7 @@ def _read_back(path, journal_file, file, done):
                         f"{file.events[number].name} in {path}, which differs; the same command "
                         "writes it again, and if this recurs the disk is faulty."
                     )
-        hash_bytes(pixels, os.fstat(pixels.fileno()).st_size - at, [whole])
+        checksums.hash_bytes(pixels, os.fstat(pixels.fileno()).st_size - at, [whole])
     return whole.hexdigest()
 
 
@@ -457,4 +491,4 @@ def _write_catalog(root, catalog_text):
     path = root / "CATALOG.csv"
     with written_whole(path) as beside:
         beside.write_text(catalog_text)
-    note_sum(root, path.relative_to(root), sha256_of(path))
+    checksums.note_sum(root, path.relative_to(root), checksums.sha256_of(path))

@@ -6,6 +6,9 @@ shape (event, y, x, time), 1 km and 5 minutes apart. TensorFlow is not imported.
 Source: Veillette et al., NeurIPS 2020, and the catalog published with the data.
 """
 
+import collections
+import concurrent.futures
+import contextlib
 import os
 import reprlib
 from dataclasses import dataclass
@@ -85,6 +88,21 @@ def read_event(event, grid=None):
     return block_mean(vil, block_factor(event, grid))
 
 
+def read_events(events, grid, threads):
+    """Yields the codes of the events in order; up to `threads` events are read at once."""
+    with concurrent.futures.ThreadPoolExecutor(threads, "read-sevir") as executor:
+        waiting = collections.deque()
+        try:
+            for event in events:
+                waiting.append(executor.submit(read_event, event, grid))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
 def block_factor(event, grid):
     """Returns the number of stored pixels per grid pixel along a side.
 
@@ -136,6 +154,37 @@ def check_files(events):
     """
     for event in events:
         _check_event(event, _contents(event.file))
+
+
+def check_missing(events, say):
+    """Compares `pct_missing` of the catalog with the pixels of one event of each file.
+
+    Missing pixels count in no average, but `--max-missing` goes by the catalog. `say` gets one line
+    if a file lacks more pixels than the catalog says. A packed file of coarser pixels lacks fewer.
+    """
+    sample = {event.file: event for event in reversed(events)}.values()
+    wrong = []
+    for event in sample:
+        with contextlib.suppress(InputError):  # reported by the reader of the event
+            share = np.mean(read_event(event) == MISSING)
+            if share > event.missing_share + 0.001:
+                wrong.append((event, share))
+    if wrong:
+        event, share = wrong[0]
+        say(
+            f"`pct_missing` is too low for {len(wrong)} of {len(sample)} events that were compared "
+            f"with their files: {event.name} lacks {share:.1%} of its pixels, and "
+            f"{event.missing_share:.1%} by the catalog, by which --max-missing selects events"
+        )
+
+
+def stamps(path):
+    """Returns the stamp of a file of events, and of the files that it links to, as `stamp`.
+
+    Raises:
+      InputError: as for check_files.
+    """
+    return _contents(path).stamps
 
 
 def _check_event(event, contents):

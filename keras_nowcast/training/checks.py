@@ -56,6 +56,7 @@ def check(config, is_first, say):
         _check_start(config)
         # Not the files of the test set, which training never opens.
         _check_files(split.train + split.validation, config.skip_bad_events)
+        sevir.check_missing(split.train + split.validation, say)
     return config, split
 
 

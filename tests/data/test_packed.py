@@ -1,6 +1,7 @@
 """Packed data have the original's events and batches, and are complete after an interruption."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,8 +249,6 @@ def test_a_full_disk(root, tmp_path, monkeypatch):
 
 
 def test_a_catalog_cannot_write_elsewhere(root, tmp_path):
-    import shutil
-
     own = shutil.copytree(root, tmp_path / "own" / "sevir")
     name = "vil/2018/SEVIR_VIL_SYNTHETIC_2018_0101_1231.h5"
     shutil.move(own / "data" / name, tmp_path / "own" / "evil.h5")
@@ -274,3 +273,126 @@ def test_bad_usage(tmp_path, words, message):
     done = subprocess.run(script(*words), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+# ---- the sources change -----------------------------------------------------------------------
+
+
+def _pack_again(root, out, **more):
+    said = []
+    files, catalog_text = packed.sevir_files(root, say=pytest.fail)
+    packed.write_files(out, files, catalog_text, say=said.append, **more)
+    return said
+
+
+def _change(root, number=1):
+    """Changes pixels in one file of the source; returns its path."""
+    path = sorted((root / "data").rglob("*.h5"))[0]
+    with h5py.File(path, "r+") as file:
+        file["vil"][number] = file["vil"][number] ^ 1
+    return path
+
+
+@pytest.fixture
+def source(root, tmp_path):
+    return shutil.copytree(root, tmp_path / "source")
+
+
+@pytest.mark.parametrize("how", [pack, pack_authors])
+def test_a_source_that_has_changed_is_packed_again(source, tmp_path, how):
+    how(source, tmp_path / "packed")
+    _change(source)
+    how(source, tmp_path / "packed")
+    how(source, tmp_path / "new")
+    checksums.verify(tmp_path / "packed", say=lambda line: None)
+    assert listed(tmp_path / "packed") == listed(tmp_path / "new")
+
+
+def test_only_what_has_changed_is_read_in_full_and_packed_again(source, tmp_path, monkeypatch):
+    _pack_again(source, tmp_path / "packed")
+    changed = _change(source)
+    read = []
+    read_event = sevir.read_event
+    monkeypatch.setattr(
+        sevir, "read_event", lambda event, grid=None: read.append(event) or read_event(event, grid)
+    )
+    said = _pack_again(source, tmp_path / "packed")
+    assert [line.partition(": ")[2][:20] for line in said] == [
+        "differs from its sou",
+        "12 events, 602.1 kB,",
+        "exists already",
+        "exists already",
+    ]
+    counts = {path: sum(event.file == path for event in read) for path in {e.file for e in read}}
+    others = {path: count for path, count in counts.items() if path != changed}
+    assert len(others) == 2 and set(others.values()) == {1}
+    assert _pack_again(source, tmp_path / "packed")[0].endswith("exists already")
+
+
+def test_another_time_alone_packs_nothing(source, tmp_path):
+    _pack_again(source, tmp_path / "packed")
+    before = listed(tmp_path / "packed")
+    path = _change(source)
+    _change(source)  # back to the same pixels
+    os.utime(path, (1, 1))
+    assert [line.endswith("exists already") for line in _pack_again(source, tmp_path / "packed")]
+    after = listed(tmp_path / "packed")
+    assert {name for name in after if after[name] != before[name]} == {"SOURCES.json"}
+
+
+def test_other_pixels_of_the_same_size_and_time(source, tmp_path):
+    """The first event of each file is compared in any case."""
+    _pack_again(source, tmp_path / "packed")
+    status = sorted((source / "data").rglob("*.h5"))[0].stat()
+    path = _change(source, 0)
+    with open(path, "r+b") as file:
+        file.truncate(max(status.st_size, path.stat().st_size))
+    sources = checksums.read_sources(tmp_path / "packed")
+    stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns]]
+    name = str(path.relative_to(source))
+    checksums.note_sources(tmp_path / "packed", name, stamps)
+    assert sources[name] != stamps
+    assert "differs from its source" in _pack_again(source, tmp_path / "packed")[0]
+
+
+def test_a_data_set_packed_before_sources_were_noted(source, tmp_path):
+    _pack_again(source, tmp_path / "packed")
+    (tmp_path / "packed" / "SOURCES.json").unlink()
+    assert _pack_again(source, tmp_path / "packed")[0].endswith("exists already")
+    (tmp_path / "packed" / "SOURCES.json").write_text("[1")
+    _change(source, -1)
+    assert "differs from its source" in _pack_again(source, tmp_path / "packed")[0]
+
+
+def test_what_was_begun_with_other_pixels_is_begun_again(source, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _pack_again(source, tmp_path / "packed", check=stop)
+    _change(source, 0)
+    _pack_again(source, tmp_path / "packed")
+    _pack_again(source, tmp_path / "new")
+    assert listed(tmp_path / "packed") == listed(tmp_path / "new")
+
+
+def test_a_source_that_changes_while_it_is_packed(source, tmp_path):
+    changes = iter([_change])
+
+    def change():
+        for each in changes:
+            each(source, 0)
+
+    with pytest.raises(InputError, match="`--data` must not change while it is packed"):
+        _pack_again(source, tmp_path / "packed", check=change)
+    _pack_again(source, tmp_path / "packed")
+    _pack_again(source, tmp_path / "new")
+    assert listed(tmp_path / "packed") == listed(tmp_path / "new")
+
+
+def test_pixels_of_several_sizes_on_the_ground(source, tmp_path):
+    text = (source / "CATALOG.csv").read_text()
+    (source / "CATALOG.csv").write_text(text.replace("32000.0,32000.0", "64000.0,64000.0", 1))
+    with pytest.raises(InputError, match=r"one width on the ground.* 32 km \(19 events.* 64 km"):
+        packed.sevir_files(source, 16)
+    packed.sevir_files(source)

@@ -35,15 +35,6 @@ def test_events_are_sorted_by_time(tmp_path, catalog_row, write_catalog):
     assert events[0].frame_time(12) == datetime.datetime(2016, 12, 31, 23, 0)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["2019-06-01 00:05:00", "6/1/19 0:05", "06/01/2019 00:05", "2019-06-01 02:05:00+02:00"],
-)
-def test_forms_of_the_date(tmp_path, catalog_row, write_catalog, text):
-    write_catalog(tmp_path, [catalog_row(time_utc=text)])
-    assert catalog.read_catalog(tmp_path)[0].time == datetime.datetime(2019, 6, 1, 0, 5)
-
-
 def test_other_image_types_are_passed_over(tmp_path, catalog_row, write_catalog):
     lightning = {"file_name": "lght/2018/a.h5", "minute_offsets": "", "size_x": "48"}
     rows = [
@@ -387,3 +378,21 @@ def test_ids_cut_to_the_length_of_the_file(tmp_path, catalog_row, write_catalog)
     (event,) = catalog.read_catalog(tmp_path)
     _rewritten(event, np.zeros((1, 16, 16, 49), np.uint8), ids=[long.encode()])  # S10
     sevir.check_files([event])
+
+
+@pytest.mark.parametrize("stated, is_said", [(0.0, True), (0.5, False), (0.515, False)])
+def test_more_missing_pixels_than_the_catalog_states(
+    tmp_path, catalog_row, write_catalog, stated, is_said
+):
+    write_catalog(tmp_path, [catalog_row(pct_missing=stated)])
+    (event,) = catalog.read_catalog(tmp_path)
+    vil = np.zeros((1, 16, 16, 49), np.uint8)
+    vil[:, :8] = MISSING
+    _rewritten(event, vil, ids=[b"S0"])
+    said = []
+    sevir.check_missing([event, event], said.append)
+    assert said == is_said * [
+        "`pct_missing` is too low for 1 of 1 events that were compared with their files: S0 "
+        "2018-05-01 12:00 lacks 50.0% of its pixels, and 0.0% by the catalog, by which "
+        "--max-missing selects events"
+    ]
