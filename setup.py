@@ -33,6 +33,7 @@ EXTRAS_REQUIRE = {
     "baselines": ["pysteps>=1.10"],  # an independent optical flow and verification to compare with
     "tensorboard": ["tensorboard>=2.18"],  # --tensorboard; TensorFlow no longer brings it along
     "dev": [
+        "hypothesis>=6.100",  # data sets of any layout, compared with h5py
         "jsonschema>=4.20",  # checks the records that the tests write by record.schema.json
         "pytest>=8",
         "pytest-xdist>=3.5",  # two test files at a time, since most tests use one core

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fuzz  # noqa: E402
+import fuzz_reader  # noqa: E402
 
 CASES, SEED = 510, 20
 
@@ -48,3 +49,22 @@ def test_a_crash_and_a_hang_do_not_pass(tmp_path, sent, end):
         reader.start()
         os.kill(reader.process.pid, sent)
         assert fuzz.verdict(reader.read(tmp_path)) == (False, end)
+
+
+# ---- the search that is guided by coverage ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", sorted(fuzz_reader.CORPUS.glob("*.h5")), ids=lambda path: path.stem
+)
+def test_each_file_of_the_corpus_passes(path):
+    assert fuzz_reader.difference(path) is None
+
+
+def test_a_reader_that_errs_does_not_pass(monkeypatch):
+    from keras_nowcast.data import hdf5
+
+    path = fuzz_reader.CORPUS / "gzip-earliest.h5"
+    read_item = hdf5.read_item
+    monkeypatch.setattr(hdf5, "read_item", lambda layout, index: read_item(layout, index) ^ 1)
+    assert fuzz_reader.difference(path) == "event 0 differs in 100.0% of its pixels"
