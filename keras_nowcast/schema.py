@@ -95,7 +95,7 @@ ENVIRONMENT = (
     Key("slurm_array_task_id", TEXT, "", "index of the task in the job array", _ARRAY),
     Key("slurm_nodes", TEXT, "", "nodes of the job, as Slurm writes the list", _SLURM),
     Key("slurm_restart_count", INTEGER, "restarts", "how often Slurm requeued the job", _SLURM),
-    Key("user_settings", TEXTS, "", "what rank 0's user has set, as name=value", since=VERSION),
+    Key("user_settings", TEXTS, "", "what rank 0's user has set, as name=value", since=4),
 )
 
 MODEL = (
