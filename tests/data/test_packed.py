@@ -288,8 +288,11 @@ def _pack_again(root, out, **more):
 def _change(root, number=1):
     """Changes pixels in one file of the source; returns its path."""
     path = sorted((root / "data").rglob("*.h5"))[0]
-    with h5py.File(path, "r+") as file:
+    # In a copy, since a thread may have the file open, and HDF5 opens none twice in other modes.
+    changed = shutil.copy(path, root / "changed")
+    with h5py.File(changed, "r+") as file:
         file["vil"][number] = file["vil"][number] ^ 1
+    os.replace(changed, path)
     return path
 
 
