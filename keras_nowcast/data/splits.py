@@ -31,7 +31,9 @@ class Split:
     """The three sets, each sorted by time, and how the events were divided.
 
     Attributes:
-      train, validation, test: lists of Events.
+      train: list of Events.
+      validation: list of Events.
+      test: list of Events.
       left_out: number of events that are in no set because they overlap one of a later set.
       train_before: naive datetime, UTC; training events have this time or an earlier one. None if
         the sets are those of an earlier version.

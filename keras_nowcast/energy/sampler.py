@@ -48,8 +48,10 @@ class Window:
     """A named interval between two marks.
 
     Attributes:
-      name, index: as given ("epoch", 3).
-      start, end: Marks; end is None while it is open.
+      name: as given, such as "epoch".
+      index: as given, such as 3.
+      start: Mark.
+      end: Mark; None while it is open.
       peak_w: device key -> highest reading inside.
     """
 
@@ -63,11 +65,12 @@ class Track:
 
     Attributes:
       meter: the meter that is read.
-      counter, power: its CounterCurve and PowerCurve, or None.
+      counter: its CounterCurve, or None.
+      power: its PowerCurve, or None.
       problems: {what: {"count", "first_s", "last_s"}}.
       state: the newest Reading.
-      watts, highest_w: power by the last poll, and the highest power that it showed; None if
-        unknown.
+      watts: power by the last poll; None if unknown.
+      highest_w: the highest power that the last poll showed; None if unknown.
     """
 
     def __init__(self, meter, interval_s, lock):

@@ -39,8 +39,10 @@ class LayerCost:
       name: as in the built model.
       kind: scaling, convolution, transposed convolution, pooling, normalization, activation,
         concatenation or loss.
-      side, channels: of its output, (side, side, channels).
-      input_side, input_channels: of its input.
+      side: pixels along a side of its output, (side, side, channels).
+      channels: of its output.
+      input_side: pixels along a side of its input.
+      input_channels: of its input.
       kernel: side of the kernel; 0 for a layer without one.
       passes_gradient: whether the gradient with respect to its input is needed.
       is_float32: whether it computes in float32 under every policy.

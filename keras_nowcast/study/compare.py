@@ -67,7 +67,8 @@ class CostMeasure:
 
     Attributes:
       column: of the table.
-      name, unit: as text.
+      name: of the quantity, as text.
+      unit: as text.
       is_estimate: True if the energy of any cell is an estimate.
     """
 

@@ -44,7 +44,8 @@ class Interval:
 
     Attributes:
       value: the prediction.
-      low, high: ends of the interval.
+      low: lower end of the interval.
+      high: upper end of the interval.
       share: nominal coverage of true values.
     """
 

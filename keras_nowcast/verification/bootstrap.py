@@ -35,7 +35,8 @@ class Ratio(NamedTuple):
     """The parts of a score: arrays of one shape with a first axis over blocks.
 
     Attributes:
-      numerator, denominator: additive; the score is the ratio of their sums over the blocks.
+      numerator: additive; the score is the ratio of the sums over the blocks.
+      denominator: additive.
     """
 
     numerator: np.ndarray
