@@ -9,7 +9,7 @@ each kind of storage, and of earlier searches. A case passes if each event that 
 has the pixels of h5py, and if everything else is refused by one of the errors that mean so.
 
 A case that does not pass is written to `--out`, as are files on which HDF5 crashes (crash-...) or
-takes longer than two minutes (timeout-...). The exit status is 1 if a case did not pass.
+takes longer than 20 minutes (timeout-...). The exit status is 1 if a case did not pass.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def search_on(seconds, out):
         options = [
             f"-max_total_time={left}",
             "-max_len=16384",
-            "-timeout=120",
+            "-timeout=1200",
             "-rss_limit_mb=3000",
             "-print_final_stats=1",
             f"-artifact_prefix={out}/",

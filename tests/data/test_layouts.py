@@ -143,6 +143,17 @@ def _link(folder, link, rng):
         file["more"] = rng.integers(0, 256, 20000, np.uint8)
 
 
+def _may_be_refused(layout, message):
+    """Returns True for pixels that were never written, and for chunks that skip a compression.
+
+    HDF5 skips a compression that gains nothing. If a chunk has another one, its length is unknown,
+    so that a mark that was set by mistake would go unnoticed.
+    """
+    if "bytes where" in message:
+        return sum(each in ("gzip", "lzf", "scale") for each in layout["filters"]) > 1
+    return layout["written"] is not None and "never written" in message
+
+
 def _compare(layout):
     with tempfile.TemporaryDirectory() as folder:
         path = _write(Path(folder), layout)
@@ -160,7 +171,7 @@ def _compare(layout):
             except InputError as error:
                 ends.add("refused: " + str(error).partition("Received: ")[2][:30])
                 assert "\n" not in str(error)
-                assert layout["written"] is not None and "never written" in str(error), error
+                assert _may_be_refused(layout, str(error)), error
             else:
                 ends.add("read")
                 np.testing.assert_array_equal(vil, expected[each.index])

@@ -263,6 +263,20 @@ def test_a_loss_that_is_not_finite_ends_the_run(small_sevir, tmp_path):
     json.dumps(record, allow_nan=False)
 
 
+def test_targets_that_are_all_missing_are_the_reason(small_sevir, tmp_path, monkeypatch):
+    from keras_nowcast.data import sevir
+
+    def all_missing(event, grid=None):
+        vil = np.full((grid or event.size, grid or event.size, event.frames), 7, np.uint8)
+        vil[..., sevir.FRAMES_IN :] = sevir.MISSING
+        return vil
+
+    monkeypatch.setattr(sevir, "read_event", all_missing)
+    with pytest.raises(TrainingFailed, match="all target pixels are missing"):
+        run(small_sevir, tmp_path, max_windows=2)
+    assert "all target pixels" in RunFolder(tmp_path).read_record()["status_reason"]
+
+
 def test_a_file_that_breaks_while_training(small_sevir, tmp_path, monkeypatch):
     from keras_nowcast.data import sevir
 
