@@ -159,6 +159,7 @@ class RunConfig:
         "minutes between checkpoints within an epoch, in addition to the one at its end; 0 for "
         "that one only",
         at_least=0,
+        below=math.inf,
     )
     stall_seconds: float = _flag(
         300.0,
@@ -166,6 +167,7 @@ class RunConfig:
         "stop all ranks if one makes no progress for this many seconds, and report which rank and "
         "why",
         at_least=1,
+        below=math.inf,
     )
     skip_bad_events: int = _flag(
         0,
@@ -194,12 +196,16 @@ class RunConfig:
         "assumed power of a busy core in watts, for --power-source estimate (default: the "
         "processor's design power, from a small table)",
         ranks=OWN,
+        above=0,
+        below=1000,
     )
     power_limit_w: float | None = _flag(
         None,
         TRAINING,
         "power limit of each GPU during the run in watts, set through NVML if this user may "
         "(default: the present limit)",
+        above=0,
+        below=math.inf,
     )
     window_stride: int = _flag(
         12, WINDOWS, "frames between the starts of two windows of an event", at_least=1

@@ -184,7 +184,11 @@ def scores_by_lead(rows, thresholds):
         for cell in axes.flat[len(panels) :]:
             cell.axis("off")
         handles = [Line2D([], [], **look, label=name) for name, look in _looks(rows).items()]
-        handles.append(Patch(color="0.5", alpha=0.25, label="95% interval over blocks of events"))
+        lows = [row[name] for row in rows for name in row if name.endswith("_low")]
+        if not np.isnan(lows).all():
+            handles.append(
+                Patch(color="0.5", alpha=0.25, label="95% interval over blocks of events")
+            )
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
