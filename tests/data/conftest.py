@@ -35,6 +35,13 @@ def write_sevir():
     return _write_sevir
 
 
+@pytest.fixture
+def event(tmp_path, write_sevir):
+    """The second of three compressed events."""
+    write_sevir(tmp_path, events=3, chunks=(1, 16, 16, 49), compression="gzip")
+    return catalog.read_catalog(tmp_path)[1]
+
+
 def _catalog_row(**values):
     """Returns a row of the catalog as a dict; `values` replace the defaults."""
     defaults = {

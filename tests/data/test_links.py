@@ -10,12 +10,6 @@ from keras_nowcast.data import catalog, hdf5, sevir
 from keras_nowcast.errors import InputError
 
 
-@pytest.fixture
-def event(tmp_path, write_sevir):
-    write_sevir(tmp_path, events=3, chunks=(1, 16, 16, 49), compression="gzip")
-    return catalog.read_catalog(tmp_path)[1]
-
-
 def _refused(event, match):
     for look in (lambda: sevir.check_files([event]), lambda: sevir.read_event(event)):
         with pytest.raises(InputError, match=match) as caught:

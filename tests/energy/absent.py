@@ -1,4 +1,4 @@
-"""What is measured under a stub driver that lacks some of its functions."""
+"""Sensors that lack something: files that are spoiled, drivers that lack a function."""
 
 import re
 
@@ -10,6 +10,15 @@ from keras_nowcast.energy.reading import Reading
 SYMBOLS = re.findall(r"^(?:int|const char \*) ?(nvml\w+)\(", SOURCE.read_text(), re.MULTILINE)
 
 
+def spoil(path, how):
+    """Replaces a file by a folder or by other bytes, or removes it."""
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how != "absent":
+        path.write_bytes(how)
+
+
 def measured_or_reason(stub, start_s=3.0, seconds=10.0):
     """Returns (joules of a stretch, None), or (None, why there are none)."""
     stub.set_time(0.0)
@@ -19,13 +28,7 @@ def measured_or_reason(stub, start_s=3.0, seconds=10.0):
     (meter,) = source.meters
     assert isinstance(meter.read_state(meter.read_state()), Reading)
     simulation = Simulation(stub, [meter])
-    simulation.run_until(start_s)
-    window = simulation.boundary(lambda: simulation.sampler.open_window("epoch", 0))
-    simulation.run_until(start_s + seconds)
-    simulation.boundary(lambda: simulation.sampler.close_window(window))
-    simulation.run_until(start_s + seconds + 1.5)
-    simulation.close()
-    parts = simulation.sampler.measure(meter.key, window)
+    parts = simulation.measure(meter, start_s, seconds, after_s=1.5)
     for part in (parts["counter"], parts["power"]):
         if part is not None and part["seconds"] > 0:
             return part["joules"] * seconds / part["seconds"], None

@@ -107,11 +107,4 @@ def measure(device, folder, start_s, seconds):
     stub = StubDriver(folder, [device], simulated=True)
     with stub.loaded_here():
         meter = nvml.GpuMeter(nvml.list_gpus()[0])
-        simulation = Simulation(stub, [meter])
-        simulation.run_until(start_s)
-        window = simulation.boundary(lambda: simulation.sampler.open_window("epoch", 0))
-        simulation.run_until(start_s + seconds)
-        simulation.boundary(lambda: simulation.sampler.close_window(window))
-        simulation.run_until(start_s + seconds + 1.0)
-        simulation.close()
-        return simulation.sampler.measure(meter.key, window)
+        return Simulation(stub, [meter]).measure(meter, start_s, seconds, after_s=1.0)

@@ -279,6 +279,16 @@ class Simulation:
         self._due_s = self.now_s
         return result
 
+    def measure(self, meter, start_s, seconds, after_s):
+        """Returns `Sampler.measure` of a stretch that begins at start_s; then closes the clock."""
+        self.run_until(start_s)
+        window = self.boundary(lambda: self.sampler.open_window("epoch", 0))
+        self.run_until(start_s + seconds)
+        self.boundary(lambda: self.sampler.close_window(window))
+        self.run_until(start_s + seconds + after_s)
+        self.close()
+        return self.sampler.measure(meter.key, window)
+
     def close(self):
         """Closes the clock."""
         self._file.close()

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from absent import SYMBOLS, measured_or_reason
+from absent import SYMBOLS, measured_or_reason, spoil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stub_nvml import A100, AVERAGING, TURING, V100, Device, StubDriver, constant
@@ -59,14 +59,6 @@ def test_any_tree_of_rapl(tmp_path, spoiled, wraps):
         watts = WATTS.get(name, 0.0)  # a name of random bytes is a package that stands still here
         assert joules == pytest.approx(watts * seconds, rel=0.02, abs=0.01), (name, spoiled)
         assert seconds == pytest.approx(10, abs=0.2) or notes, (name, spoiled)
-
-
-def spoil(path, how):
-    path.unlink()
-    if how == "folder":
-        path.mkdir()
-    elif how != "absent":
-        path.write_bytes(how)
 
 
 def measured(root, zones, range_uj):

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from absent import spoil
 
 from keras_nowcast.energy import choose_source, rapl
 from keras_nowcast.energy.reading import MeterError
@@ -44,14 +45,6 @@ def test_joules_and_wrap_around(tree):
     assert meter.read_counter() - first == pytest.approx((RANGE_UJ - 1_500_000) / 1e6)
     counter.write_text("2500000\n")  # 0.5 J up to the wrap, 2.5 J after it
     assert meter.read_counter() - first == pytest.approx((RANGE_UJ - 1_500_000) / 1e6 + 3.0)
-
-
-def spoil(path, how):
-    path.unlink()
-    if how == "folder":
-        path.mkdir()
-    elif how != "absent":
-        path.write_bytes(how)
 
 
 @pytest.mark.parametrize("how", ["absent", "folder", b"", b"0\n", b"-5\n", b"N/A\n", b"\xff\0"])
