@@ -3,17 +3,18 @@
 Each stage runs in a separate process with a time limit, and writes its JSON file at each step. A
 stage that fails, hangs or is killed therefore keeps what it found, and ends no other stage.
 report.md, which is written again after each stage, says pass, fail, or what could not be tried.
+The stages:
 
-  machine    versions, devices, and what doctor.py finds
-  sensors    NVML's counter and power at 1 kHz, idle and under load: update periods, steps, the
-             average against the instantaneous power, the time of a call
-  duty       the energy counter against the integral of the power, under known duty cycles
-  overhead   training steps with and without the energy monitor, in alternating blocks
-  limit      a power limit is set, and restored after the work and after SIGKILL (needs root)
-  network    the UNet by depth, filters and precision: samples per second, joules per sample, peak
-             memory, loss scale
-  input      the reader against plain h5py, and copies from host to device
-  allreduce  with two GPUs and Horovod: sums of known values right after long matrix products
+- machine: versions, devices, and what doctor.py finds.
+- sensors: NVML's counter and power at 1 kHz, idle and under load: update periods, steps, the
+  average against the instantaneous power, the time of a call.
+- duty: the energy counter against the integral of the power, under known duty cycles.
+- overhead: training steps with and without the energy monitor, in alternating blocks.
+- limit: a power limit is set, and restored after the work and after SIGKILL (needs root).
+- network: the UNet by depth, filters and precision: samples per second, joules per sample, peak
+  memory, loss scale.
+- input: the reader against plain h5py, and copies from host to device.
+- allreduce: with two GPUs and Horovod, sums of known values right after long matrix products.
 
 The stages use Keras on TensorFlow, JAX or PyTorch, whichever is installed; what needs TensorFlow
 or Horovod is not tried without them. The exit status is 0 if no stage failed, otherwise 1.

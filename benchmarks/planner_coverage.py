@@ -151,8 +151,8 @@ def main():
         "planner_coverage",
         rows,
         f"percent of true values inside nominal {intervals.SHARE:.0%} intervals of the planner, "
-        f"{repetitions} simulated studies; largest: up to four largest cells from the smaller "
-        "ones; beyond: cells of up to 16 times a measured size; jackknife: the interval until "
+        f"{repetitions} simulated studies. Largest: up to four largest cells from the smaller "
+        "ones. Beyond: cells of up to 16 times a measured size. Jackknife: the interval until "
         "November 2026, nominal 90% or less",
     )
 
