@@ -83,13 +83,7 @@ def pack(arguments, config, threads):
     if arguments.layout == "sevir":
         files, catalog_text = packed.sevir_files(arguments.data, arguments.grid)
     else:
-        split = splits.read_split(
-            arguments.data,
-            config.max_missing,
-            config.train_before_time,
-            config.test_from_time,
-            config.authors_split,
-        )
+        split = splits.read_split(arguments.data, *config.selection)
         print(split.note)
         files = packed.authors_files(split, arguments.grid, config.window_stride)
     with Signals() as signals:

@@ -109,6 +109,17 @@ _NO_POWER = (
 )
 _FEW = "the score is undefined, or too few blocks have it for an interval"
 _BLOCKS = Key("n_blocks", INTEGER, "blocks", "days, or values of --blocks, that were resampled")
+
+
+def _bounds(name, unit, of=None):
+    """Returns the Keys of the ends of a bootstrap interval: of a score, or of the Key before it."""
+    whose = "its 95% bootstrap interval" if of is None else f"the 95% bootstrap interval of {of}"
+    return (
+        Key(f"{name}_low", NUMBER, unit, f"lower end of {whose}", _FEW, signed=True),
+        Key(f"{name}_high", NUMBER, unit, "upper end of this interval", _FEW, signed=True),
+    )
+
+
 SCORES = (
     Key("method", TEXT, "", "model, persistence, extrapolation, sprog or anvil"),
     Key("threshold", INTEGER, CODES, "a pixel is an event if its code is at or above it"),
@@ -133,33 +144,9 @@ SCORES = (
     Key("correct_negatives", INTEGER, _COUNT, "pixels with no event forecast and none observed"),
     Key("hss", NUMBER, "-1 to 1", "Heidke skill score", _EMPTY, signed=True),
     Key("mean_error", NUMBER, CODES, "mean of forecast minus observation", _NO_PIXEL, signed=True),
-    Key(
-        "csi_low",
-        NUMBER,
-        FRACTION,
-        "lower end of the 95% bootstrap interval of csi",
-        _FEW,
-        signed=True,
-    ),
-    Key("csi_high", NUMBER, FRACTION, "upper end of this interval", _FEW, signed=True),
-    Key(
-        "mae_low",
-        NUMBER,
-        CODES,
-        "lower end of the 95% bootstrap interval of mae",
-        _FEW,
-        signed=True,
-    ),
-    Key("mae_high", NUMBER, CODES, "upper end of this interval", _FEW, signed=True),
-    Key(
-        "mse_low",
-        NUMBER,
-        f"{CODES} squared",
-        "lower end of the 95% bootstrap interval of mse",
-        _FEW,
-        signed=True,
-    ),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW, signed=True),
+    *_bounds("csi", FRACTION, "csi"),
+    *_bounds("mae", CODES, "mae"),
+    *_bounds("mse", f"{CODES} squared", "mse"),
     _BLOCKS,
 )
 # They follow SCORES in scores.csv; the first two for the pools and scales that were counted.
@@ -223,8 +210,7 @@ DIFFERENCES = (
         _EMPTY,
         signed=True,
     ),
-    Key("csi_low", NUMBER, "", "lower end of its 95% bootstrap interval", _FEW, signed=True),
-    Key("csi_high", NUMBER, "", "upper end of this interval", _FEW, signed=True),
+    *_bounds("csi", ""),
     Key(
         "mse_difference",
         NUMBER,
@@ -232,15 +218,7 @@ DIFFERENCES = (
         "mse of the method minus the reference's",
         signed=True,
     ),
-    Key(
-        "mse_low",
-        NUMBER,
-        f"{CODES} squared",
-        "lower end of its 95% bootstrap interval",
-        _FEW,
-        signed=True,
-    ),
-    Key("mse_high", NUMBER, f"{CODES} squared", "upper end of this interval", _FEW, signed=True),
+    *_bounds("mse", f"{CODES} squared"),
     _BLOCKS,
 )
 

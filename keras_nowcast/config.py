@@ -297,6 +297,11 @@ class RunConfig:
         """Returns test_from as a datetime, or None."""
         return self.test_from and self._date("test_from")
 
+    @property
+    def selection(self):
+        """Returns what splits.read_split divides a data set by, in the order of its arguments."""
+        return self.max_missing, self.train_before_time, self.test_from_time, self.authors_split
+
     def _date(self, name):
         try:
             time = datetime.datetime.fromisoformat(getattr(self, name))

@@ -166,11 +166,7 @@ class RunFolder:
         Raises:
           OddFile: config.json cannot be used.
         """
-        path = self.path / "config.json"
-        stored = checked.read_object(path)
-        if stored is not None:
-            check_stored(stored, path)
-        return stored
+        return self._read("config.json", check_stored)
 
     def read_record(self):
         """Returns record.json as a dict, or None if there is none.
@@ -178,11 +174,7 @@ class RunFolder:
         Raises:
           OddFile: it cannot be used; NewerVersion if a newer version wrote it.
         """
-        path = self.path / "record.json"
-        record = checked.read_object(path)
-        if record is not None:
-            _check_record(record, path)
-        return record
+        return self._read("record.json", _check_record)
 
     def read_finished(self):
         """Returns record.json as `read_record`, after checking all that a study reads of the run.
@@ -217,11 +209,15 @@ class RunFolder:
         Raises:
           OddFile: it cannot be used.
         """
-        path = self.path / "environment.json"
-        environment = checked.read_object(path)
-        if environment is not None:
-            checked.check_keys(path, "", environment, schema.ENVIRONMENT)
-        return environment
+        return self._read("environment.json", _check_environment)
+
+    def _read(self, name, check):
+        """Returns the object in a JSON file, after `check(value, path)`; None without a file."""
+        path = self.path / name
+        value = checked.read_object(path)
+        if value is not None:
+            check(value, path)
+        return value
 
     def write_environment(self, environment):
         """Writes environment.json atomically."""
@@ -369,8 +365,8 @@ def unrecorded_runs(folders):
 def _folders_with(name, folder):
     """Returns the folders, in and below `folder`, that hold a file `name`, in order of path.
 
-    Symbolic links are followed; a folder that several lead to is searched once, by its own name
-    rather than by a link beside it.
+    Symbolic links are followed. A folder that several of them lead to is searched once; its own
+    name then comes before the links in the same folder.
     """
     found, seen = [], set()
     for path, folders, files in os.walk(folder, followlinks=True):
@@ -394,6 +390,10 @@ def _check_record(record, path):
     for section, keys in (schema.SECTIONS | {"roofs": schema.ROOFS}).items():
         checked.check_keys(path, f"{section}.", record.get(section) or {}, keys)
     check_recorded(record.get("config") or {}, path, trained=False)
+
+
+def _check_environment(environment, path):
+    checked.check_keys(path, "", environment, schema.ENVIRONMENT)
 
 
 def _check_completed(record, path):

@@ -240,6 +240,14 @@ _NO_IDLE = "no idle baseline was measured before the work"
 _ONE_METER = "a device has only one meter, so there is nothing to compare it with"
 _NO_SENSOR = "the energy is an estimate: no sensor was read"
 _PERIOD = "the device has no such sensor, or it is unknown"
+_ABOVE_IDLE = Key(
+    "joules_above_idle",
+    NUMBER,
+    "J",
+    "joules minus idle power over the covered time",
+    _NO_IDLE,
+    signed=True,
+)
 DEVICES = (
     Key("uuid", TEXT, "", "UUID of the GPU, or the name of the CPU package or process"),
     Key("name", TEXT, "", "model of the device", "the driver does not report it"),
@@ -249,14 +257,7 @@ DEVICES = (
     Key("mean_watts", NUMBER, "W", "joules divided by the covered time", _NO_ENERGY),
     Key("peak_watts", NUMBER, "W", "highest power reading while training", "power was not read"),
     Key("idle_watts", NUMBER, "W", "mean power before the work", _NO_IDLE),
-    Key(
-        "joules_above_idle",
-        NUMBER,
-        "J",
-        "joules minus idle power over the covered time",
-        _NO_IDLE,
-        signed=True,
-    ),
+    _ABOVE_IDLE,
     Key("coverage", NUMBER, FRACTION, "fraction of `seconds` with a known energy"),
     Key("crosscheck_joules", NUMBER, "J", "joules from the device's other meter", _ONE_METER),
     Key("uncertainty_percent", NUMBER, "% of joules", "as in `energy`, of this device", _NO_SENSOR),
@@ -353,14 +354,7 @@ ENERGY = (
         "the number of samples was not given",
         in_table=True,
     ),
-    Key(
-        "joules_above_idle",
-        NUMBER,
-        "J",
-        "joules minus idle power over the covered time",
-        _NO_IDLE,
-        signed=True,
-    ),
+    _ABOVE_IDLE,
     Key(
         "coverage",
         NUMBER,

@@ -307,9 +307,8 @@ def _write_file(root, file, grid, threads, check, say):
                 f"`--out` must be new or from the same command. Received: {path}, which "
                 "has other contents; give another folder."
             )
-        if str(file.path) not in checksums.read_sums(
-            root
-        ):  # stopped between the renaming and the checksum
+        # A run can have been stopped between the renaming and the checksum.
+        if str(file.path) not in checksums.read_sums(root):
             checksums.note_sum(root, file.path, checksums.sha256_of(path))
         if _is_current(root, file, sources, grid, threads):
             journal_file.unlink(missing_ok=True)

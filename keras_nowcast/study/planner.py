@@ -28,7 +28,7 @@ from keras_nowcast.model.precision import choose_precision
 from keras_nowcast.model.sizes import MAX_DEPTH
 from keras_nowcast.study import table
 from keras_nowcast.study.compare import ESTIMATE, model_name
-from keras_nowcast.study.intervals import Errors, Interval, Predictor, distance
+from keras_nowcast.study.intervals import MOST_LARGEST, Errors, Interval, Predictor, distance
 from keras_nowcast.study.laws import (
     FEWEST_CELLS,
     MEMORY_SIZES,
@@ -346,8 +346,8 @@ def error_lines(planned):
         text = errors.text() if errors else f"not measured here: {planned.why_no_errors(name)}"
         lines.append(f"  {words}: {text}")
     lines.append(
-        "errors of the largest cells, at most 4 of each precision, predicted from the smaller ones "
-        "(relative to the largest of which their size is given):"
+        f"errors of the largest cells, at most {MOST_LARGEST} of each precision, predicted from "
+        "the smaller ones (relative to the largest of which their size is given):"
     )
     for name, words in WORDS.items():
         for precision, largest in planned.largest(name).items():

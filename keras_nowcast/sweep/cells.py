@@ -262,14 +262,7 @@ def without_repeats(placed, say=print):
 
 def _read_split(cell, say):
     config = RunConfig(**{**cell.settings, "grid": None})
-    split = splits.read_split(
-        config.data,
-        config.max_missing,
-        config.train_before_time,
-        config.test_from_time,
-        config.authors_split,
-        say,
-    )
+    split = splits.read_split(config.data, *config.selection, say)
     say(f"{config.data}: {split.note}")
     return split
 

@@ -108,14 +108,7 @@ def _read_split(config, say):
     read = splits.read_split
     if config.resume and _is_of_earlier_version(RunFolder(config.run_dir).stored_config()):
         read = splits.read_split_of_earlier_version
-    split = read(
-        config.data,
-        config.max_missing,
-        config.train_before_time,
-        config.test_from_time,
-        config.authors_split,
-        say,
-    )
+    split = read(config.data, *config.selection, say)
     if config.grid is not None:
         for event in split.train + split.validation:
             sevir.block_factor(event, config.grid)
