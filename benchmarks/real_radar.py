@@ -28,8 +28,12 @@ from keras_nowcast.study.compare import mean_difference
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LEADS = (5, 10, 15, 20, 30, 45, 60)
-THRESHOLD = 16
 BASELINES = ("persistence", "extrapolation", "sprog", "anvil")
+SCORES = (
+    ("mse", 16),
+    ("csi", 16),
+    ("csi", 74),
+)  # with a threshold, on which the MSE does not depend
 BETTER = {"mse": -1, "csi": 1}  # the sign of a difference that is an improvement
 
 
@@ -111,20 +115,24 @@ def skill_rows(folders):
     scores = [RunFolder(each).read_scores() for each in folders]
     differences = [read_differences(each) for each in folders]
     rows = []
-    for score in BETTER:
+    for score, threshold in SCORES:
         for lead in LEADS:
-            values = [value(each, score, lead, method="model") for each in scores]
+            at = (score, lead, threshold)
+            values = [value(each, *at, method="model") for each in scores]
             row = {
-                "score": score if score == "mse" else f"csi {THRESHOLD}",
+                "score": title(score, threshold),
                 "lead_minutes": lead,
                 "model": spread(values, score),
             }
             for baseline in BASELINES:
-                its = value(scores[0], score, lead, method=baseline)
-                row[baseline] = shown(its, score)
-                row[f"better than {baseline}"] = better(differences, score, lead, baseline)
+                row[baseline] = shown(value(scores[0], *at, method=baseline), score)
+                row[f"better than {baseline}"] = better(differences, *at, baseline)
             rows.append(row)
     return rows
+
+
+def title(score, threshold):
+    return score if score == "mse" else f"{score} {threshold}"
 
 
 def kept_scores(folder):
@@ -133,11 +141,11 @@ def kept_scores(folder):
     return [{name: row[name] for name in names} for row in RunFolder(folder).read_scores()]
 
 
-def better(differences, score, lead, baseline):
+def better(differences, score, lead, threshold, baseline):
     """Returns how many seeds are better, and for how many of them the interval excludes 0."""
     seen = sure = 0
     for rows in differences:
-        row = chosen(rows, lead, method="model", reference=baseline)
+        row = chosen(rows, lead, threshold, method="model", reference=baseline)
         seen += BETTER[score] * float(row[f"{score}_difference"]) > 0
         ends = [row[f"{score}_{end}"] for end in ("low", "high")]
         sure += all(ends) and min(BETTER[score] * float(end) for end in ends) > 0
@@ -148,14 +156,15 @@ def precision_rows(first, other):
     """Returns one row per score and lead time: the score of `other` minus that of `first`."""
     scores = [[RunFolder(each).read_scores() for each in folders] for folders in (first, other)]
     rows = []
-    for score in BETTER:
+    for score, threshold in SCORES:
         for lead in LEADS:
-            a, b = ([value(each, score, lead, method="model") for each in part] for part in scores)
+            at = (score, lead, threshold)
+            a, b = ([value(each, *at, method="model") for each in part] for part in scores)
             differences = [its - mine for mine, its in zip(a, b, strict=True)]
             mean, _, half = mean_difference(differences)
             rows.append(
                 {
-                    "score": score if score == "mse" else f"csi {THRESHOLD}",
+                    "score": title(score, threshold),
                     "lead_minutes": lead,
                     "first": spread(a, score),
                     "second": spread(b, score),
@@ -174,17 +183,17 @@ def read_differences(folder):
         return list(csv.DictReader(file))
 
 
-def chosen(rows, lead, **equal):
-    """Returns the first row of a lead time, at the threshold, whose columns equal `equal`."""
+def chosen(rows, lead, threshold, **equal):
+    """Returns the first row of a lead time and a threshold whose columns equal `equal`."""
     for row in rows:
-        at = (str(row["lead_minutes"]), str(row["threshold"])) == (str(lead), str(THRESHOLD))
+        at = (str(row["lead_minutes"]), str(row["threshold"])) == (str(lead), str(threshold))
         if at and all(row[name] == wanted for name, wanted in equal.items()):
             return row
     raise SystemExit(f"no row with {equal} at {lead} minutes")
 
 
-def value(rows, score, lead, **equal):
-    return float(chosen(rows, lead, **equal)[score])
+def value(rows, score, lead, threshold, **equal):
+    return float(chosen(rows, lead, threshold, **equal)[score])
 
 
 def spread(values, score):

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import reprlib
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -66,6 +67,7 @@ class Event:
       box: (south, west, north, east) in degrees, of its lower left and upper right corners. A tile
         that is tilted against the meridians reaches a little further. None if the catalog does not
         state the corners, or not as such a box.
+      projection: as in the catalog (proj); empty if it does not state one.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Event:
     first_minute: int = 0
     width_km: float | None = None
     box: tuple | None = None
+    projection: str = ""
 
     @property
     def name(self):
@@ -256,7 +259,7 @@ def _columns(path, header):
             f"`--data` must have a catalog like SEVIR's. Received: {path} without the columns "
             f"{', '.join(absent)}."
         )
-    optional = ("width_m", "height_m", *_CORNERS)
+    optional = ("width_m", "height_m", "proj", *_CORNERS)
     return {name: header.index(name) for name in (*needed, *optional) if name in header}
 
 
@@ -299,6 +302,7 @@ def _parse_row(root, row, place, day_first):
         event_type=value["event_type"],
         width_km=width_km,
         box=_parse_box([value.get(name, "") for name in _CORNERS]),
+        projection=sys.intern(" ".join(value.get("proj", "").split())),
     )
     return event, is_even
 

@@ -106,6 +106,20 @@ def check_widths(events):
         )
 
 
+def report_projections(events, say):
+    """Tells `say` in one line if the catalog states several projections for events.
+
+    Pixels of different projections differ in shape and direction, and are trained on alike.
+    """
+    counts = Counter(event.projection for event in events if event.projection)
+    if len(counts) > 1:
+        found = ", ".join(f"{count} in {text!r}" for text, count in counts.most_common(3))
+        say(
+            f"the events have {len(counts)} projections (`proj` of the catalog), and their pixels "
+            f"are used alike: {found}"
+        )
+
+
 def split_events(events, train_before=None, test_from=None):
     """Divides events by time into three sets for a training.
 

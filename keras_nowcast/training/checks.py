@@ -57,6 +57,7 @@ def check(config, is_first, say):
         # Not the files of the test set, which training never opens.
         _check_files(split.train + split.validation, config.skip_bad_events)
         sevir.check_missing(split.train + split.validation, say)
+        splits.report_projections(split.train + split.validation, say)
     return config, split
 
 

@@ -469,6 +469,32 @@ def test_events_of_several_widths_are_refused(tmp_path, catalog_row, write_catal
         read({"width_m": 32000})
 
 
+@pytest.mark.parametrize(
+    "projections, said",
+    [
+        (("+proj=laea +lat_0=38", "+proj=laea  +lat_0=38 "), []),  # but for spaces
+        (("+proj=laea", ""), []),  # not stated
+        (
+            ("+proj=laea", "+proj=stere"),
+            [
+                "the events have 2 projections (`proj` of the catalog), and their pixels are used "
+                "alike: 2 in '+proj=laea', 1 in '+proj=stere'"
+            ],
+        ),
+    ],
+)
+def test_several_projections_are_told(tmp_path, catalog_row, write_catalog, projections, said):
+    first, other = projections
+    rows = [
+        catalog_row(id=f"S{k}", file_index=k, time_utc=f"2018-0{1 + k}-01 00:00:00", proj=proj)
+        for k, proj in enumerate((first, first, other))
+    ]
+    write_catalog(tmp_path, rows)
+    lines = []
+    splits.report_projections(catalog.read_catalog(tmp_path), lines.append)
+    assert lines == said
+
+
 def test_events_without_a_valid_pixel(tmp_path, catalog_row, write_catalog):
     write_catalog(tmp_path, [catalog_row(id=f"S{k}", pct_missing=1) for k in range(4)])
     with pytest.raises(InputError, match="must have events with valid pixels. Received: 4 events"):
