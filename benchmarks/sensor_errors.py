@@ -55,10 +55,10 @@ def docs_section(rows, cases, source):
         HEADING,
         "",
         f"This table gives the errors for {cases} random loads of 40 to 400 W, each 10 to 20 s "
-        "long, without calibration",
-        "errors. `benchmarks/sensor_errors.py` writes it. A power sensor is named by its update "
-        "period and its",
-        "averaging window.",
+        "long, measured with a",
+        "scripted driver on a simulated clock, without calibration errors. "
+        "`benchmarks/sensor_errors.py` writes it. A",
+        "power sensor is named by its update period and its averaging window.",
         "",
         f"Source: [{source}](../{source})",
         "",

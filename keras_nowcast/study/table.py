@@ -353,7 +353,8 @@ def _of_epochs(epochs, row):
         and (row["batch_per_replica"] * row["world_size"])
     )
     steps = batch and row["windows_per_epoch"] and -(-row["windows_per_epoch"] // batch)
-    seconds, rate = _median_of_epochs(epochs, "seconds"), row["samples_per_second"]
+    # 0 s is that of an epoch without a timed step, which was not measured.
+    seconds, rate = _median_of_epochs(epochs, "seconds") or None, row["samples_per_second"]
     return {
         "epochs_done": len(epochs),
         "seconds_per_epoch": seconds,

@@ -104,6 +104,20 @@ def test_how_a_run_is_watched_makes_no_cell(tmp_path):
     assert len(cell.runs) == 2
 
 
+def test_an_epoch_without_a_timed_step_has_no_time(tmp_path):
+    """The only step of such an epoch is the first, which compiles; its time is 0 in epochs.csv."""
+    study_runs.write_run(tmp_path / "a")
+    path = tmp_path / "a" / "epochs.csv"
+    with open(path, newline="") as file:
+        rows = [{**row, "seconds": "0.0"} for row in csv.DictReader(file)]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    (run,) = read(tmp_path)
+    assert run.row["seconds_per_epoch"] is None
+
+
 def test_a_cell_holds_the_seeds_of_one_setting(tmp_path):
     for name, fields in {
         "a": {},
