@@ -19,6 +19,7 @@ from keras_nowcast.model.sizes import MAX_DEPTH, check_sizes
 
 SCHEDULES = ("constant", "cosine")
 LR_SCALINGS = ("linear", "sqrt", "none")
+LAYOUTS = ("auto", "nhwc")
 
 # The roles of fields. All but FOLDER and WATCHING change what a run computes and costs.
 EVENTS = "events"  # which events of the data set are used
@@ -259,6 +260,26 @@ class RunConfig:
         "sqrt by the square root of N, none leaves it",
         before="linear",
         choices=LR_SCALINGS,
+    )
+    tf32: bool = _flag(
+        False,
+        TRAINING,
+        "let float32 convolutions on GPUs round their inputs to TensorFloat-32, 10 bits of "
+        "mantissa; otherwise float32 is float32",
+    )
+    layout: str = _flag(
+        "auto",
+        TRAINING,
+        "layout of images on GPUs: auto is TensorFlow's choice, NCHW in float32 and NHWC in half "
+        "precision; nhwc is NHWC in both",
+        before="auto",
+        choices=LAYOUTS,
+    )
+    fused_relu: bool = _flag(
+        False,
+        TRAINING,
+        "on GPUs, batch normalization and ReLU in one operation of cuDNN, in half precision "
+        "(TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT=1); NVIDIA warns that it can overflow",
     )
 
     def __post_init__(self):

@@ -96,6 +96,7 @@ ENVIRONMENT = (
     Key("slurm_nodes", TEXT, "", "nodes of the job, as Slurm writes the list", _SLURM),
     Key("slurm_restart_count", INTEGER, "restarts", "how often Slurm requeued the job", _SLURM),
     Key("user_settings", TEXTS, "", "what rank 0's user has set, as name=value", since=4),
+    Key("tf32", BOOLEAN, "", "whether float32 on GPUs may be TensorFloat-32", since=VERSION),
 )
 
 MODEL = (

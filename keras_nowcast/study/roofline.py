@@ -42,7 +42,8 @@ def _gpu(product, float32, half, gigabytes, watts, halves=("float16", "bfloat16"
     return GpuSpec(product, roofs, watts)
 
 
-# Source: NVIDIA's datasheets. On A100 and H100, float32 is TF32, as TensorFlow computes it.
+# Source: NVIDIA's datasheets. On A100 and H100, float32 has the rate of TF32, whose time is a lower
+# bound without --tf32 too.
 GPUS = {
     "V100": _gpu("V100 SXM2", 15.7, 125, 900, 300, halves=("float16",)),
     "A100": _gpu("A100 SXM 80 GB", 156, 312, 2039, 400),

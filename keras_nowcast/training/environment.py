@@ -9,7 +9,7 @@ from pathlib import Path
 from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
 from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
 from keras_nowcast.machine import cpu_has_bfloat16, cpu_model
-from keras_nowcast.training import distributed, user_settings
+from keras_nowcast.training import distributed, gpu_options, user_settings
 
 # In these, a resumed run can have other results or another cost.
 _COMPARED = (
@@ -21,6 +21,7 @@ _COMPARED = (
     "gpus",
     "git_commit",
     "user_settings",
+    "tf32",
 )
 
 
@@ -55,6 +56,7 @@ def describe(world):
         "git_commit": _git_commit(),
         **_slurm_job(),
         "user_settings": [f"{name}={value}" for name, value in user_settings.found().items()],
+        **gpu_options.describe(),
     }
 
 

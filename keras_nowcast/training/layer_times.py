@@ -150,7 +150,8 @@ def summary_line(rows, roofs):
 def compute_roof(dtype):
     """Returns the FLOP/s of the fastest of several products of square matrices of growing size.
 
-    For float32, TensorFlow chooses the format as it does in the layers: TF32 on newer GPUs.
+    For float32, TensorFlow chooses the format as it does in the layers: TF32 with
+    --tf32 only.
     """
     import tensorflow as tf
 
