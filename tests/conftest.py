@@ -80,3 +80,13 @@ def script_here(monkeypatch, capsys):
         return subprocess.CompletedProcess(words, status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def deterministic():
+    """Turns TensorFlow's op determinism on, as `--deterministic` does, for one test."""
+    from tensorflow.python.framework import config
+
+    config.enable_op_determinism()
+    yield
+    config.disable_op_determinism()

@@ -82,7 +82,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         learning = bool(training and self.trainable)
-        normalize = _normalize_fused if keras.backend.backend() == "tensorflow" else _normalize
+        is_fused = keras.backend.backend() == "tensorflow"
+        # TensorFlow has no deterministic gradient of the fused operation for fixed statistics.
+        if is_fused and training and not learning:
+            from tensorflow.python.framework.config import is_op_determinism_enabled
+
+            is_fused = not is_op_determinism_enabled()
+        normalize = _normalize_fused if is_fused else _normalize
         outputs, mean, variance = normalize(self, inputs, learning)
         memory = self.momentum if self.memory is None else self.memory
         if learning and memory < 1:

@@ -2,6 +2,7 @@
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from keras_nowcast.vil import MISSING, VIL_MEAN, VIL_SCALE
 
@@ -17,6 +18,8 @@ def contingency_counts(forecast, observation, thresholds):
       observation: (b, y, x, l) uint8 tensor, codes.
       thresholds: whole codes, ascending.
     """
+    if is_op_determinism_enabled():  # TensorFlow has no deterministic bincount on GPUs
+        return _counts_by_threshold(forecast, observation, thresholds)
     leads = observation.shape[-1]
     side = len(thresholds) + 1
     row, column = _bins(forecast, thresholds), _bins(observation, thresholds)
@@ -33,6 +36,26 @@ def contingency_counts(forecast, observation, thresholds):
     forecast, observed = corner[:, 1:, 0], corner[:, 0, 1:]
     negatives = corner[:, :1, 0] - forecast - observed + hits
     return tf.stack([hits, observed - hits, forecast - hits, negatives], axis=-1)
+
+
+def _counts_by_threshold(forecast, observation, thresholds):
+    """Returns what contingency_counts does, in one pass over the pixels per count."""
+    valid = tf.not_equal(observation, MISSING)
+    counts = []
+    for threshold in thresholds:
+        predicted, observed = forecast >= threshold, observation >= threshold
+        cases = (
+            predicted & observed,
+            ~predicted & observed,
+            predicted & ~observed,
+            ~predicted & ~observed,
+        )
+        counts.append(
+            tf.stack(
+                [tf.math.count_nonzero(case & valid, axis=(0, 1, 2)) for case in cases], axis=-1
+            )
+        )
+    return tf.stack(counts, axis=1)
 
 
 def _bins(codes, thresholds):

@@ -106,6 +106,19 @@ def test_inference_and_a_frozen_layer_leave_the_averages():
             np.testing.assert_array_equal(value, was)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_frozen_and_deterministic_equals_the_fused_operation(policy, request):
+    layer, _ = _pair(policy)
+    layer.trainable = False
+    y, gradients = _step(layer, _codes(policy), training=True)
+    request.getfixturevalue("deterministic")
+    same_y, same_gradients = _step(layer, _codes(policy), training=True)
+    assert same_y.dtype == y.dtype
+    for a, b in zip([y, *gradients], [same_y, *same_gradients], strict=True):
+        a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
+        np.testing.assert_allclose(a, b, atol=2 * ROUNDING[policy] * np.abs(a).max())
+
+
 def test_fused_has_the_variables_and_the_configuration_of_stock():
     fused, stock = _pair("float32", momentum=0.9, name="norm")
     assert [(v.name, v.shape) for v in fused.variables] == [

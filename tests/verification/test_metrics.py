@@ -31,6 +31,16 @@ def test_the_graph_counts_as_numpy_does(thresholds):
     np.testing.assert_array_equal(counted, expected)
 
 
+def test_the_deterministic_graph_counts_alike(deterministic):
+    forecast, observation = fields()
+    forecast[0, 0] = np.nan
+    step = tf.function(lambda f, o: contingency_counts(f, o, THRESHOLDS))
+    graph = step.get_concrete_function(tf.constant(forecast), tf.constant(observation)).graph
+    assert "DenseBincount" not in {each.type for each in graph.get_operations()}
+    expected = scores.statistics(forecast, observation, THRESHOLDS).counts[0]
+    np.testing.assert_array_equal(step(forecast, observation), expected)
+
+
 def metric_of(forecast, observation):
     metric = ForecastScores(THRESHOLDS)
     for f, o in zip(forecast, observation, strict=True):
