@@ -11,6 +11,11 @@ from keras_nowcast.energy.power_limit import power_limit
 from keras_nowcast.energy.trace import PowerTrace, trace_path
 from keras_nowcast.errors import InputError
 
+IDLE_S = 2.0
+# A GPU lowers its clocks, and with them its power, only seconds after TensorFlow has set it up.
+# power.csv has the clocks of these seconds.
+GPU_IDLE_S = 10.0
+
 
 class EnergyRecorder:
     """Measures the energy of a run. All ranks call every method except `watts` together.
@@ -31,10 +36,11 @@ class EnergyRecorder:
         self._world = world
         self._folder = folder
         self._progress = progress
+        uses_gpu = bool(tf.config.get_visible_devices("GPU"))
         source = world.on_all(
             lambda: choose_source(
                 config.power_source,
-                tensorflow_uses_gpu=bool(tf.config.get_visible_devices("GPU")),
+                tensorflow_uses_gpu=uses_gpu,
                 local_rank=world.local_rank,
                 watts_per_core=config.watts_per_core,
             )
@@ -47,6 +53,7 @@ class EnergyRecorder:
         self._monitor = Monitor(
             source,
             interval_s=config.power_interval_s,
+            idle_s=GPU_IDLE_S if uses_gpu and source.kind == "nvml" else IDLE_S,
             synchronize=self.synchronize,
             trace_path=trace_path(folder.path, source.host, world.broadcast(source.host)),
             zero_unix_s=progress.zero_unix_s,

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "energy"))
 import stub_nvml  # noqa: E402
 from launch import HORUN, LONGEST_S, ROOT, run  # noqa: E402
+
+from keras_nowcast.config import RunConfig  # noqa: E402
+from keras_nowcast.records import RunFolder  # noqa: E402
+from keras_nowcast.training import energy  # noqa: E402
+from keras_nowcast.training.distributed import World  # noqa: E402
+from keras_nowcast.training.progress import Progress  # noqa: E402
 
 TRAIN = [sys.executable, ROOT / "experiments" / "train.py"]
 SMALL = ["--depth", "2", "--filters", "4", "--precision", "float32", "--power-source", "nvml"]
@@ -240,3 +247,18 @@ def test_an_estimate_is_marked_as_one_wherever_it_shows(train_here, script_here,
     assert drawn.returncode == 0, drawn.stderr
     with open(tmp_path / "table.csv", newline="") as file:
         assert [row["energy_source"] for row in csv.DictReader(file)] == ["estimate"]
+
+
+@pytest.mark.parametrize(
+    "kind, gpus, idle_s", [("nvml", ["a GPU"], 10.0), ("nvml", [], 2.0), ("rapl", ["a GPU"], 2.0)]
+)
+def test_a_gpu_idles_for_ten_seconds_before_training(monkeypatch, tmp_path, kind, gpus, idle_s):
+    import tensorflow as tf
+
+    source = types.SimpleNamespace(kind=kind, devices=[], host="n1", only=lambda mine: source)
+    given = {}
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda device: gpus)
+    monkeypatch.setattr(energy, "choose_source", lambda *arguments, **more: source)
+    monkeypatch.setattr(energy, "Monitor", lambda source, **more: given.update(more))
+    energy.EnergyRecorder(RunConfig(), World(), RunFolder(tmp_path), Progress())
+    assert given["idle_s"] == idle_s
