@@ -31,28 +31,16 @@ def masked_error(vil, vil_norm):
 class MaskedMeanSquaredError(keras.losses.Loss):
     """Sum of squared errors over valid pixels, divided by their number; 0 if there are none.
 
-    With several ranks, the gradient must be that of (sum of all errors) / (all valid pixels), but
-    each rank contributes the gradient of one loss. Each rank therefore divides its own sum by
-    the mean count of all ranks: `mean(sum_r / mean(count)) = sum(sum_r) / sum(count)`.
-
-    Args:
-      average: function of this rank's count, a float32 scalar, that returns the mean over all
-        ranks; every rank must call it. The count depends only on the targets, so this can overlap
-        with the forward pass. None if there is one rank.
-
     Called with (b, y, x, time) stored codes and (b, y, x, time) vil_norm; returns a float32
     scalar under every dtype policy.
     """
 
-    def __init__(self, average=None, name="loss"):
+    def __init__(self, name="loss"):
         super().__init__(name=name, reduction=None, dtype="float32")
-        self.average = average
 
     def call(self, y_true, y_pred):
         error, valid = masked_error(y_true, y_pred)
         count = ops.cast(_count(valid), "float32")
-        if self.average is not None:
-            count = self.average(count)
         return ops.divide_no_nan(_sum_of_squares(error), count)
 
 
@@ -72,7 +60,10 @@ class MeanSquaredErrorMetric(keras.metrics.Metric):
         self.count = self.add_variable((), initializer="zeros", dtype=dtype, name="count")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        error, valid = masked_error(y_true, y_pred)
+        self.add(*masked_error(y_true, y_pred))
+
+    def add(self, error, valid):
+        """Adds what `masked_error` returned."""
         # Each frame is summed in float32, and the sums of the frames in float64.
         frames = ops.sum(ops.square(error), axis=(1, 2))
         self.total.assign_add(ops.sum(ops.cast(frames, self.total.dtype)))

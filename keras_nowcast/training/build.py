@@ -20,15 +20,17 @@ class Compiled:
     Attributes:
       model: the compiled Keras model; its optimizer is built.
       error: the MeanSquaredErrorMetric that the model was compiled with.
-      scores: its ValidationScores.
-      flags: the StopFlags, which travel with the loss of each step.
+      scores: its ForecastScores, which validation alone updates.
+      steps: its Steps, which `model.fit` runs.
+      reports: the Reports of the steps.
       schedule: the ScaledWarmup that is the learning rate.
     """
 
     model: Any
     error: Any
     scores: Any
-    flags: distributed.StopFlags
+    steps: Any
+    reports: Any
     schedule: Any
 
 
@@ -83,23 +85,28 @@ def compile_model(model, config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
     """
     from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
     from keras_nowcast.training.adam import build_optimizer
-    from keras_nowcast.training.validation import ValidationScores
+    from keras_nowcast.training.reports import Reports, lag_of_device
+    from keras_nowcast.training.step import Steps
+    from keras_nowcast.verification.metrics import ForecastScores
 
-    flags = distributed.StopFlags(world)
+    reports = Reports(world, world.broadcast(lag_of_device()))
     schedule = _build_schedule(config, world, steps_per_epoch, origin)
     optimizer = distributed.build_distributed(
         build_optimizer(schedule, config.precision), world, config.fp16_allreduce
     )
     error = MeanSquaredErrorMetric()
-    scores = ValidationScores(VALIDATION_THRESHOLDS)
+    scores = ForecastScores(VALIDATION_THRESHOLDS)
     model.compile(
         optimizer,
-        loss=MaskedMeanSquaredError(average=flags.average),
+        loss=MaskedMeanSquaredError(),
         metrics=[error, scores],
         jit_compile=False,  # XLA cannot compile Horovod's operations
     )
     optimizer.build(model.trainable_variables)
-    return Compiled(model, error, scores, flags, schedule)
+    nominal = config.batch_per_replica * config.grid**2 * FRAMES_OUT
+    steps = Steps(model, world, reports, error, scores, nominal)
+    steps.use_in_fit()
+    return Compiled(model, error, scores, steps, reports, schedule)
 
 
 def build_compiled(config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):

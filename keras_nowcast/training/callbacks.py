@@ -34,6 +34,7 @@ class EpochRecorder(keras.callbacks.Callback):
         self._world = world
         self._progress = progress
         self._metric, self._scores = compiled.error, compiled.scores
+        self._reports = compiled.reports
         self._pipeline = pipeline
         self._started = started
         self._energy = energy
@@ -52,22 +53,25 @@ class EpochRecorder(keras.callbacks.Callback):
         self._applied = self._optimizer_steps()
         self._seen_skipped = self._progress.sums.skipped_steps
         self._first_step = self._progress.step
+        self._steps = self._pipeline.steps_left(self._progress.seen)
         self._left_out = 0  # unreadable windows of this rank, in steps that were timed
         self._closed = False
         if self._compiled:
             self._start_clock()
 
     def on_train_batch_end(self, batch, logs=None):
-        # Keras passes `logs` as Python numbers, so the device has completed this step.
+        # The device may still compute this step, and the one before.
         progress, step = self._progress, self._progress.step
         progress.step += 1
         progress.steps += 1
+        self._reports.look(at_all=progress.step == self._steps)
         left_out = self._pipeline.left_out.pop((progress.epoch, step), 0)
         if self._compiled:
             progress.sums.samples += self._pipeline.step_samples(step, progress.seen)
             self._left_out += left_out
         else:
             self._compiled = True
+            self._energy.synchronize()
             progress.setup_seconds += time.monotonic() - self._started
             self._start_clock()
 
@@ -78,14 +82,16 @@ class EpochRecorder(keras.callbacks.Callback):
             with self._energy.window("statistics"):
                 self._statistics.estimate()
             self._statistics_seconds = time.monotonic() - since
-        self._scores.active.assign(True)
         self._energy.begin("validation")
         self._val_since = time.monotonic()
 
+    def on_test_batch_end(self, batch, logs=None):
+        self._reports.look()
+
     def on_test_end(self, logs=None):
+        self._reports.look(at_all=True)
         self._val_seconds = time.monotonic() - self._val_since
         self._energy.end("validation")
-        self._scores.active.assign(False)
 
     def on_epoch_end(self, epoch, logs=None):
         self.settle()
@@ -126,7 +132,7 @@ class EpochRecorder(keras.callbacks.Callback):
     def _start_clock(self):
         """Counts time and energy as training from now on, if a step of the epoch is left."""
         progress = self._progress
-        if progress.step < self._pipeline.steps_left(progress.seen):
+        if progress.step < self._steps:
             self._energy.begin("epoch")
             self._since = time.monotonic()
 
@@ -198,7 +204,7 @@ class StopTogether(keras.callbacks.Callback):
     `--skip-bad-events` allows.
 
     Args:
-      flags: the StopFlags that travel with the loss.
+      reports: the Reports of the steps.
       signals: the Signals that are caught.
       save: function that writes a checkpoint of the current step; all ranks call it.
       progress: the Progress of the run.
@@ -208,9 +214,9 @@ class StopTogether(keras.callbacks.Callback):
       failed_at: (epoch, step) at which this rank's loss was not finite, or None.
     """
 
-    def __init__(self, flags, signals, save, progress, bad_events):
+    def __init__(self, reports, signals, save, progress, bad_events):
         super().__init__()
-        self._flags = flags
+        self._reports = reports
         self._signals = signals
         self._save = save
         self._progress = progress
@@ -218,9 +224,6 @@ class StopTogether(keras.callbacks.Callback):
         self.failed_at = None
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.failed_at is None and not math.isfinite(logs["loss"]):
-            self.failed_at = (self._progress.epoch, self._progress.step)
-            self._flags.ask("fail")
         self._check()
 
     def on_test_batch_end(self, batch, logs=None):
@@ -230,22 +233,30 @@ class StopTogether(keras.callbacks.Callback):
         self._check()
 
     def _check(self):
+        reports = self._reports
         if self._signals.received:
-            self._flags.ask("stop")
+            reports.ask("stop")
         if self._bad_events.found:
-            self._flags.ask("bad event")
-        agreed = self._flags.agreed()
-        if "fail" in agreed:
+            reports.ask("bad event")
+        if "stop" in reports.agreed():
+            reports.look(at_all=True)  # the steps that are saved must be sound
+        if "fail" in reports.agreed():
+            self._note_failure()
             raise TrainingFailed("a loss is not finite")
-        if "bad event" in agreed:
+        if "bad event" in reports.agreed():
             self._bad_events.agree()
-            self._flags.ask("bad event", False)
-        if "stop" in agreed:
+            reports.handled("bad event")
+        if "stop" in reports.agreed():
             self._save()
             raise Interrupted(
                 f"interrupted in epoch {self._progress.epoch + 1} after step "
                 f"{self._progress.step}; the checkpoint is saved, run again with --resume"
             )
+
+    def _note_failure(self):
+        since = self._reports.steps_since_failure
+        if since is not None:  # it was on this rank
+            self.failed_at = (self._progress.epoch, self._progress.step - since)
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
@@ -255,30 +266,32 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     Args:
       save: function that writes a checkpoint of the current step; all ranks call it.
-      flags: the StopFlags.
+      reports: the Reports of the steps.
       minutes: minutes between two checkpoints; 0 for those at the end of an epoch only.
       is_first: True on rank 0.
     """
 
-    def __init__(self, save, flags, minutes, is_first):
+    def __init__(self, save, reports, minutes, is_first):
         super().__init__()
         self._save = save
-        self._flags = flags
+        self._reports = reports
         self._after_s = 60 * minutes if minutes and is_first else math.inf
         self._saved_s = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
         if time.monotonic() - self._saved_s >= self._after_s:
-            self._flags.ask("save")
-        if "save" in self._flags.agreed():
-            self._save_now(go_on=True)
+            self._reports.ask("save")
+        if "save" in self._reports.agreed():
+            self._reports.look(at_all=True)
+            if "fail" not in self._reports.agreed():  # otherwise StopTogether ends the run
+                self._save_now(go_on=True)
 
     def on_epoch_end(self, epoch, logs=None):
         self._save_now(go_on=False)
 
     def _save_now(self, go_on):
         self._save(go_on)
-        self._flags.ask("save", False)
+        self._reports.handled("save")
         self._saved_s = time.monotonic()
 
 
@@ -356,11 +369,13 @@ class ProgressLines(keras.callbacks.Callback):
       pipeline: the WindowPipeline that is trained on.
       progress: the Progress of the run.
       energy: the EnergyRecorder of this run.
+      reports: the Reports of the steps.
     """
 
-    def __init__(self, epochs, pipeline, progress, energy):
+    def __init__(self, epochs, pipeline, progress, energy, reports):
         super().__init__()
         self._epochs = epochs
+        self._reports = reports
         self._pipeline = pipeline
         self._progress = progress
         self._energy = energy
@@ -385,7 +400,7 @@ class ProgressLines(keras.callbacks.Callback):
         if self._bar.disable or time.monotonic() - self._shown_at < 0.5:
             return
         self._shown_at = time.monotonic()
-        shown = {"loss": f"{logs['loss']:.4f}"}
+        shown = {"loss": f"{self._reports.loss:.4f}"}
         steps_per_second = self._bar.format_dict["rate"]
         if steps_per_second:
             rate = steps_per_second * self._pipeline.windows / self._pipeline.steps

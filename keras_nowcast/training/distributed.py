@@ -196,58 +196,25 @@ def build_distributed(optimizer, world, fp16=False):
       fp16: True to send gradients as float16.
 
     Returns:
-      An optimizer of a subclass of its class; the same optimizer in a world of one.
+      An optimizer of a subclass of its class, whose `apply` takes a `divisor`, a scalar by which it
+      divides the averages; the same optimizer in a world of one.
     """
     if world.size == 1:
         return optimizer
 
     class Distributed(type(optimizer)):
-        def apply(self, grads, trainable_variables=None):
+        def apply(self, grads, trainable_variables=None, divisor=None):
             # One allreduce per gradient, so that the first are sent while the backward pass still
             # computes the others; Horovod fuses small ones.
             grads = [world.average_gradient(gradient, fp16) for gradient in grads]
+            if divisor is not None:
+                import tensorflow as tf
+
+                grads = [g if g is None else tf.math.divide_no_nan(g, divisor) for g in grads]
             return super().apply(grads, trainable_variables)
 
     Distributed.__name__ = f"Distributed{type(optimizer).__name__}"
     return Distributed.from_config(optimizer.get_config())
-
-
-class StopFlags:
-    """Lets any rank send a request to all ranks with a step, without an extra collective.
-
-    The masked loss needs one scalar allreduce per step, for the count of valid pixels. The flags of
-    this rank are sent with it: to stop, that it failed, to save, that it found unreadable data.
-    """
-
-    NAMES = ("stop", "fail", "save", "bad event")
-
-    def __init__(self, world):
-        import tensorflow as tf
-
-        self._world = world
-        none = [0.0] * len(self.NAMES)
-        self._mine = tf.Variable(none, trainable=False)
-        # A world of one agrees with itself at once.
-        self._agreed = self._mine if world.size == 1 else tf.Variable(none, trainable=False)
-
-    def average(self, count):
-        """Returns the mean of a float32 scalar over the ranks, and shares the flags with it."""
-        import tensorflow as tf
-
-        if self._world.size == 1:
-            return count
-        shared = self._world.average(tf.concat([[count], self._mine], axis=0))
-        self._agreed.assign(shared[1:])
-        return shared[0]
-
-    def ask(self, name, wanted=True):
-        """Sets or clears this rank's request for one of NAMES; all ranks see it after a step."""
-        self._mine[self.NAMES.index(name)].assign(float(wanted))
-
-    def agreed(self):
-        """Returns the names that any rank requests; the same on all ranks after the same step."""
-        values = self._agreed.numpy()
-        return {name for name, value in zip(self.NAMES, values, strict=True) if value > 0}
 
 
 def horovod_version():

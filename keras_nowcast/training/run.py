@@ -12,7 +12,7 @@ from keras_nowcast.errors import InputError, TrainingFailed
 from keras_nowcast.files import remove_unfinished
 from keras_nowcast.process import Signals
 from keras_nowcast.records import RunFolder
-from keras_nowcast.training import build, environment, record, resume, user_settings
+from keras_nowcast.training import build, environment, gpu_options, record, resume, user_settings
 from keras_nowcast.training.bad_events import BadEvents, UnreadableEvents
 from keras_nowcast.training.energy import EnergyRecorder
 
@@ -50,6 +50,7 @@ class Run:
         self.lock = lock
         self.watchdog = watchdog
         self.say = say
+        gpu_options.set_options(config)
         self.environment = environment.describe(world)
         self.inputs = Inputs(config, world, split)
         self.training, self.validation = self.inputs.training, self.inputs.validation
@@ -150,9 +151,10 @@ class Run:
             self.world.on_first(self._open_folder)  # last, so that a refused run leaves no folder
             stack.enter_context(self.energy)
             self.stopper = callbacks.StopTogether(
-                self.compiled.flags, signals, self.save, self.progress, self.bad_events
+                self.compiled.reports, signals, self.save, self.progress, self.bad_events
             )
             hooks = self._hooks()
+            gpu_options.warm_up(self.compiled.steps, self.training, self.progress)
             try:
                 if self._steps_left() == 0:
                     self._finish_validation(hooks)
@@ -241,14 +243,21 @@ class Run:
             self.recorder,
             callbacks.KeepBest(self.progress, self._write_best),
             callbacks.SaveCheckpoints(
-                self.save, self.compiled.flags, self.config.checkpoint_minutes, self.world.is_first
+                self.save,
+                self.compiled.reports,
+                self.config.checkpoint_minutes,
+                self.world.is_first,
             ),
             callbacks.EpochTable(self.world, self.folder, self.progress),
         ]
         if self.world.is_first:
             hooks += [
                 callbacks.ProgressLines(
-                    self.config.epochs, self.training, self.progress, self.energy
+                    self.config.epochs,
+                    self.training,
+                    self.progress,
+                    self.energy,
+                    self.compiled.reports,
                 ),
             ]
             if self.config.tensorboard:

@@ -43,20 +43,6 @@ def test_a_batch_of_gaps_has_no_loss_and_no_gradient():
     assert tape.gradient(loss, vil_norm).numpy().ravel().tolist() == [0.0, 0.0]
 
 
-def test_ranks_that_average_their_losses_weigh_by_pixels():
-    rank_vil = [_frames([50, 50, 50, 50], "uint8"), _frames([150, 255, 255, 255], "uint8")]
-    vil_norm = _frames([1.0, 1.0, 1.0, 1.0], "float32")
-    counts = []
-
-    def average(count):
-        counts.append((count.dtype, float(count)))
-        return tf.constant((4.0 + 1.0) / 2)
-
-    losses = [MaskedMeanSquaredError(average=average)(y, vil_norm) for y in rank_vil]
-    assert counts == [(tf.float32, 4.0), (tf.float32, 1.0)]
-    assert np.mean(losses) == pytest.approx((4 * 1 + 1 * 9) / 5)
-
-
 def test_half_precision_does_not_reach_the_loss():
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:

@@ -19,10 +19,13 @@ import numpy as np
 from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.model.layers import FusedBatchNormalization
-from keras_nowcast.model.loss import MaskedMeanSquaredError
+from keras_nowcast.model.loss import MeanSquaredErrorMetric
 from keras_nowcast.model.unet import build_unet
 from keras_nowcast.training import agreement, checks, distributed
+from keras_nowcast.training.adam import FusedAdam, FusedLossScale
+from keras_nowcast.training.reports import Reports
 from keras_nowcast.training.statistics import StatisticsEstimator
+from keras_nowcast.training.step import Steps
 from keras_nowcast.vil import MISSING
 
 
@@ -46,9 +49,11 @@ def steps(world, allreduce=True):
     optimizer = keras.optimizers.SGD(0.05)
     if allreduce:
         optimizer = distributed.build_distributed(optimizer, world)
-    flags = distributed.StopFlags(world)
-    model.compile(optimizer, MaskedMeanSquaredError(average=flags.average))
+    model.compile(optimizer)
     optimizer.build(model.trainable_variables)
+    summing = world if allreduce else distributed.World()
+    metric = MeanSquaredErrorMetric()
+    Steps(model, summing, Reports(summing), metric, None, 2 * 16 * 16 * 2).use_in_fit()
     keras.utils.set_random_seed(3)
     if world.is_first:  # one process has the weights the others receive
         for variable in model.trainable_variables:
@@ -96,18 +101,18 @@ def overflow(world, inner=False):
 
     Args:
       world: a World of two ranks.
-      inner: True to reduce in the wrong place, inside the loss scale.
+      inner: True to reduce in the wrong place, inside the loss scale of Keras.
 
     Returns:
-      A list of {scale, applied: the number of applied steps, weight}, one per step.
+      A list of {scale, applied: the number of applied steps, momentum}, one per step.
     """
     weight = keras.Variable(np.zeros(2), dtype="float32")
-    sgd = keras.optimizers.SGD(1.0)
     if inner:
-        sgd = distributed.build_distributed(sgd, world)
-    optimizer = keras.optimizers.LossScaleOptimizer(sgd, initial_scale=8.0)
-    if not inner:
-        optimizer = distributed.build_distributed(optimizer, world)
+        adam = distributed.build_distributed(keras.optimizers.Adam(), world)
+        optimizer = keras.optimizers.LossScaleOptimizer(adam, initial_scale=8.0)
+    else:
+        adam = FusedAdam()
+        optimizer = distributed.build_distributed(FusedLossScale(adam, initial_scale=8.0), world)
     optimizer.build([weight])
     seen = []
     for step in range(3):
@@ -119,7 +124,7 @@ def overflow(world, inner=False):
             {
                 "scale": float(np.asarray(optimizer.dynamic_scale)),
                 "applied": int(np.asarray(optimizer.iterations)),
-                "weight": np.asarray(weight).tolist(),
+                "momentum": np.asarray(optimizer.inner_optimizer._momentums[0]).tolist(),
             }
         )
     return seen

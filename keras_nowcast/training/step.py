@@ -1,0 +1,112 @@
+"""The training step and the validation step of the UNet, as graphs of few operations.
+
+Keras' own steps compute the results of all metrics in each step, which `model.fit` then reads. Here
+a step returns one vector, its report. With several ranks, each gradient is that of the rank's sum
+of errors divided by a constant; the division by the number of valid pixels follows the allreduce,
+together with which that number is averaged. So the backward pass waits for no other rank.
+"""
+
+import tensorflow as tf
+
+from keras_nowcast.model.loss import masked_error
+from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
+
+
+class Steps:
+    """The two steps of a compiled model.
+
+    Args:
+      model: the compiled Keras model; its optimizer is that of `build_distributed`.
+      world: the World.
+      reports: the Reports.
+      error: the MeanSquaredErrorMetric, which both steps update.
+      scores: the ForecastScores, which the validation step updates; None if there are none.
+      nominal: number of pixels of the targets in a full batch.
+    """
+
+    def __init__(self, model, world, reports, error, scores, nominal):
+        self._model = model
+        self._world = world
+        self._reports = reports
+        self._error = error
+        self._scores = scores
+        self._nominal = float(nominal)
+
+    def use_in_fit(self):
+        """Makes `model.fit`, `evaluate` and `train_on_batch` run these steps."""
+        self._model.train_function = self._host_function(self.train)
+        self._model.test_function = self._host_function(self.validate)
+
+    def train(self, x, y):
+        """Trains on a batch and returns the report of the step; traced by tf.function.
+
+        Args:
+          x, y: uint8 codes, as WindowPipeline.dataset has them.
+        """
+        model, optimizer = self._model, self._model.optimizer
+        variables = model.trainable_variables
+        gradients, total, count = self.gradients(x, y)
+        loss = tf.math.divide_no_nan(total, count)
+        count, report = self._reports.share(loss, count)
+        if self._world.size == 1:
+            optimizer.apply(gradients, variables)
+        else:
+            optimizer.apply(gradients, variables, divisor=count / self._nominal)
+        return report
+
+    def gradients(self, x, y):
+        """Computes the scaled gradients of a batch on this rank, and changes no variable.
+
+        Except the sums of the metric, and the averages of batch normalization that keep them.
+
+        Returns:
+          (gradients, total, count): list of tensors, the sum of squared errors over valid pixels,
+          and their number, float32 scalars.
+        """
+        model = self._model
+        with tf.GradientTape() as tape:
+            error, valid = masked_error(y, model(x, training=True))
+            # Counted in integers, since float32 stops counting ones at 2**24, about 10 windows.
+            count = tf.cast(tf.math.count_nonzero(valid), tf.float32)
+            total = 2.0 * tf.nn.l2_loss(error)
+            divisor = count if self._world.size == 1 else self._nominal
+            loss = model.optimizer.scale_loss(tf.math.divide_no_nan(total, divisor))
+        self._error.add(error, valid)
+        return tape.gradient(loss, model.trainable_variables), total, count
+
+    def warm_up(self, sizes, grid):
+        """Computes the gradients of a batch of each size, and throws them away.
+
+        cuDNN tries its algorithms when it first meets a batch size, which takes up to seconds and
+        much memory. No other rank takes part, and no variable changes.
+
+        Args:
+          sizes: numbers of windows.
+          grid: pixels along a side.
+        """
+        gradients = tf.function(lambda x, y: self.gradients(x, y)[0], reduce_retracing=True)
+        for size in sizes:
+            x, y = (tf.zeros((size, grid, grid, n), tf.uint8) for n in (FRAMES_IN, FRAMES_OUT))
+            gradients(x, y)[0].numpy()
+        self._error.reset_state()
+
+    def validate(self, x, y):
+        """Adds a batch to the metrics and returns the report of the step, without a loss."""
+        forecast = self._model(x, training=False)
+        self._error.update_state(y, forecast)
+        if self._scores is not None:
+            self._scores.update_state(y, forecast)
+        return self._reports.share(tf.constant(0.0), tf.constant(0.0))[1]
+
+    def _host_function(self, step):
+        on_data = tf.function(step, reduce_retracing=True, autograph=False)
+        on_iterator = tf.function(lambda iterator: step(*iterator.get_next()), autograph=False)
+
+        def run(iterator):
+            if isinstance(iterator, tf.data.Iterator):
+                self._reports.add(on_iterator(iterator))
+                return {}  # nothing for Keras to read
+            x, y, _ = next(iterator)  # of train_on_batch
+            return {"loss": on_data(x, y)[0]}
+
+        return run
