@@ -22,7 +22,7 @@ from keras_nowcast.keys import (
 
 # Records of earlier versions are still read. They lack the keys that came later (`Key.since`), and
 # in version 1 those of failed cells have no `roofs`.
-VERSION = 4
+VERSION = 5
 
 STATUSES = ("completed", "interrupted", "failed")
 SOURCES = ("nvml_counter", "nvml_power", "rapl", "estimate", "none")
@@ -96,7 +96,8 @@ ENVIRONMENT = (
     Key("slurm_nodes", TEXT, "", "nodes of the job, as Slurm writes the list", _SLURM),
     Key("slurm_restart_count", INTEGER, "restarts", "how often Slurm requeued the job", _SLURM),
     Key("user_settings", TEXTS, "", "what rank 0's user has set, as name=value", since=4),
-    Key("tf32", BOOLEAN, "", "whether float32 on GPUs may be TensorFloat-32", since=VERSION),
+    Key("onednn", BOOLEAN, "", "whether TensorFlow uses oneDNN on CPUs", since=5),
+    Key("tf32", BOOLEAN, "", "whether float32 on GPUs may be TensorFloat-32", since=5),
 )
 
 MODEL = (

@@ -21,6 +21,7 @@ _COMPARED = (
     "gpus",
     "git_commit",
     "user_settings",
+    "onednn",
     "tf32",
 )
 
@@ -56,6 +57,7 @@ def describe(world):
         "git_commit": _git_commit(),
         **_slurm_job(),
         "user_settings": [f"{name}={value}" for name, value in user_settings.found().items()],
+        "onednn": user_settings.uses_onednn(),
         **gpu_options.describe(),
     }
 

@@ -117,7 +117,35 @@ def test_what_changes_speed_alone_may_differ_between_ranks(name):
     ],
 )
 def test_what_changes_numbers_may_not(name):
-    assert user_settings.of_numbers({name: "1"}) == {name: "1"}
+    assert user_settings.of_numbers({name: "0"}) == {name: "0"}
+
+
+USE_ONEDNN = """
+import tensorflow as tf
+from keras_nowcast.training import user_settings
+user_settings.load_keras()
+from tensorflow.python.util import _pywrap_util_port
+print(_pywrap_util_port.IsMklEnabled(), user_settings.uses_onednn(), user_settings.found())
+"""
+
+
+@pytest.mark.parametrize("value, used", [(None, True), ("1", True), ("0", False)])
+def test_onednn_is_used_unless_the_user_turns_it_off(tmp_path, value, used):
+    """Also where TensorFlow was imported before, since it reads the variable with its first use."""
+    environ = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    environ.pop(user_settings.ONEDNN, None)
+    if value is not None:
+        environ[user_settings.ONEDNN] = value
+    done = subprocess.run(
+        [sys.executable, "-c", USE_ONEDNN], env=environ, capture_output=True, text=True, check=True
+    )
+    enabled, said, settings = done.stdout.split(maxsplit=2)
+    assert (enabled, said) == (str(used), str(used))
+    assert (user_settings.ONEDNN in settings) == (not used)
+
+
+def test_onednn_on_is_no_setting_of_the_user():
+    assert user_settings.of_numbers({user_settings.ONEDNN: "1"}) == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"backend": "tensorflow", "more": 1}'])
