@@ -266,6 +266,7 @@ class RunConfig:
         TRAINING,
         "let float32 convolutions on GPUs round their inputs to TensorFloat-32, 10 bits of "
         "mantissa; otherwise float32 is float32",
+        before=False,
     )
     layout: str = _flag(
         "auto",
@@ -280,6 +281,22 @@ class RunConfig:
         TRAINING,
         "on GPUs, batch normalization and ReLU in one operation of cuDNN, in half precision "
         "(TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT=1); NVIDIA warns that it can overflow",
+        before=False,
+    )
+    xla: bool = _flag(
+        False,
+        TRAINING,
+        "compile the forward and the backward pass of a step with XLA; the averages over ranks and "
+        "the update stay outside",
+        before=False,
+    )
+    reader_threads: int | None = _flag(
+        None,
+        WATCHING,
+        "threads of each rank that read events (default: the cores that this process may use, up "
+        "to 4)",
+        ranks=OWN,
+        at_least=1,
     )
 
     def __post_init__(self):

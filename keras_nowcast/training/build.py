@@ -104,7 +104,7 @@ def compile_model(model, config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
     )
     optimizer.build(model.trainable_variables)
     nominal = config.batch_per_replica * config.grid**2 * FRAMES_OUT
-    steps = Steps(model, world, reports, error, scores, nominal)
+    steps = Steps(model, world, reports, error, scores, nominal, config.xla)
     steps.use_in_fit()
     return Compiled(model, error, scores, steps, reports, schedule)
 

@@ -33,9 +33,9 @@ def describe():
 
 
 def warm_up(steps, pipeline, progress):
-    """Lets the GPU meet each batch size of an epoch, and forgets the memory that this took.
+    """Meets each batch size of an epoch, and forgets the memory that this took.
 
-    Does nothing without a GPU, where no algorithm is chosen by trying.
+    Does nothing without a GPU or XLA, where no algorithm is chosen by trying.
 
     Args:
       steps: the Steps of the model.
@@ -44,8 +44,10 @@ def warm_up(steps, pipeline, progress):
     """
     import tensorflow as tf
 
-    if not tf.config.get_visible_devices("GPU"):
+    on_gpu = bool(tf.config.get_visible_devices("GPU"))
+    if not on_gpu and not steps.xla:
         return
     plans = [*pipeline.plan(progress.epoch, progress.seen), *pipeline.plan(progress.epoch + 1)]
     steps.warm_up(sorted({max(1, len(each)) for each in plans}), pipeline.grid)
-    tf.config.experimental.reset_memory_stats("GPU:0")
+    if on_gpu:
+        tf.config.experimental.reset_memory_stats("GPU:0")

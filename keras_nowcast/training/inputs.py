@@ -31,6 +31,7 @@ class Inputs:
                 rank=world.rank,
                 world_size=world.size,
                 seed=config.seed,
+                threads=config.reader_threads,
                 **{"max_windows": config.max_windows, **more},
             )
 

@@ -22,15 +22,28 @@ class Steps:
       error: the MeanSquaredErrorMetric, which both steps update.
       scores: the ForecastScores, which the validation step updates; None if there are none.
       nominal: number of pixels of the targets in a full batch.
+      xla: True to compile the forward and the backward pass with XLA. Horovod's operations and the
+        update stay outside, so no gradient is sent before all are computed.
+
+    Attributes:
+      xla: as given.
     """
 
-    def __init__(self, model, world, reports, error, scores, nominal):
+    def __init__(self, model, world, reports, error, scores, nominal, xla=False):
         self._model = model
         self._world = world
         self._reports = reports
         self._error = error
         self._scores = scores
         self._nominal = float(nominal)
+        self.xla = xla
+        self._gradients = self._compiled() if xla else self.gradients
+
+    def _compiled(self):
+        """Returns `gradients` as a function that XLA compiles for each batch size it meets."""
+        grid = self._model.input_shape[1]
+        codes = [tf.TensorSpec((None, grid, grid, n), tf.uint8) for n in (FRAMES_IN, FRAMES_OUT)]
+        return tf.function(self.gradients, codes, jit_compile=True, autograph=False)
 
     def use_in_fit(self):
         """Makes `model.fit`, `evaluate` and `train_on_batch` run these steps."""
@@ -45,7 +58,7 @@ class Steps:
         """
         model, optimizer = self._model, self._model.optimizer
         variables = model.trainable_variables
-        gradients, total, count = self.gradients(x, y)
+        gradients, total, count = self._gradients(x, y)
         loss = tf.math.divide_no_nan(total, count)
         count, report = self._reports.share(loss, count)
         if self._world.size == 1:
@@ -78,13 +91,13 @@ class Steps:
         """Computes the gradients of a batch of each size, and throws them away.
 
         cuDNN tries its algorithms when it first meets a batch size, which takes up to seconds and
-        much memory. No other rank takes part, and no variable changes.
+        much memory; XLA compiles. No other rank takes part, and no variable changes.
 
         Args:
           sizes: numbers of windows.
           grid: pixels along a side.
         """
-        gradients = tf.function(lambda x, y: self.gradients(x, y)[0], reduce_retracing=True)
+        gradients = tf.function(lambda x, y: self._gradients(x, y)[0], reduce_retracing=True)
         for size in sizes:
             x, y = (tf.zeros((size, grid, grid, n), tf.uint8) for n in (FRAMES_IN, FRAMES_OUT))
             gradients(x, y)[0].numpy()

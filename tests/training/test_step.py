@@ -155,6 +155,8 @@ def test_each_batch_size_of_an_epoch_is_met_before_time_counts(monkeypatch):
             return [["a"] * 3, ["a"] * 2, []]
 
     class Steps:
+        xla = False
+
         def warm_up(self, *arguments):
             met.append(arguments)
 
@@ -166,6 +168,22 @@ def test_each_batch_size_of_an_epoch_is_met_before_time_counts(monkeypatch):
     devices.append("a GPU")
     gpu_options.warm_up(Steps(), Pipeline(), Progress())
     assert met == [([1, 2, 3], 8), "GPU:0"]
+    met[:], devices[:], Steps.xla = [], [], True
+    gpu_options.warm_up(Steps(), Pipeline(), Progress())
+    assert met == [([1, 2, 3], 8)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_xla_computes_the_same_step(precision, float32_after):
+    """Within rounding, and with every operation but the update in one cluster."""
+    losses, parts = [], []
+    for xla in (False, True):
+        made = compiled(World(), precision=precision, xla=xla)
+        losses.append([made.model.train_on_batch(*random_batch(n)) for n in (2, 1, 2, 2)])
+        parts.append([each for each in graph_of(made.steps.train) if "Conv2D" in each.type])
+    tolerance = {"float32": 1e-5, "mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}[precision]
+    np.testing.assert_allclose(*losses, rtol=tolerance)
+    assert parts[0] and not parts[1]
 
 
 @pytest.fixture
