@@ -9,8 +9,8 @@ runs: plot_figures.py has the spread over seeds.
 
 import sys
 
-from keras_nowcast.config import Parser
 from keras_nowcast.errors import InputError
+from keras_nowcast.flags import Parser
 from keras_nowcast.process import run_script
 
 

@@ -9,7 +9,8 @@ Intensity is FLOPs per byte moved. No GPU is searched for: the precision `auto` 
 
 import dataclasses
 
-from keras_nowcast.config import SIZE, Parser, RunConfig, add_field, names_of
+from keras_nowcast.config import SIZE, RunConfig, names_of
+from keras_nowcast.flags import Parser, add_field
 from keras_nowcast.process import run_script
 from keras_nowcast.text_table import aligned
 

@@ -9,7 +9,8 @@ Exit status: 0 if training can start; 1 if it cannot; 2 bad usage.
 import json
 import sys
 
-from keras_nowcast.config import POWER_SOURCES, Parser
+from keras_nowcast.config import POWER_SOURCES
+from keras_nowcast.flags import Parser
 from keras_nowcast.process import EXIT_FAILED, is_first_process, run_script
 
 

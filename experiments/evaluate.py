@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nowcast.config import Parser, RunConfig
+from keras_nowcast.config import RunConfig
 from keras_nowcast.data import catalog, sevir, splits
 from keras_nowcast.errors import InputError
+from keras_nowcast.flags import Parser
 from keras_nowcast.process import (
     each_rank_reports,
     is_first_process,

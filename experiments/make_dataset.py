@@ -19,8 +19,9 @@ import os
 import sys
 from pathlib import Path
 
-from keras_nowcast.config import EVENTS, WINDOWS, Parser, RunConfig, add_field, names_of
+from keras_nowcast.config import EVENTS, WINDOWS, RunConfig, names_of
 from keras_nowcast.errors import InputError, Interrupted
+from keras_nowcast.flags import Parser, add_field
 from keras_nowcast.process import Signals, run_script
 
 LAYOUTS = ("sevir", "authors")

@@ -7,7 +7,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from keras_nowcast.config import build_parser
+from keras_nowcast.flags import build_parser
 from keras_nowcast.process import run_script
 
 

@@ -13,8 +13,8 @@ largest ones from the smaller ones.
 
 import sys
 
-from keras_nowcast.config import Parser
 from keras_nowcast.errors import InputError
+from keras_nowcast.flags import Parser
 from keras_nowcast.process import run_script
 
 LISTS = {  # flag: (type, argument of Planner.candidates, help)

@@ -18,8 +18,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from keras_nowcast.config import Parser
 from keras_nowcast.errors import InputError
+from keras_nowcast.flags import Parser
 from keras_nowcast.process import run_script
 from keras_nowcast.study.verdicts import MARGIN_PERCENT
 

@@ -13,8 +13,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from keras_nowcast.config import FOLDER, Parser, RunConfig, add_field, names_of
+from keras_nowcast.config import FOLDER, RunConfig, names_of
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
+from keras_nowcast.flags import Parser, add_field
 from keras_nowcast.process import run_script
 
 HERE = Path(__file__).parent

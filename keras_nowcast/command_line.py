@@ -2,8 +2,9 @@
 
 import sys
 
-from keras_nowcast.config import RunConfig, build_parser, completed
+from keras_nowcast.config import RunConfig, completed
 from keras_nowcast.errors import InputError
+from keras_nowcast.flags import build_parser
 from keras_nowcast.records import RunFolder
 
 

@@ -4,16 +4,9 @@ import dataclasses
 import datetime
 
 from keras_nowcast.checked import OddFile, is_number, is_text, shown
-from keras_nowcast.config import (
-    FOLDER,
-    SIZE,
-    WATCHING,
-    RunConfig,
-    broken_rule,
-    names_of,
-    value_type,
-)
+from keras_nowcast.config import FOLDER, SIZE, WATCHING, RunConfig, broken_rule, names_of
 from keras_nowcast.errors import InputError
+from keras_nowcast.flags import value_type
 from keras_nowcast.model.sizes import check_sizes
 
 

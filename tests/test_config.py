@@ -8,8 +8,9 @@ import pytest
 
 from keras_nowcast import config as config_module
 from keras_nowcast.command_line import parse_config
-from keras_nowcast.config import RunConfig, build_parser, completed, names_of
+from keras_nowcast.config import RunConfig, completed, names_of
 from keras_nowcast.errors import InputError
+from keras_nowcast.flags import build_parser
 from keras_nowcast.sweep.cells import read_preset
 
 PRESETS = Path(__file__).parents[1] / "experiments" / "presets"

@@ -8,7 +8,8 @@ import shlex
 from importlib import resources
 from typing import Any, NamedTuple
 
-from keras_nowcast.config import FOLDER, as_arguments, names_of
+from keras_nowcast.config import FOLDER, names_of
+from keras_nowcast.flags import as_arguments
 from keras_nowcast.process import one_line
 from keras_nowcast.report.figures import OF_ALL_RUNS
 from keras_nowcast.study import planner, table

@@ -18,9 +18,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_nowcast.config import MAY_CHANGE_ON_RESUME, RunConfig, as_arguments
+from keras_nowcast.config import MAY_CHANGE_ON_RESUME, RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import take_lock
+from keras_nowcast.flags import as_arguments
 from keras_nowcast.records import RunFolder
 
 LAUNCHERS = ("horovodrun", "mpirun")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from keras_nowcast.errors import InputError
 
-# TensorFlow uses oneDNN by itself only on processors with AVX512-VNNI, AVX512-BF16 or AMX. On others
-# a step takes about 1.5 times as long without it.
+# By itself, TensorFlow uses oneDNN only on processors with AVX512-VNNI, AVX512-BF16 or AMX. On
+# others a step takes about 1.5 times as long without it.
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _ON = "1"
 _NOWHERE = os.path.join(os.devnull, "keras")  # a folder that cannot exist
@@ -78,7 +78,7 @@ def uses_onednn(environ=os.environ):
 
 
 def _is_set(name, value):
-    """Returns whether a variable is one that matters and has another value than without the user."""
+    """Returns whether a variable matters, and has another value than if the user set nothing."""
     return bool(_RECORDED.fullmatch(name)) and (name, value) != (ONEDNN, _ON)
 
 
