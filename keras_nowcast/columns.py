@@ -65,6 +65,12 @@ MORE_OF_EPOCHS = (
         "wall-clock time of estimating the batch-norm statistics before the validation",
         "the normalization is frozen",
     ),
+    Key(
+        "input_wait_seconds",
+        NUMBER,
+        "s",
+        "part of `seconds` in which the host waited for the next batch, the mean over the ranks",
+    ),
 )
 
 POWER = (

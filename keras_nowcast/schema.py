@@ -54,6 +54,7 @@ TOP = (
     ),
 )
 
+_NO_WAIT = "an epoch was trained by an earlier version"
 _SLURM = "the job does not run under Slurm"
 _ARRAY = "the job is not in a Slurm job array"
 ENVIRONMENT = (
@@ -163,6 +164,9 @@ TRAINING = (
         in_table=True,
     ),
     Key("seconds_per_epoch", NUMBERS, "s", "training time of each finished epoch"),
+    Key(
+        "input_wait_seconds", NUMBER, "s", "part of `seconds`: waiting for data", _NO_WAIT, since=5
+    ),
     Key(
         "samples_per_second",
         NUMBER,

@@ -263,6 +263,7 @@ def _run(folder, record):
     starts = parts["training"].get("starts") or ()
     row["starts"] = len(starts) or None
     row["statistics_seconds_per_epoch"] = _median_of_epochs(epochs, "statistics_seconds")
+    row["input_wait_seconds"] = parts["training"].get("input_wait_seconds")
     row["cpu_has_bfloat16"] = parts["environment"].get("cpu_has_bfloat16")
     row |= _marked("data", parts)  # columns of an earlier version keep their places
     lacks = parts["energy"].get("not_included") or ()

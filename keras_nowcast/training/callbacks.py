@@ -35,6 +35,7 @@ class EpochRecorder(keras.callbacks.Callback):
         self._progress = progress
         self._metric, self._scores = compiled.error, compiled.scores
         self._reports = compiled.reports
+        self._steps_of_model = compiled.steps
         self._pipeline = pipeline
         self._started = started
         self._energy = energy
@@ -55,6 +56,7 @@ class EpochRecorder(keras.callbacks.Callback):
         self._first_step = self._progress.step
         self._steps = self._pipeline.steps_left(self._progress.seen)
         self._left_out = 0  # unreadable windows of this rank, in steps that were timed
+        self._waited_s = 0.0  # of this rank, in steps that were timed
         self._closed = False
         if self._compiled:
             self._start_clock()
@@ -113,6 +115,7 @@ class EpochRecorder(keras.callbacks.Callback):
             **self._validation_scores(),
             "joules_coverage": None,
             "statistics_seconds": self._statistics_seconds,
+            "input_wait_seconds": sums.waited_s,
         }
         self._progress.rows.append(row)
         seconds = [each["seconds"] for each in self._progress.rows]
@@ -134,6 +137,7 @@ class EpochRecorder(keras.callbacks.Callback):
         progress = self._progress
         if progress.step < self._steps:
             self._energy.begin("epoch")
+            self._waited_before = self._steps_of_model.waited_s
             self._since = time.monotonic()
 
     def _stop_clock(self):
@@ -142,15 +146,17 @@ class EpochRecorder(keras.callbacks.Callback):
             self._energy.synchronize()
             self._progress.sums.seconds += time.monotonic() - self._since
             self._since = None
+            self._waited_s += self._steps_of_model.waited_s - self._waited_before
             self._energy.end("epoch")
 
     def _collect(self):
         """Adds errors, pixels and skipped steps of all ranks to the sums; all ranks call it."""
         sums = self._progress.sums
-        error, pixels, left_out = self._metric_sums(self._left_out)
+        error, pixels, left_out, waited_s = self._metric_sums(self._left_out, self._waited_s)
         sums.error += error
         sums.pixels += pixels
         sums.samples -= int(left_out)
+        sums.waited_s += waited_s / self._world.size
         self._metric.reset_state()
         applied = self._optimizer_steps() - self._applied
         sums.skipped_steps = self._seen_skipped + self._progress.step - self._first_step - applied

@@ -32,6 +32,19 @@ def describe():
     return {"tf32": tf.config.experimental.tensor_float_32_execution_enabled()}
 
 
+def on_device(dataset):
+    """Returns a dataset whose next two batches are in the memory of the GPU, if there is one.
+
+    Args:
+      dataset: a tf.data.Dataset; no further transformation may follow.
+    """
+    import tensorflow as tf
+
+    if not tf.config.get_visible_devices("GPU"):
+        return dataset
+    return dataset.apply(tf.data.experimental.prefetch_to_device("GPU:0", 2))
+
+
 def warm_up(steps, pipeline, progress):
     """Meets each batch size of an epoch, and forgets the memory that this took.
 

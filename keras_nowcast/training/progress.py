@@ -14,6 +14,7 @@ class Sums:
     skipped_steps: int = 0
     seconds: float = 0.0  # of training, after the first step, which includes compilation
     samples: int = 0  # trained in those seconds
+    waited_s: float = 0.0  # part of those seconds, waiting for batches, the mean over the ranks
 
 
 @dataclass

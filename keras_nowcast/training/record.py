@@ -131,6 +131,7 @@ class RecordWriter:
         """
         progress, rows = self._progress, self._progress.rows
         seconds = sum(row["seconds"] for row in rows) + sums.seconds
+        waits = [*(row.get("input_wait_seconds") for row in rows), sums.waited_s]
         samples = _timed_samples(rows, sums)
         rate = samples / seconds if samples and seconds else None
         last = rows[-1] if rows else {"loss": None, "val_loss": None}
@@ -141,6 +142,7 @@ class RecordWriter:
             "skipped_steps": sum(row["skipped_steps"] for row in rows) + sums.skipped_steps,
             "seconds": seconds,
             "seconds_per_epoch": [row["seconds"] for row in rows],
+            "input_wait_seconds": None if None in waits else sum(waits),
             "samples_per_second": rate,
             "final_loss_scale": scale,
             "loss": last["loss"],

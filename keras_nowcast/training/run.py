@@ -204,7 +204,7 @@ class Run:
                 steps_per_epoch=self._steps_left(),
                 initial_epoch=progress.epoch,
                 epochs=epochs,
-                validation_data=self.validation.dataset(),
+                validation_data=gpu_options.on_device(self.validation.dataset()),
                 validation_steps=self.validation.steps,
                 callbacks=hooks,
                 shuffle=False,  # the pipeline shuffles
@@ -218,9 +218,9 @@ class Run:
     def _training_data(self):
         progress = self.progress
         dataset = self.training.dataset(progress.epoch, progress.step, progress.seen)
-        if not self.config.augment:
-            return dataset
-        return augmented(dataset, self.config.seed, self.world.rank, progress.steps)
+        if self.config.augment:
+            dataset = augmented(dataset, self.config.seed, self.world.rank, progress.steps)
+        return gpu_options.on_device(dataset)
 
     def _finish_validation(self, hooks):
         """Completes an epoch that was interrupted after its last training step."""
@@ -229,7 +229,10 @@ class Run:
             hook.set_model(self.model)
             hook.on_epoch_begin(epoch)
         self.model.evaluate(
-            self.validation.dataset(), steps=self.validation.steps, callbacks=hooks, verbose=0
+            gpu_options.on_device(self.validation.dataset()),
+            steps=self.validation.steps,
+            callbacks=hooks,
+            verbose=0,
         )
         logs = {}
         for hook in hooks:

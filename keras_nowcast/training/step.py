@@ -6,6 +6,8 @@ of errors divided by a constant; the division by the number of valid pixels foll
 together with which that number is averaged. So the backward pass waits for no other rank.
 """
 
+import time
+
 import tensorflow as tf
 
 from keras_nowcast.model.loss import masked_error
@@ -27,6 +29,7 @@ class Steps:
 
     Attributes:
       xla: as given.
+      waited_s: seconds for which the host has waited for a batch, in all steps so far.
     """
 
     def __init__(self, model, world, reports, error, scores, nominal, xla=False):
@@ -37,13 +40,17 @@ class Steps:
         self._scores = scores
         self._nominal = float(nominal)
         self.xla = xla
+        self.waited_s = 0.0
         self._gradients = self._compiled() if xla else self.gradients
 
     def _compiled(self):
         """Returns `gradients` as a function that XLA compiles for each batch size it meets."""
+        return tf.function(self.gradients, self._batch(), jit_compile=True, autograph=False)
+
+    def _batch(self):
+        """Returns the TensorSpecs of a batch of any size."""
         grid = self._model.input_shape[1]
-        codes = [tf.TensorSpec((None, grid, grid, n), tf.uint8) for n in (FRAMES_IN, FRAMES_OUT)]
-        return tf.function(self.gradients, codes, jit_compile=True, autograph=False)
+        return [tf.TensorSpec((None, grid, grid, n), tf.uint8) for n in (FRAMES_IN, FRAMES_OUT)]
 
     def use_in_fit(self):
         """Makes `model.fit`, `evaluate` and `train_on_batch` run these steps."""
@@ -112,12 +119,14 @@ class Steps:
         return self._reports.share(tf.constant(0.0), tf.constant(0.0))[1]
 
     def _host_function(self, step):
-        on_data = tf.function(step, reduce_retracing=True, autograph=False)
-        on_iterator = tf.function(lambda iterator: step(*iterator.get_next()), autograph=False)
+        on_data = tf.function(step, self._batch(), autograph=False)
 
         def run(iterator):
             if isinstance(iterator, tf.data.Iterator):
-                self._reports.add(on_iterator(iterator))
+                since = time.monotonic()
+                x, y = next(iterator)
+                self.waited_s += time.monotonic() - since
+                self._reports.add(on_data(x, y))
                 return {}  # nothing for Keras to read
             x, y, _ = next(iterator)  # of train_on_batch
             return {"loss": on_data(x, y)[0]}
