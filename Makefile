@@ -1,4 +1,4 @@
-# make install   create .venv with everything (EXTRA=gpu for NVIDIA GPUs, PYTHON=... for the Python)
+# make install   create .venv with everything (EXTRA=gpu or volta for NVIDIA GPUs, PYTHON=... for the Python)
 # make demo      run a small study: a sweep over sizes and precisions, then its table and figures
 # make test      run the tests that a change needs: those not marked slow
 # make test-all  run all tests

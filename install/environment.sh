@@ -3,7 +3,7 @@
 #
 #   PYTHON     the Python to create it from (default: the first of 3.10 to 3.13 on PATH, beginning
 #              with 3.11)
-#   EXTRA      cpu (default) or gpu
+#   EXTRA      cpu (default), gpu, or volta for GPUs before Turing, such as V100
 #   HOROVOD_*  Horovod's build variables
 #
 # These choices are remembered, so a later `make test` keeps a GPU environment.
@@ -27,7 +27,7 @@ main() {
     . "$remembered"
   fi
   export EXTRA=${EXTRA:-cpu}
-  [[ $EXTRA =~ ^(cpu|gpu)$ ]] || die "EXTRA must be cpu or gpu. Received: $EXTRA."
+  [[ $EXTRA =~ ^(cpu|gpu|volta)$ ]] || die "EXTRA must be cpu, gpu or volta. Received: $EXTRA."
   local wanted
   wanted=$(wanted)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
@@ -114,7 +114,7 @@ version_of() {
 }
 
 install_packages() {
-  local python=.venv/bin/python extras=$EXTRA,dev,tensorboard
+  local python=.venv/bin/python extras=${EXTRA/volta/gpu},dev,tensorboard
   if [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; then
     extras=$extras,baselines
   else
@@ -124,7 +124,8 @@ install_packages() {
   echo "Installing TensorFlow and the other packages: 1 to 3 minutes; the log is $log."
   {
     "$python" -m pip install -c install/constraints.txt pip setuptools wheel &&
-      "$python" -m pip install -c install/constraints.txt -e ".[$extras]"
+      "$python" -m pip install -c install/constraints.txt -e ".[$extras]" &&
+      { [ "$EXTRA" != volta ] || "$python" -m pip install -r install/volta.txt; }
   } >"$log" 2>&1 || failed
 }
 

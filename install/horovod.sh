@@ -117,7 +117,9 @@ find_cuda() {
 
 find_nccl() {
   # Without this list, Horovod asks the first nvcc on PATH.
-  export HOROVOD_BUILD_CUDA_CC_LIST=${HOROVOD_BUILD_CUDA_CC_LIST:-70,80,90}
+  local capabilities=80,90
+  [[ $nvcc != *"release 12."* ]] || capabilities=70,$capabilities # CUDA 13 does not know Volta
+  export HOROVOD_BUILD_CUDA_CC_LIST=${HOROVOD_BUILD_CUDA_CC_LIST:-$capabilities}
   [ -z "${HOROVOD_NCCL_HOME:-}" ] || return 0
   HOROVOD_NCCL_HOME=$("$python" -c \
     'import nvidia.nccl; print(list(nvidia.nccl.__path__)[0])' 2>>"$log") ||

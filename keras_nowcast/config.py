@@ -288,6 +288,12 @@ class RunConfig:
         "the update stay outside",
         before=False,
     )
+    share_gpus: bool = _flag(
+        False,
+        TRAINING,
+        "let several ranks use one GPU; otherwise such a job is refused",
+        before=False,
+    )
     reader_threads: int | None = _flag(
         None,
         WATCHING,

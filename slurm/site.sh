@@ -11,6 +11,8 @@
 # export SBATCH_PARTITION=gpu
 # export SBATCH_ACCOUNT=project
 # export SBATCH_GPUS_PER_NODE=4
+# Each rank must see all GPUs of its node, or NCCL cannot copy from one to the other directly.
+# export SBATCH_GPU_BIND=none SLURM_GPU_BIND=none
 # export SBATCH_TIMELIMIT=12:00:00
 
 # ---- in the job: modules and the environment --------------------------------------------------
@@ -20,6 +22,18 @@
 
 # The Python of the environment: a path relative to the repository, or an absolute one.
 python=${KERAS_NOWCAST_PYTHON:-.venv/bin/python}
+
+# ---- in the job: the network and the GPUs -----------------------------------------------------
+# The network between the nodes, if it is not the one that NCCL and Gloo would choose by themselves.
+# NCCL_DEBUG=INFO makes NCCL print what it chose.
+
+# export NCCL_SOCKET_IFNAME=ib0 HOROVOD_GLOO_IFACE=ib0
+# export NCCL_DEBUG=INFO
+
+# On a GPU newer than TensorFlow's wheel, the driver compiles TensorFlow's kernels in the first job
+# and keeps them here. Let one short job do so before the first that is measured.
+export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$HOME/.nv/ComputeCache}
+export CUDA_CACHE_MAXSIZE=${CUDA_CACHE_MAXSIZE:-4294967296}
 
 # ---- in the job: the launcher of the ranks ----------------------------------------------------
 # mpirun:      Open MPI, which starts its daemons on the other nodes through Slurm, not ssh

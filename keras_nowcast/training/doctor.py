@@ -1,6 +1,7 @@
 """Examines a machine: which devices and packages a run would use, and which problems it has."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -15,6 +16,8 @@ from keras_nowcast.process import launched_as
 from keras_nowcast.text_table import aligned, counted
 from keras_nowcast.training import distributed, environment, user_settings
 
+TURING = (7, 5)  # compute capability
+FIRST_CUDNN_WITHOUT_VOLTA = (9, 11)
 MIN_FREE_BYTES = 2**30  # for a run folder with a few checkpoints; a data set needs more
 
 
@@ -80,10 +83,12 @@ def _this_rank(world, power_source, free):
         problems.append(
             f"{free / 2**20:.0f} MiB of disk space are free here: a run needs a few GiB"
         )
+    capabilities = environment.capabilities()
+    problems += filter(None, [_cudnn_problem(capabilities, _cudnn_version())])
     try:
         source = choose_source(
             power_source,
-            tensorflow_uses_gpu=bool(environment.capabilities()),
+            tensorflow_uses_gpu=bool(capabilities),
             local_rank=world.local_rank,
         )
         energy = {
@@ -107,10 +112,36 @@ def _this_rank(world, power_source, free):
         "local_rank": world.local_rank,
         "host": socket.gethostname(),
         "nvml_gpus": _nvml_gpus(world.local_rank),
-        "tensorflow_gpus": len(environment.capabilities()),
+        "tensorflow_gpus": len(capabilities),
         "energy": energy,
         "problems": problems,
     }
+
+
+def _cudnn_version():
+    """Returns the version of the cuDNN that pip has installed, or None."""
+    try:
+        return importlib.metadata.version("nvidia-cudnn-cu12")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cudnn_problem(capabilities, version):
+    """Returns what is wrong with a version of cuDNN for GPUs of these capabilities, or None.
+
+    Source: NVIDIA's support matrix; cuDNN 9.11 has no code for Volta and older GPUs, and a process
+    that uses it there dies of a segmentation fault.
+    """
+    old = [each for each in capabilities if each < TURING]
+    if not old or version is None:
+        return None
+    if tuple(map(int, version.split(".")[:2])) < FIRST_CUDNN_WITHOUT_VOLTA:
+        return None
+    capability = ".".join(map(str, min(old)))
+    return (
+        f"cuDNN {version} has no code for a GPU of compute capability {capability}: run `make "
+        "install EXTRA=volta`, which installs cuDNN 9.10"
+    )
 
 
 def _nvml_gpus(local_rank):

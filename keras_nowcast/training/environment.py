@@ -8,6 +8,7 @@ from pathlib import Path
 
 from keras_nowcast.energy.devices import gpus_of_rank, visible_gpus
 from keras_nowcast.energy.nvml import NvmlUnavailable, list_gpus
+from keras_nowcast.errors import InputError
 from keras_nowcast.machine import cpu_has_bfloat16, cpu_model
 from keras_nowcast.training import distributed, gpu_options, user_settings
 
@@ -38,7 +39,7 @@ def describe(world):
     import keras
     import tensorflow as tf
 
-    seen = world.gather((socket.gethostname(), _gpus(world.local_rank)))
+    seen = _gpus_of_ranks(world)
     gpus = {}
     for rank, (host, mine) in enumerate(seen):
         # Ranks can share a GPU; without its UUID this cannot be detected.
@@ -60,6 +61,33 @@ def describe(world):
         "onednn": user_settings.uses_onednn(),
         **gpu_options.describe(),
     }
+
+
+def _gpus_of_ranks(world):
+    """Returns (host, [{uuid, name}]) of each rank, in order of rank."""
+    return world.gather((socket.gethostname(), _gpus(world.local_rank)))
+
+
+def check_gpus(world):
+    """Checks that no two ranks use the same GPU; all ranks call it together.
+
+    Ranks on GPUs without a UUID, that is without NVML, are not compared.
+
+    Raises:
+      InputError: they do; every rank raises it.
+    """
+    users = {}
+    for rank, (host, mine) in enumerate(_gpus_of_ranks(world)):
+        for gpu in mine:
+            if gpu["uuid"]:
+                users.setdefault((gpu["uuid"], gpu["name"], host), []).append(rank)
+    for (uuid, name, host), ranks in users.items():
+        if len(ranks) > 1:
+            raise InputError(
+                "`--share-gpus` must be given for ranks to share a GPU. Received: ranks "
+                f"{', '.join(map(str, ranks))} on {host} with {name}, {uuid}; start one rank per "
+                "GPU."
+            )
 
 
 def _slurm_job():

@@ -74,6 +74,8 @@ def _prepare(config, world, split, watchdog, started):
     of_first = {name: getattr(config, name) for name in names_on_ranks(FIRST)}
     config = dataclasses.replace(config, **world.broadcast(of_first))
     distributed.load_tensorflow(world)
+    if not config.share_gpus:
+        environment.check_gpus(world)
     config = _resolved(config, world, say)
     folder, lock = RunFolder(config.run_dir), RunLock(config.run_dir, say)
 

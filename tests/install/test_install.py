@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PATCH = ROOT / "install" / "horovod-0.28.1.patch"
+VOLTA = ROOT / "install" / "volta.txt"
 TOOLS = """awk bash basename cat cp cut df dirname env find grep gzip head ln mkdir mktemp mv nproc
     rm sed sha256sum sort tail tar""".split()
 PATCHER = "patch" if shutil.which("patch") else "git"
@@ -256,6 +257,18 @@ def test_choices_are_remembered(machine):
     assert machine.calls("-e .[gpu") == 1
 
 
+def test_volta_gets_the_last_cudnn_that_knows_it(machine):
+    assert machine.run("environment.sh", EXTRA="volta").returncode == 0
+    assert machine.calls("-e .[gpu") == machine.calls("-r install/volta.txt") == 1
+    (pin,) = re.findall(r"^nvidia-cudnn-cu12==9\.(\d+)", VOLTA.read_text(), re.MULTILINE)
+    assert int(pin) < 11
+
+
+def test_no_other_environment_gets_it(machine):
+    assert machine.run("environment.sh", EXTRA="gpu").returncode == 0
+    assert machine.calls("-r install/volta.txt") == 0
+
+
 def test_the_cache_distinguishes_builds(machine):
     for environment in ({}, {"HOROVOD_CPU_OPERATIONS": "GLOO"}, {}):
         assert machine.horovod(**environment).returncode == 0
@@ -312,6 +325,15 @@ def test_gpu_build_finds_cuda_nccl_and_architectures(machine):
         "HOROVOD_BUILD_CUDA_CC_LIST=70,80,90",
     } <= built_with
     assert os.readlink(machine.stage / "nccl" / "lib" / "libnccl.so") == "libnccl.so.2"
+
+
+def test_gpu_build_leaves_volta_out_where_the_compiler_does_not_know_it(machine):
+    nvcc_of(machine, "13.0", name="../toolkit/bin/nvcc")
+    home = {"HOROVOD_CUDA_HOME": machine.stage / "toolkit"}
+    (machine.stage / "nccl" / "lib").mkdir(parents=True)
+    assert machine.horovod(HOROVOD_GPU_OPERATIONS="NCCL", **home).returncode == 0
+    built_with = (machine.stage / "environment").read_text().splitlines()
+    assert "HOROVOD_BUILD_CUDA_CC_LIST=80,90" in built_with
 
 
 def test_gpu_build_keeps_what_the_user_set(machine):

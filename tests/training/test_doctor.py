@@ -97,3 +97,20 @@ def test_settings_of_the_user_are_shown_and_no_problem(monkeypatch, tmp_path):
     assert mine == ["KERAS_BACKEND=jax", f"KERAS_HOME={tmp_path}"]
     (line,) = [line for line in doctor.report(found) if line.startswith("settings")]
     assert "KERAS_BACKEND=jax" in line
+
+
+@pytest.mark.parametrize(
+    "capabilities, version, words",
+    [
+        ([], "9.28.0.42", None),
+        ([(8, 0)], "9.28.0.42", None),
+        ([(7, 5)], "9.28.0.42", None),
+        ([(7, 0)], None, None),  # not from pip: unknown
+        ([(7, 0)], "9.10.2.21", None),
+        ([(7, 0)], "9.11.0.98", "cuDNN 9.11.0.98 has no code for a GPU of compute capability 7.0"),
+        ([(8, 0), (6, 1)], "10.0.1", "compute capability 6.1: run `make install EXTRA=volta`"),
+    ],
+)
+def test_a_cudnn_that_the_gpu_is_too_old_for(capabilities, version, words):
+    problem = doctor._cudnn_problem(capabilities, version)
+    assert problem is None if words is None else words in problem
