@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import math
 import os
+import sys
 import threading
 import time
 import weakref
@@ -323,6 +324,7 @@ class WindowPipeline:
         """
         ahead = collections.deque()  # steps whose events were requested
         requested = 0  # number of their events
+        buffers = _Buffers()
         reading = {}  # (epoch, event): Future of its pixels, and number of windows still to cut
         while True:
             while len(ahead) < 2 or (
@@ -340,16 +342,16 @@ class WindowPipeline:
                 return
             place, step, events = ahead.popleft()
             requested -= events
-            yield self._batch(place, step, reading)
+            yield self._batch(place, step, reading, buffers)
 
-    def _batch(self, place, step, reading):
+    def _batch(self, place, step, reading, buffers):
         """Cuts the windows of a step; if there are none, gives one window without a valid pixel.
 
         Such a batch adds nothing to a loss over valid pixels. With it the rank takes part in the
         step, for which the other ranks wait in the allreduce.
         """
         shape = (max(1, len(step)), self.grid, self.grid)
-        x, y = _aligned((*shape, FRAMES_IN)), _aligned((*shape, FRAMES_OUT))
+        x, y = (buffers.take((*shape, frames)) for frames in (FRAMES_IN, FRAMES_OUT))
         count = 0
         for event, start in step:
             entry = reading[place[0], event]
@@ -380,12 +382,31 @@ class WindowPipeline:
             self.waiting = None
 
 
-def _aligned(shape):
-    """Returns an empty uint8 array at an address that TensorFlow can use without a copy."""
-    size = math.prod(shape)
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    first = -raw.ctypes.data % _ALIGNMENT
-    return raw[first : first + size].reshape(shape)
+class _Buffers:
+    """Memory for batches, at addresses that TensorFlow can use without a copy.
+
+    The memory of a batch is used again as soon as nothing refers to it, neither an array nor a
+    tensor. Fresh memory would cost a page fault for every 4 KiB, which takes longer than to fill
+    it.
+    """
+
+    def __init__(self):
+        self._all = []
+
+    def take(self, shape):
+        """Returns a uint8 array with any content."""
+        size = math.prod(shape)
+        raw = self._free(size + _ALIGNMENT)
+        first = -raw.ctypes.data % _ALIGNMENT
+        return raw[first : first + size].reshape(shape)
+
+    def _free(self, size):
+        for raw in self._all:
+            # The list, this loop and the call refer to it, and no view that was given out.
+            if raw.size >= size and sys.getrefcount(raw) <= 3:
+                return raw
+        self._all.append(np.empty(size, np.uint8))
+        return self._all[-1]
 
 
 def _capped(events, stride, max_windows):
