@@ -470,3 +470,24 @@ def test_reading_beside_tensorflow_reuses_what_was_freed(tmp_path):
     go_through()
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     assert faults < 1764 * len(events)
+
+
+def test_the_memory_of_a_batch_is_used_again_when_nothing_refers_to_it():
+    buffers = pipeline._Buffers()
+    batch = buffers.take((2, 5))
+    address, view = batch.ctypes.data, batch[:1]
+    del batch
+    other = buffers.take((2, 5)).ctypes.data
+    assert other != address and other % 64 == address % 64 == 0
+    del view
+    assert buffers.take((3, 3)).ctypes.data == address
+
+
+def test_tensors_keep_their_batch(data):
+    """Also when all of them are kept, so that no memory can be used again."""
+    events, _ = data
+    made = _build(events, shuffle=False)
+    kept = list(made.dataset())
+    for (x, y), batch in zip(kept, made.batches(), strict=True):
+        np.testing.assert_array_equal(x, batch[0])
+        np.testing.assert_array_equal(y, batch[1])
