@@ -12,6 +12,7 @@ scores do not depend on the number of processes, except for rounding if the numb
 process changes the forecasts.
 """
 
+import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nowcast.config import RunConfig
+from keras_nowcast.config import RunConfig, completed
 from keras_nowcast.data import catalog, sevir, splits
 from keras_nowcast.errors import InputError
 from keras_nowcast.flags import Parser
@@ -64,11 +65,12 @@ def main():
         if is_first_process():
             sevir.check_files(events)
             make_folder(out)
-        from keras_nowcast.training import agreement, distributed
+        from keras_nowcast.training import agreement, distributed, gpu_options
 
         world = distributed.start()
     agreement.require(world, lambda: described(run, stored, events, arguments))
     distributed.load_tensorflow(world)
+    gpu_options.set_options(argparse.Namespace(**completed(stored)))
     model = world.on_all(lambda: load_model(run, arguments.weights))
     if arguments.against is not None:
         world.on_all(lambda: check_published(stored, arguments, events, model[1]))

@@ -117,8 +117,8 @@ find_cuda() {
 
 find_nccl() {
   # Without this list, Horovod asks the first nvcc on PATH.
-  local capabilities=80,90
-  [[ $nvcc != *"release 12."* ]] || capabilities=70,$capabilities # CUDA 13 does not know Volta
+  local capabilities=70,80,90
+  [[ ! $nvcc =~ release\ (1[3-9]|[2-9][0-9])\. ]] || capabilities=80,90 # they do not know Volta
   export HOROVOD_BUILD_CUDA_CC_LIST=${HOROVOD_BUILD_CUDA_CC_LIST:-$capabilities}
   [ -z "${HOROVOD_NCCL_HOME:-}" ] || return 0
   HOROVOD_NCCL_HOME=$("$python" -c \

@@ -69,7 +69,8 @@ MORE_OF_EPOCHS = (
         "input_wait_seconds",
         NUMBER,
         "s",
-        "part of `seconds` in which the host waited for the next batch, the mean over the ranks",
+        "part of `seconds` in which the host waited for the next batch, the mean over the ranks; a "
+        "GPU may compute meanwhile",
     ),
 )
 

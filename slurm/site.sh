@@ -24,7 +24,7 @@
 python=${KERAS_NOWCAST_PYTHON:-.venv/bin/python}
 
 # ---- in the job: the network and the GPUs -----------------------------------------------------
-# The network between the nodes, if it is not the one that NCCL and Gloo would choose by themselves.
+# The network between the nodes, if NCCL and Gloo choose another one.
 # NCCL_DEBUG=INFO makes NCCL print what it chose.
 
 # export NCCL_SOCKET_IFNAME=ib0 HOROVOD_GLOO_IFACE=ib0

@@ -30,14 +30,15 @@ MAY_IMPORT = {
     "checked": {"keys", "errors"},
     "process": GROUND,
     "config": GROUND | {"model", "energy"},
-    "stored": GROUND | {"config", "model"},
+    "flags": GROUND | {"config"},
+    "stored": GROUND | {"config", "flags", "model"},
     "records": GROUND | {"stored"},
-    "command_line": GROUND | {"config", "records"},
+    "command_line": GROUND | {"config", "flags", "records"},
     "training": GROUND | {"process", "records", "config", *LEAVES},
     # Run folders are all that these three know of training.
     "study": GROUND | {"process", "records", "config", *LEAVES},
-    "sweep": GROUND | {"process", "records", "config", "study", *LEAVES},
-    "report": GROUND | {"process", "records", "config", "study", *LEAVES},
+    "sweep": GROUND | {"process", "records", "config", "flags", "study", *LEAVES},
+    "report": GROUND | {"process", "records", "config", "flags", "study", *LEAVES},
 }
 
 

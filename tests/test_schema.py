@@ -98,7 +98,7 @@ def test_what_is_filled_in_has_no_reason():
         (lambda record: record["energy"].update(source="guess"), "energy/source: 'guess' is not"),
         (lambda record: record["config"].update(width=3), "config: Additional properties"),
         (lambda record: record["config"].update(depth="3"), "config/depth: '3' is not of type"),
-        (lambda record: record.update(schema=5), "schema: 5 is not one of"),
+        (lambda record: record.update(schema=6), "schema: 6 is not one of"),
         (lambda record: record.update(status="running"), "status: 'running' is not one of"),
         (lambda record: record.pop("roofs"), ": 'roofs' is a required property"),
     ],

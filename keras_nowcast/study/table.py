@@ -263,11 +263,11 @@ def _run(folder, record):
     starts = parts["training"].get("starts") or ()
     row["starts"] = len(starts) or None
     row["statistics_seconds_per_epoch"] = _median_of_epochs(epochs, "statistics_seconds")
-    row["input_wait_seconds"] = parts["training"].get("input_wait_seconds")
     row["cpu_has_bfloat16"] = parts["environment"].get("cpu_has_bfloat16")
     row |= _marked("data", parts)  # columns of an earlier version keep their places
     lacks = parts["energy"].get("not_included") or ()
     row["energy_not_included"] = "; ".join(lacks) or None
+    row["input_wait_seconds"] = parts["training"].get("input_wait_seconds")
     if lacks and row["energy_joules"] is not None:  # so that no comparison takes it for complete
         row["energy_source"] += f" without {row['energy_not_included']}"
     changed = len({each.get("world_size") for each in starts}) > 1
@@ -386,4 +386,6 @@ def _setting(row, parts):
         config["lr_scaling"] = "linear"  # one process has the same rate by any rule
     setting = {name: value for name, value in config.items() if name not in _NOT_THE_SETTING}
     names = ("center_filters", "world_size", "cpu", "cores", "gpus", "hosts", "tensorflow", "keras")
-    return setting | {name: row[name] for name in names}
+    setting |= {name: row[name] for name in names}
+    # None for runs of earlier versions, which did not record how their machine computed.
+    return setting | {name: parts["environment"].get(name) for name in ("onednn", "tf32")}

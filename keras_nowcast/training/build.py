@@ -19,8 +19,8 @@ class Compiled:
 
     Attributes:
       model: the compiled Keras model; its optimizer is built.
-      error: the MeanSquaredErrorMetric that the model was compiled with.
-      scores: its ForecastScores, which validation alone updates.
+      error: the MeanSquaredErrorMetric that its steps update. Nothing resets it by itself.
+      scores: the ForecastScores that its validation steps update, likewise.
       steps: its Steps, which `model.fit` runs.
       reports: the Reports of the steps.
       schedule: the ScaledWarmup that is the learning rate.
@@ -83,7 +83,7 @@ def compile_model(model, config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
     Returns:
       A Compiled.
     """
-    from keras_nowcast.model.loss import MaskedMeanSquaredError, MeanSquaredErrorMetric
+    from keras_nowcast.model.loss import MeanSquaredErrorMetric
     from keras_nowcast.training.adam import build_optimizer
     from keras_nowcast.training.reports import Reports, lag_of_device
     from keras_nowcast.training.step import Steps
@@ -96,12 +96,9 @@ def compile_model(model, config, world, steps_per_epoch=1, origin=FIRST_ORIGIN):
     )
     error = MeanSquaredErrorMetric()
     scores = ForecastScores(VALIDATION_THRESHOLDS)
-    model.compile(
-        optimizer,
-        loss=MaskedMeanSquaredError(),
-        metrics=[error, scores],
-        jit_compile=False,  # XLA cannot compile Horovod's operations
-    )
+    # Without a loss and metrics, since the Steps have their own. XLA cannot compile Horovod's
+    # operations.
+    model.compile(optimizer, jit_compile=False)
     optimizer.build(model.trainable_variables)
     nominal = config.batch_per_replica * config.grid**2 * FRAMES_OUT
     steps = Steps(model, world, reports, error, scores, nominal, config.xla)

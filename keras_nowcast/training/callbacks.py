@@ -84,6 +84,8 @@ class EpochRecorder(keras.callbacks.Callback):
             with self._energy.window("statistics"):
                 self._statistics.estimate()
             self._statistics_seconds = time.monotonic() - since
+        self._metric.reset_state()
+        self._scores.reset_state()
         self._energy.begin("validation")
         self._val_since = time.monotonic()
 
@@ -117,6 +119,7 @@ class EpochRecorder(keras.callbacks.Callback):
             "statistics_seconds": self._statistics_seconds,
             "input_wait_seconds": sums.waited_s,
         }
+        self._metric.reset_state()
         self._progress.rows.append(row)
         seconds = [each["seconds"] for each in self._progress.rows]
         self._progress.set_energy(self._energy.of_epochs(seconds))
@@ -400,13 +403,15 @@ class ProgressLines(keras.callbacks.Callback):
             disable=not sys.stderr.isatty(),
         )
         self._shown_at = 0.0
+        self._reports.losses.clear()
 
     def on_train_batch_end(self, batch, logs=None):
         self._bar.update()
         if self._bar.disable or time.monotonic() - self._shown_at < 0.5:
             return
         self._shown_at = time.monotonic()
-        shown = {"loss": f"{self._reports.loss:.4f}"}
+        losses = self._reports.losses
+        shown = {"loss": f"{sum(losses) / len(losses):.4f}"} if losses else {}
         steps_per_second = self._bar.format_dict["rate"]
         if steps_per_second:
             rate = steps_per_second * self._pipeline.windows / self._pipeline.steps

@@ -132,7 +132,7 @@ def _cudnn_problem(capabilities, version):
     Source: NVIDIA's support matrix; cuDNN 9.11 has no code for Volta and older GPUs, and a process
     that uses it there dies of a segmentation fault.
     """
-    old = [each for each in capabilities if each < TURING]
+    old = [each for each in capabilities if (0, 0) < each < TURING]  # (0, 0): unknown
     if not old or version is None:
         return None
     if tuple(map(int, version.split(".")[:2])) < FIRST_CUDNN_WITHOUT_VOLTA:

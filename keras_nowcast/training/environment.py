@@ -123,6 +123,9 @@ def changes(before, now):
       None if it is the same in everything that can change results or cost.
     """
     changed = []
+    for name in ("onednn", "tf32"):
+        if before and name not in before and name in now:
+            changed.append(f"{name} unknown before and {_text(now[name])} now")
     for name in _COMPARED:
         if name in before and _text(before[name]) != _text(now[name]):
             changed.append(f"{name} {_text(before[name])} before and {_text(now[name])} now")

@@ -5,7 +5,7 @@ On a CPU, none of this changes what is computed.
 
 import os
 
-PERSISTENT = "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT"
+from keras_nowcast.training.user_settings import BY_FLAG, PERSISTENT
 
 
 def set_options(config):
@@ -22,7 +22,9 @@ def set_options(config):
     keeps = {"layout_optimizer": config.layout == "auto"}
     tf.config.optimizer.set_experimental_options(keeps)
     if config.fused_relu:
-        os.environ[PERSISTENT] = "1"
+        os.environ.setdefault(PERSISTENT, BY_FLAG)
+    elif os.environ.get(PERSISTENT) == BY_FLAG:  # of another run in this process
+        del os.environ[PERSISTENT]
 
 
 def describe():
@@ -42,7 +44,8 @@ def on_device(dataset):
 
     if not tf.config.get_visible_devices("GPU"):
         return dataset
-    return dataset.apply(tf.data.experimental.prefetch_to_device("GPU:0", 2))
+    ahead = dataset.apply(tf.data.experimental.prefetch_to_device("GPU:0", 2))
+    return ahead.with_options(dataset.options())
 
 
 def warm_up(steps, pipeline, progress):
@@ -61,6 +64,6 @@ def warm_up(steps, pipeline, progress):
     if not on_gpu and not steps.xla:
         return
     plans = [*pipeline.plan(progress.epoch, progress.seen), *pipeline.plan(progress.epoch + 1)]
-    steps.warm_up(sorted({max(1, len(each)) for each in plans}), pipeline.grid)
+    steps.warm_up(sorted({max(1, len(each)) for each in plans}))
     if on_gpu:
         tf.config.experimental.reset_memory_stats("GPU:0")

@@ -34,7 +34,7 @@ class Reports:
       lag: after how many further steps a report is looked at, the same on all ranks.
 
     Attributes:
-      loss: loss of this rank in the latest step that was looked at, NaN before.
+      losses: loss of this rank in each training step that was looked at; a list to be cleared.
       steps_since_failure: steps that followed the first one with a loss that is not finite on this
         rank, when that was seen; None if there was none.
     """
@@ -50,7 +50,7 @@ class Reports:
         self._added = 0
         self._agreed = set()
         self._handled_at = dict.fromkeys(NAMES, 0)
-        self.loss = math.nan
+        self.losses = []
         self.steps_since_failure = None
 
     def share(self, loss, count):
@@ -71,18 +71,25 @@ class Reports:
         shared = self._world.average(tf.concat([[count, failed], self._mine], axis=0))
         return shared[0], tf.concat([[loss], shared[1:]], axis=0)
 
-    def add(self, report):
-        """Takes the report of the step that was just started; if it may lag, a thread reads it."""
+    def add(self, report, trains=True):
+        """Takes the report of the step that was just started; if it may lag, a thread reads it.
+
+        Args:
+          report: float32 vector, as `share` returns it.
+          trains: False for a validation step, whose loss is not one.
+        """
         self._added += 1
         read = self._reader.submit(report.numpy).result if self._reader else report.numpy
-        self._pending.append((self._added, read))
+        self._pending.append((self._added, read, trains))
 
     def look(self, at_all=False):
-        """Looks at the reports of the steps up to `lag` steps ago, or at all; waits for them."""
+        """Reads the reports of the steps up to `lag` steps ago, or of all; waits for them."""
         while self._pending and (at_all or self._added - self._pending[0][0] >= self._lag):
-            number, read = self._pending.popleft()
-            self.loss, *flags = read().tolist()
-            if not math.isfinite(self.loss) and self.steps_since_failure is None:
+            number, read, trains = self._pending.popleft()
+            loss, *flags = read().tolist()
+            if trains:
+                self.losses.append(loss)
+            if not math.isfinite(loss) and self.steps_since_failure is None:
                 self.steps_since_failure = self._added - number
             for name, flag in zip(NAMES, flags, strict=False):
                 if flag > 0 and number > self._handled_at[name]:

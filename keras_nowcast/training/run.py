@@ -154,6 +154,7 @@ class Run:
                 self.compiled.reports, signals, self.save, self.progress, self.bad_events
             )
             hooks = self._hooks()
+            self.world.gather(None)  # until the idle power of all ranks is measured
             gpu_options.warm_up(self.compiled.steps, self.training, self.progress)
             try:
                 if self._steps_left() == 0:

@@ -11,7 +11,6 @@ import time
 import tensorflow as tf
 
 from keras_nowcast.model.loss import masked_error
-from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 
 class Steps:
@@ -49,13 +48,13 @@ class Steps:
 
     def _batch(self):
         """Returns the TensorSpecs of a batch of any size."""
-        grid = self._model.input_shape[1]
-        return [tf.TensorSpec((None, grid, grid, n), tf.uint8) for n in (FRAMES_IN, FRAMES_OUT)]
+        shapes = self._model.input_shape, self._model.output_shape
+        return [tf.TensorSpec((None, *shape[1:]), tf.uint8) for shape in shapes]
 
     def use_in_fit(self):
         """Makes `model.fit`, `evaluate` and `train_on_batch` run these steps."""
-        self._model.train_function = self._host_function(self.train)
-        self._model.test_function = self._host_function(self.validate)
+        self._model.train_function = self._host_function(self.train, trains=True)
+        self._model.test_function = self._host_function(self.validate, trains=False)
 
     def train(self, x, y):
         """Trains on a batch and returns the report of the step; traced by tf.function.
@@ -94,7 +93,7 @@ class Steps:
         self._error.add(error, valid)
         return tape.gradient(loss, model.trainable_variables), total, count
 
-    def warm_up(self, sizes, grid):
+    def warm_up(self, sizes):
         """Computes the gradients of a batch of each size, and throws them away.
 
         cuDNN tries its algorithms when it first meets a batch size, which takes up to seconds and
@@ -102,11 +101,12 @@ class Steps:
 
         Args:
           sizes: numbers of windows.
-          grid: pixels along a side.
         """
-        gradients = tf.function(lambda x, y: self._gradients(x, y)[0], reduce_retracing=True)
+        gradients = tf.function(
+            lambda x, y: self._gradients(x, y)[0], self._batch(), autograph=False
+        )
         for size in sizes:
-            x, y = (tf.zeros((size, grid, grid, n), tf.uint8) for n in (FRAMES_IN, FRAMES_OUT))
+            x, y = (tf.zeros((size, *spec.shape[1:]), tf.uint8) for spec in self._batch())
             gradients(x, y)[0].numpy()
         self._error.reset_state()
 
@@ -118,7 +118,7 @@ class Steps:
             self._scores.update_state(y, forecast)
         return self._reports.share(tf.constant(0.0), tf.constant(0.0))[1]
 
-    def _host_function(self, step):
+    def _host_function(self, step, trains):
         on_data = tf.function(step, self._batch(), autograph=False)
 
         def run(iterator):
@@ -126,7 +126,7 @@ class Steps:
                 since = time.monotonic()
                 x, y = next(iterator)
                 self.waited_s += time.monotonic() - since
-                self._reports.add(on_data(x, y))
+                self._reports.add(on_data(x, y), trains)
                 return {}  # nothing for Keras to read
             x, y, _ = next(iterator)  # of train_on_batch
             return {"loss": on_data(x, y)[0]}

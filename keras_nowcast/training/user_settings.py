@@ -14,10 +14,13 @@ from pathlib import Path
 
 from keras_nowcast.errors import InputError
 
-# By itself, TensorFlow uses oneDNN only on processors with AVX512-VNNI, AVX512-BF16 or AMX. On
-# others a step takes about 1.5 times as long without it.
+# Unless told otherwise, TensorFlow uses oneDNN only on processors with AVX512-VNNI, AVX512-BF16 or
+# AMX. On others a step takes about 1.5 times as long without it.
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _ON = "1"
+PERSISTENT = "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT"
+BY_FLAG = "True"  # as --fused-relu sets it; TensorFlow ignores case, and a user writes 1 or true
+_OURS = ((ONEDNN, _ON), (PERSISTENT, BY_FLAG))
 _NOWHERE = os.path.join(os.devnull, "keras")  # a folder that cannot exist
 _PINNED = {"floatx": "float32", "image_data_format": "channels_last", "epsilon": 1e-7}
 _IN_KERAS_JSON = {"backend": "tensorflow", "nnx_enabled": False, **_PINNED}
@@ -73,13 +76,13 @@ def _unset(prefix):
 
 
 def uses_onednn(environ=os.environ):
-    """Returns whether TensorFlow uses oneDNN on CPUs, after `load_keras`."""
+    """True if TensorFlow uses oneDNN on CPUs, after `load_keras`."""
     return environ.get(ONEDNN, _ON).lower() in (_ON, "true")
 
 
 def _is_set(name, value):
-    """Returns whether a variable matters, and has another value than if the user set nothing."""
-    return bool(_RECORDED.fullmatch(name)) and (name, value) != (ONEDNN, _ON)
+    """True for a variable that matters and that has another value than this package gives it."""
+    return bool(_RECORDED.fullmatch(name)) and (name, value) not in _OURS
 
 
 def found(environ=os.environ):

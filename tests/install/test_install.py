@@ -259,7 +259,8 @@ def test_choices_are_remembered(machine):
 
 def test_volta_gets_the_last_cudnn_that_knows_it(machine):
     assert machine.run("environment.sh", EXTRA="volta").returncode == 0
-    assert machine.calls("-e .[gpu") == machine.calls("-r install/volta.txt") == 1
+    calls = (machine.stage / "calls").read_text()
+    assert calls.index("-e .[gpu") < calls.index("-r install/volta.txt")  # which then wins
     (pin,) = re.findall(r"^nvidia-cudnn-cu12==9\.(\d+)", VOLTA.read_text(), re.MULTILINE)
     assert int(pin) < 11
 

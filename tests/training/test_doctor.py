@@ -106,6 +106,7 @@ def test_settings_of_the_user_are_shown_and_no_problem(monkeypatch, tmp_path):
         ([(8, 0)], "9.28.0.42", None),
         ([(7, 5)], "9.28.0.42", None),
         ([(7, 0)], None, None),  # not from pip: unknown
+        ([(0, 0)], "9.28.0.42", None),
         ([(7, 0)], "9.10.2.21", None),
         ([(7, 0)], "9.11.0.98", "cuDNN 9.11.0.98 has no code for a GPU of compute capability 7.0"),
         ([(8, 0), (6, 1)], "10.0.1", "compute capability 6.1: run `make install EXTRA=volta`"),

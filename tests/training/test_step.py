@@ -15,9 +15,10 @@ from determinism import refused  # noqa: E402
 
 from keras_nowcast.config import RunConfig  # noqa: E402
 from keras_nowcast.model.loss import MaskedMeanSquaredError  # noqa: E402
-from keras_nowcast.training import build, gpu_options  # noqa: E402
+from keras_nowcast.training import build, gpu_options, user_settings  # noqa: E402
 from keras_nowcast.training.distributed import World  # noqa: E402
 from keras_nowcast.training.progress import Progress  # noqa: E402
+from keras_nowcast.training.user_settings import PERSISTENT  # noqa: E402
 from keras_nowcast.vil import MISSING  # noqa: E402
 
 CONFIG = RunConfig(depth=1, filters=2, grid=8, batch_per_replica=2, precision="float32")
@@ -141,7 +142,7 @@ def test_a_warm_up_changes_nothing():
             layer.memory = 1.0  # as the run sets it
     variables = made.model.variables + made.model.optimizer.variables
     before = [np.array(each) for each in variables]
-    made.steps.warm_up([1, 2], 8)
+    made.steps.warm_up([1, 2])
     for one, two in zip(before, variables, strict=True):
         np.testing.assert_array_equal(one, np.asarray(two))
     assert float(made.error.count) == 0.0
@@ -149,8 +150,6 @@ def test_a_warm_up_changes_nothing():
 
 def test_each_batch_size_of_an_epoch_is_met_before_time_counts(monkeypatch):
     class Pipeline:
-        grid = 8
-
         def plan(self, epoch, seen=()):
             return [["a"] * 3, ["a"] * 2, []]
 
@@ -167,10 +166,10 @@ def test_each_batch_size_of_an_epoch_is_met_before_time_counts(monkeypatch):
     assert met == []
     devices.append("a GPU")
     gpu_options.warm_up(Steps(), Pipeline(), Progress())
-    assert met == [([1, 2, 3], 8), "GPU:0"]
+    assert met == [([1, 2, 3],), "GPU:0"]
     met[:], devices[:], Steps.xla = [], [], True
     gpu_options.warm_up(Steps(), Pipeline(), Progress())
-    assert met == [([1, 2, 3], 8)]
+    assert met == [([1, 2, 3],)]
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
@@ -206,12 +205,16 @@ def test_the_layout_is_tensorflows_or_nhwc(options_after):
 
 
 def test_a_flag_turns_persistent_batch_norm_on(options_after, monkeypatch):
-    monkeypatch.setenv(gpu_options.PERSISTENT, "0")  # so that it is restored
-    monkeypatch.delenv(gpu_options.PERSISTENT)
-    gpu_options.set_options(CONFIG)
-    assert gpu_options.PERSISTENT not in os.environ
+    monkeypatch.setenv(PERSISTENT, "0")  # so that it is restored
+    monkeypatch.delenv(PERSISTENT)
     gpu_options.set_options(dataclasses.replace(CONFIG, fused_relu=True))
-    assert os.environ[gpu_options.PERSISTENT] == "1"
+    assert os.environ[PERSISTENT].lower() == "true"
+    assert PERSISTENT not in user_settings.found()  # it is none of the user's
+    gpu_options.set_options(CONFIG)
+    assert PERSISTENT not in os.environ
+    monkeypatch.setenv(PERSISTENT, "1")
+    gpu_options.set_options(CONFIG)
+    assert user_settings.found()[PERSISTENT] == "1"
 
 
 @pytest.mark.parametrize("start_from", [None, "a run"])

@@ -20,6 +20,7 @@ from keras_nowcast.config import RunConfig
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model.unet import read_unet
 from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
+from keras_nowcast.training import reports
 from keras_nowcast.training.trainer import train
 from keras_nowcast.training.watchdog import Watchdog
 
@@ -180,14 +181,25 @@ def test_a_finished_run_is_refused(finished, small_sevir):
 
 
 @pytest.mark.parametrize(
-    "after_steps",
-    [pytest.param(3, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)],
+    "after_steps, lag",
+    [
+        pytest.param(3, 0, marks=pytest.mark.slow),
+        (6, 0),
+        (6, reports.LAG),
+        pytest.param(9, 0, marks=pytest.mark.slow),
+        pytest.param(9, reports.LAG, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_and_resumed_equals_undisturbed(
-    finished, small_sevir, tmp_path, monkeypatch, after_steps
+    finished, small_sevir, tmp_path, monkeypatch, after_steps, lag
 ):
-    """A signal inside the first epoch, in its last step (thus its validation), in the second."""
+    """A signal inside the first epoch, in its last step (thus its validation), in the second.
+
+    With the reports of the steps read at once, as on a CPU, and late, as on a GPU.
+    """
     from keras_nowcast.training import callbacks
+
+    monkeypatch.setattr(reports, "lag_of_device", lambda: lag)
 
     seen = []
     original = callbacks.EpochRecorder.on_train_batch_end
@@ -213,10 +225,8 @@ def test_interrupted_and_resumed_equals_undisturbed(
     for name, value in once.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
     for row, other in zip(resumed.read_epochs(), finished.read_epochs(), strict=True):
-        assert (row["loss"], row["val_loss"]) == (
-            pytest.approx(other["loss"], rel=1e-6),
-            pytest.approx(other["val_loss"], rel=1e-6),
-        )
+        for name in ("loss", "val_loss", "val_mae", "val_csi_16"):
+            assert row[name] == pytest.approx(other[name], rel=1e-6), name
     record = resumed.read_record()
     assert record["training"]["steps"] == 24
     assert record["energy"]["lost_coverage_reason"].startswith("no lost work was detected")
@@ -254,9 +264,39 @@ def test_the_folder_is_locked_until_the_watchdog_has_ended(small_sevir, tmp_path
     assert folder.is_running() is False
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(small_sevir, tmp_path):
-    with pytest.raises(TrainingFailed, match=r"not finite in epoch 1, step \d+, on rank 0"):
-        run(small_sevir, tmp_path, learning_rate=1e30)
+def test_every_epoch_counts_its_own_pixels(small_sevir, tmp_path, monkeypatch):
+    """At a learning rate of almost 0, no score of the validation changes with the epochs."""
+    from keras_nowcast.training import callbacks
+
+    pixels = []
+    original = callbacks.EpochRecorder.on_epoch_end
+
+    def noting(self, epoch, logs=None):
+        self.settle()
+        pixels.append(self._progress.sums.pixels)
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(callbacks.EpochRecorder, "on_epoch_end", noting)
+    folder = run(small_sevir, tmp_path, epochs=3, learning_rate=1e-12)
+    assert pixels == [pixels[0]] * 3
+    first, *others = folder.read_epochs()
+    for name in ("val_loss", "val_mae", "val_csi_16"):
+        assert [row[name] for row in others] == pytest.approx([first[name]] * 2, rel=1e-5), name
+
+
+@pytest.mark.parametrize("lag", [0, reports.LAG])
+def test_a_loss_that_is_not_finite_ends_the_run(small_sevir, tmp_path, monkeypatch, lag):
+    """Read at once or late, it names the same step, and no checkpoint holds what followed."""
+    monkeypatch.setattr(reports, "lag_of_device", lambda: lag)
+    with pytest.raises(TrainingFailed, match=r"not finite in epoch 1, step 2, on rank 0"):
+        run(small_sevir, tmp_path, learning_rate=1e30, checkpoint_minutes=1e-9)
+    for saved in RunFolder(tmp_path).checkpoints.glob("*.npz"):
+        with np.load(saved) as archive:
+            assert all(
+                np.isfinite(archive[name]).all()
+                for name in archive.files
+                if archive[name].dtype.kind == "f"
+            )
     record = RunFolder(tmp_path).read_record()
     assert record["status"] == "failed" and "rank 0" in record["status_reason"]
     assert valid_record.violations(record) == []
