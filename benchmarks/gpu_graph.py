@@ -9,7 +9,7 @@ Needs the CUDA build of TensorFlow, in an environment of its own. It needs no GP
 libraries:
 
     python3 -m venv build/cuda
-    build/cuda/bin/pip install -c install/constraints.txt tensorflow h5py isal nvidia-ml-py
+    build/cuda/bin/pip install -c install/constraints.txt tensorflow h5py isal nvidia-ml-py tqdm
     PYTHONPATH=. build/cuda/bin/python benchmarks/gpu_graph.py        # about five minutes
 """
 

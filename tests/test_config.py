@@ -75,7 +75,7 @@ def test_the_fields_of_each_role():
     assert roles.MAY_CHANGE_ON_RESUME == {
         *("data", "run_dir", "epochs", "resume", "power_source", "power_interval_s"),
         *("watts_per_core", "tensorboard", "checkpoint_minutes", "stall_seconds"),
-        *("skip_bad_events", "layer_times"),
+        *("skip_bad_events", "layer_times", "reader_threads"),
     }
     assert names_of(roles.SIZE) == ("depth", "filters", "center_filters")
     assert set(names_of(roles.EVENTS)) == {
@@ -101,6 +101,7 @@ def test_the_fields_of_each_role():
         ("watts_per_core", float("nan"), "above 0 and below 1000"),
         ("power_limit_w", float("nan"), "above 0 and finite"),
         ("center_filters", 0, "at least 1"),
+        ("reader_threads", 0, "at least 1"),
     ],
 )
 def test_bounds_are_rules(field, value, rule):

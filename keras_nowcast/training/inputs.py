@@ -2,7 +2,9 @@
 
 import time
 
+from keras_nowcast.data.augment import augmented
 from keras_nowcast.data.pipeline import WindowPipeline
+from keras_nowcast.training import gpu_options
 from keras_nowcast.training.statistics import SAMPLE_WINDOWS
 
 
@@ -40,6 +42,19 @@ class Inputs:
         self.validation = pipeline(split.validation, shuffle=False)
         self.sample = pipeline(split.train, endless=False, max_windows=most)
         self._all = (self.training, self.validation, self.sample)
+        self._config = config
+        self._rank = world.rank
+
+    def training_data(self, progress):
+        """Returns the endless dataset to train on, from the position of a Progress."""
+        dataset = self.training.dataset(progress.epoch, progress.step, progress.seen)
+        if self._config.augment:
+            dataset = augmented(dataset, self._config.seed, self._rank, progress.steps)
+        return gpu_options.on_device(dataset)
+
+    def validation_data(self):
+        """Returns the dataset that `model.fit` validates on, one pass."""
+        return gpu_options.on_device(self.validation.dataset())
 
     def on_bad_event(self, function):
         """Sets the function that all pipelines call with (event, error) for an unreadable event."""

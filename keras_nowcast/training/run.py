@@ -7,7 +7,6 @@ import contextlib
 import functools
 import time
 
-from keras_nowcast.data.augment import augmented
 from keras_nowcast.errors import InputError, TrainingFailed
 from keras_nowcast.files import remove_unfinished
 from keras_nowcast.process import Signals
@@ -201,11 +200,11 @@ class Run:
         progress = self.progress
         if progress.epoch < epochs:
             self.model.fit(
-                self._training_data(),
+                self.inputs.training_data(self.progress),
                 steps_per_epoch=self._steps_left(),
                 initial_epoch=progress.epoch,
                 epochs=epochs,
-                validation_data=gpu_options.on_device(self.validation.dataset()),
+                validation_data=self.inputs.validation_data(),
                 validation_steps=self.validation.steps,
                 callbacks=hooks,
                 shuffle=False,  # the pipeline shuffles
@@ -216,13 +215,6 @@ class Run:
         """Returns how many steps of the current epoch are left."""
         return self.training.steps_left(self.progress.seen) - self.progress.step
 
-    def _training_data(self):
-        progress = self.progress
-        dataset = self.training.dataset(progress.epoch, progress.step, progress.seen)
-        if self.config.augment:
-            dataset = augmented(dataset, self.config.seed, self.world.rank, progress.steps)
-        return gpu_options.on_device(dataset)
-
     def _finish_validation(self, hooks):
         """Completes an epoch that was interrupted after its last training step."""
         epoch = self.progress.epoch
@@ -230,10 +222,7 @@ class Run:
             hook.set_model(self.model)
             hook.on_epoch_begin(epoch)
         self.model.evaluate(
-            gpu_options.on_device(self.validation.dataset()),
-            steps=self.validation.steps,
-            callbacks=hooks,
-            verbose=0,
+            self.inputs.validation_data(), steps=self.validation.steps, callbacks=hooks, verbose=0
         )
         logs = {}
         for hook in hooks:

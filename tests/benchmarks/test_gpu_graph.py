@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST_OPERATIONS = 1200
+OF_SHAPES = {"ConcatOffset", "Pack", "StridedSlice"}
 
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "training")]
 
@@ -36,7 +37,8 @@ def check_bounds(row):
     assert row["is_finite"] <= 2
     assert row["predicates"] == 0
     assert row["blocking_reads"] == 0
-    assert row["host"] == "none"
+    # Of shapes, which the host knows before it launches anything.
+    assert {each.partition(":")[0] for each in row["host"].split()} <= OF_SHAPES
 
 
 def test_the_recorded_graphs_are_within_their_bounds():
@@ -68,13 +70,12 @@ def test_the_graph_of_today_is_within_its_bounds():
 @pytest.mark.slow
 def test_the_list_of_refusals_is_tensorflows():
     """Each operation that TensorFlow's library refuses by name is in our list."""
-    find = "import tensorflow, sys; sys.stdout.write(tensorflow.__path__[0])"
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    folder = subprocess.run(
-        [cuda_python(), "-c", find], env=quiet, capture_output=True, text=True, check=True
-    ).stdout
+    find = "import importlib.util as u; print(u.find_spec('tensorflow').origin)"
+    module = subprocess.run(
+        [cuda_python(), "-c", find], capture_output=True, text=True, check=True
+    ).stdout.strip()
     named = set()
-    with open(Path(folder) / "libtensorflow_cc.so.2", "rb") as file:
+    with open(Path(module).parent / "libtensorflow_cc.so.2", "rb") as file:
         library = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         for before in (b"eterministic GPU implementation of ", b"in GPU implementation of "):
             at = library.find(before)

@@ -92,7 +92,7 @@ LEFT_OUT = {
     "odd status": (lambda run: edit(run, lambda r: r.update(status=["x"])), "`status`"),
     "newer": (
         lambda run: edit(run, lambda r: r.update(schema=99)),
-        "`schema` 4 or lower. Received: 99, so the run was made by a newer version; update",
+        "`schema` 5 or lower. Received: 99, so the run was made by a newer version; update",
     ),
     "odd version": (lambda run: edit(run, lambda r: r.update(schema="3")), "`schema`"),
     "no config": (without(None, "config"), "config.depth"),

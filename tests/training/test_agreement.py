@@ -222,7 +222,9 @@ def test_every_field_has_a_rule_for_ranks():
     rules = {}
     for field in dataclasses.fields(RunConfig):
         rules.setdefault(field.metadata["ranks"], set()).add(field.name)
-    assert rules["own"] == {"data", "power_source", "power_interval_s", "watts_per_core"}
+    assert rules["own"] == {
+        *("data", "power_source", "power_interval_s", "watts_per_core", "reader_threads"),
+    }
     assert rules["first"] == {
         *("run_dir", "checkpoint_minutes", "stall_seconds", "skip_bad_events", "tensorboard"),
         "layer_times",
