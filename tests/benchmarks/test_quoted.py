@@ -71,7 +71,7 @@ EVERYWHERE = re.compile(
 )
 PHRASES = {
     "README.md": ["at grid 128 (3 km per pixel)"],
-    "docs/benchmarks.md": ["over 24 rounds", "of grid 64 to 256"],
+    "docs/benchmarks.md": ["over 24 rounds", "of grid 64 to 256", "limits: 1,200 operations"],
     "docs/scaling.md": ["(16.6 MB)", "from 1,000 bootstrap resamples"],
     "docs/energy.md": ["of 40 to 400 W"],
     "docs/scores.md": [
