@@ -32,7 +32,9 @@ def augmented(dataset, seed, rank=0, first_step=0):
         keys = tf.random.split(tf.random.fold_in([seed, rank], step), tf.shape(x)[0])
         side, margin = x.shape[1], x.shape[1] // SHIFT_SHARE
         draws = (tf.int32,) * 4 + (tf.float32,)
-        *places, factors = tf.map_fn(lambda key: _draw(key, margin), keys, draws)
+        *places, factors = tf.map_fn(
+            lambda key: _draw(key, margin), keys, fn_output_signature=draws
+        )
         windows = _moved(tf.concat([x, y], axis=-1), side, margin, *places)
         windows = _scaled(windows, factors[:, tf.newaxis, tf.newaxis, tf.newaxis])
         return windows[..., : x.shape[3]], windows[..., x.shape[3] :]
