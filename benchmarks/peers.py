@@ -14,6 +14,8 @@ out and named.
     python benchmarks/peers.py
     python benchmarks/peers.py --grid 384 --filters 32 --batch-per-replica 2 --rounds 7
 
+All peers together need about 20 GB at grid 384; --peers takes them in turn.
+
 The peak is that of a product of two large matrices, measured between the steps. torch.compile needs
 a C++ compiler.
 """
@@ -106,11 +108,17 @@ def settings_of(arguments):
 def main():
     parser = build_parser(__doc__)
     add_model_flags(parser, depth=4, filters=16, grid=128, batch_per_replica=8)
+    parser.add_argument(
+        "--peers", nargs="+", choices=list(peers())[1:], help="names; all if not given"
+    )
+    parser.add_argument("--variant", help="suffix of the results files in addition to the grid")
     parser.add_argument("--rounds", type=int, default=15, help="rounds over all peers")
     arguments = parser.parse_args()
     settings = settings_of(arguments)
     running, absent = {}, []
     for name, (python, script, variant) in peers().items():
+        if arguments.peers and name not in [OURS, *arguments.peers]:
+            continue
         if Path(python).exists():
             running[name] = Peer(python, script, {**settings, "variant": variant})
         else:
@@ -165,7 +173,7 @@ def write(arguments, running, absent, seconds, peak):
         rows,
         f"{sizes}, batch {arguments.batch_per_replica}, float32, {arguments.rounds} rounds; matmul "
         f"peak {peak:.0f} GFLOP/s{left_out}",
-        variant=f"g{arguments.grid}",
+        variant="_".join(filter(None, (f"g{arguments.grid}", arguments.variant))),
         raw={"seconds": seconds, "absent": absent},
     )
 
