@@ -4,6 +4,7 @@ TensorFlow and Horovod are not imported here: bad usage is reported in well unde
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -149,11 +150,16 @@ class Output:
         os.close(nothing)
 
 
+# A write that the disk, a quota or a limit on the size of files refused.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def run_script(main):
     """Calls `main()` and ends the process with the documented exit status.
 
     InputError, Interrupted and TrainingFailed each end in one line on standard error, with status
-    2, 75 and 1. Any other exception is a fault and keeps its traceback. In a job of several
+    2, 75 and 1; so does a full disk, with status 2. Any other exception is a fault and keeps its
+    traceback. In a job of several
     processes only the first prints. If the output cannot be written, the work is done nevertheless;
     the status is then 1 with one line, or 141 without one if the reader of a pipe has ended.
     """
@@ -181,6 +187,15 @@ def _status(main):
         message, status = str(interrupted), EXIT_INTERRUPTED
     except TrainingFailed as failure:
         message, status = f"failed: {failure}", EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        where = error.filename or "a file of the results"
+        message = (
+            f"error: the disk must have space for the results. Received: {where} "
+            f"({error.strerror}); make room, and run the same command again."
+        )
+        status = EXIT_BAD_INPUT
     except KeyboardInterrupt:
         message = "stopped at once; an earlier checkpoint is kept if there is one"
         status = EXIT_STOPPED

@@ -1,5 +1,7 @@
 """Exit statuses, signals, and the rank that prints."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -114,6 +116,28 @@ def test_output_to_a_full_disk_is_one_line(text):
         "done\nfailed: standard output cannot be written: No space left on device\n"
     )
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_line_wherever_it_is_met(number, capsys):
+    def main():
+        raise OSError(number, os.strerror(number), "figures/table.csv")
+
+    with pytest.raises(SystemExit) as ended:
+        process.run_script(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: the disk must have space for the results. Received: figures/table.csv "
+        f"({os.strerror(number)}); make room, and run the same command again.\n"
+    )
+
+
+def test_another_error_of_the_disk_is_a_fault():
+    def main():
+        raise PermissionError(errno.EACCES, "no")
+
+    with pytest.raises(PermissionError):
+        process.run_script(main)
 
 
 def test_another_status_is_kept_and_errors_go_nowhere():

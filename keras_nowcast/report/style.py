@@ -190,8 +190,11 @@ def write_figure(figure, folder, name):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the layout is the same in all three formats
         for suffix in (".pdf", ".png"):
+            # In memory first: on a full disk, matplotlib ends in an error about its own state.
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=suffix[1:])
             with written_whole(folder / f"{name}{suffix}") as beside:
-                figure.savefig(beside)
+                beside.write_bytes(drawn.getvalue())
         svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -445,6 +445,16 @@ def test_earlier_versions_needed_both_sets(tmp_path, catalog_row, write_catalog)
         _earlier(tmp_path, catalog_row, write_catalog, ["2010-01-01", "2010-01-01"])
 
 
+def test_runs_of_earlier_versions_need_one_width_too(tmp_path, catalog_row, write_catalog):
+    rows = [
+        catalog_row(id=f"S{k}", file_index=k, time_utc=f"20{18 + k}-07-01 00:00:00", width_m=width)
+        for k, width in enumerate((16000, 32000))
+    ]
+    write_catalog(tmp_path, rows)
+    with pytest.raises(InputError, match="one width on the ground"):
+        splits.read_split_of_earlier_version(tmp_path, 1.0, None, None, say=str)
+
+
 # ---- widths on the ground ---------------------------------------------------------------------
 
 

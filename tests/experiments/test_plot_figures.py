@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,21 @@ def test_failed_cells_alone_still_make_a_report(script_here, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "0 figures" in done.stdout
     assert "unfittable: 96 pixels" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("blocks", [0, 20])  # of 512 bytes: for no file, and for the table alone
+def test_a_full_disk_is_one_line(study, tmp_path, blocks):
+    """A limit on the size of files stands for it; what is drawn is larger."""
+    command = [sys.executable, ROOT / "experiments" / "plot_figures.py", study, "--out", tmp_path]
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit -f {blocks} && exec "$@"', "limited", *command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: the disk must have space for the results. Received: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("*.png"))

@@ -145,6 +145,7 @@ LEFT_OUT = {
     "epochs words": (lambda run: cells(run, "N/A"), "as `epoch` in row 1. Received: the text 'N/A"),
     "epochs blank": (lambda run: cells(run, ""), "`epoch` in row 1. Received: an empty cell"),
     "epochs cut": (cut("epochs.csv", 40), "epochs.csv must end with a line break"),
+    "epochs cut in a number": (cut("epochs.csv", 2), "epochs.csv must end with a line break"),
     "epochs twice": (lambda run: cells(run, "0"), "epoch 1 in row 2. Received: 0"),
     "epochs ;": (replaced("epochs.csv", (",", ";")), "separated by commas"),
     "epochs comma": (replaced("epochs.csv", ("20.0", "20,0")), "cells in row 1, as in its first"),

@@ -118,3 +118,17 @@ def test_a_checkpoint_has_the_weights(begun, tmp_path):
     checks._check_start(
         RunConfig(resume=True, run_dir=str(folder.path), start_from=str(tmp_path / "gone"))
     )
+
+
+def test_what_the_catalog_states_wrongly_is_told_before_training(small_sevir, monkeypatch):
+    """Both by the function that `train` calls; tests/data has what they say."""
+    called = []
+    monkeypatch.setattr(checks.sevir, "check_missing", lambda events, say: called.append(events))
+    monkeypatch.setattr(
+        checks.splits, "report_projections", lambda events, say: called.append(events)
+    )
+    config = RunConfig(data=str(small_sevir), power_source="none")
+    _, split = checks.check(config, is_first=True, say=str)
+    assert called == [split.train + split.validation] * 2
+    checks.check(config, is_first=False, say=str)  # a single rank tells it
+    assert len(called) == 2
