@@ -3,9 +3,9 @@
 The same UNet, written for PyTorch and for Keras 2 as their users would write it, trains on batches
 that are already in memory, in float32 on all cores: in PyTorch eagerly (NCHW), eagerly with the
 channels last, and compiled with the channels last; in TensorFlow 2.15 with oneDNN. Each peer is a
-process in an environment of its own, and takes a step in turn while the others sleep. A ratio is
-that of one round, so that a slow moment of the machine affects all of them. An absent peer is left
-out and named.
+process in a separate environment, and takes a step in turn while the others sleep. A ratio, our
+time divided by the peer's, is that of one round, so that a slow moment of the machine affects all.
+An absent peer is left out and named.
 
     python3 -m venv build/torch
     build/torch/bin/pip install torch==2.13.0 numpy
@@ -158,12 +158,12 @@ def write(arguments, running, absent, seconds, peak):
                 "peer": name,
                 "version": running[name].version,
                 "seconds": median,
-                "least": min(times),
-                "most": max(times),
-                "ours_over_it": statistics.median(ratios),
-                "ratio_least": min(ratios),
-                "ratio_most": max(ratios),
-                "share_of_matmul_peak": gflop / median / peak,
+                "minimum": min(times),
+                "maximum": max(times),
+                "ratio": statistics.median(ratios),
+                "ratio_minimum": min(ratios),
+                "ratio_maximum": max(ratios),
+                "matmul_peak_%": 100 * gflop / median / peak,
             }
         )
     sizes = f"depth {arguments.depth}, {arguments.filters} filters, grid {arguments.grid}"

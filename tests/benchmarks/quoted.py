@@ -73,7 +73,8 @@ def sections(text):
 def printed_lines(stem):
     """Returns the lines that a program printed, if a result keeps them, as rows."""
     raw = content(stem).get("raw")
-    return [{"printed": line} for line in raw["printed"]] if isinstance(raw, dict) else []
+    kept = raw.get("printed", []) if isinstance(raw, dict) else []
+    return [{"printed": line} for line in kept]
 
 
 def plain(text):
