@@ -124,7 +124,7 @@ def _fits(kernel, node):
 
 
 def predicates(nodes):
-    """Returns the number of nodes whose predicate the host must read before it can go on."""
+    """Returns the number of nodes whose predicate the host must read before it can launch more."""
     return sum(each.op in ("If", "StatelessIf", "Switch", "_SwitchN", "While") for each in nodes)
 
 

@@ -41,7 +41,7 @@ OTHER_WORDS = {
     "fewer windows": ("--max-windows 3", "has --max-windows 3 instead of None, train windows"),
     "a refused flag": ("--filters 0", "rank 1: `--filters` must be at least 1. Received: 0"),
     "no data": ("--data /dev/null/data", "rank 1: `--data` must "),
-    "one rank resumes": ("--resume", "rank 1: `--resume` "),
+    "one rank resumes": ("--resume", "has --resume True instead of False"),
 }
 SHELL = 'if [ "${HOROVOD_RANK:-$OMPI_COMM_WORLD_RANK}" = 1 ]; then %s; fi; exec "$@"'
 LIMIT_S = 120

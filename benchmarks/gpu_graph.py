@@ -5,7 +5,7 @@ The step is the trainer's, as keras_nowcast/training/build.py makes it. TensorFl
 CUDA build of TensorFlow also lists which operations have a kernel for a GPU. A few steps of a tiny
 model on the CPU count how many values of the device the host reads in each of them.
 
-Needs the CUDA build of TensorFlow, in an environment of its own. It needs no GPU and no CUDA
+Needs the CUDA build of TensorFlow, in a separate environment. It needs no GPU and no CUDA
 libraries:
 
     python3 -m venv build/cuda

@@ -5,10 +5,9 @@
 Imports nothing of keras_nowcast. Answers each line on standard input with the seconds of one step.
 """
 
-import json
 import os
-import sys
-import time
+
+import peer_loop
 
 os.environ |= {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -72,14 +71,9 @@ def build_step(settings):
 
 
 def main():
-    settings = json.loads(sys.argv[1])
-    step, parameters = build_step(settings)
+    step, parameters = build_step(peer_loop.settings())
     step()
-    print(json.dumps({"version": tf.__version__, "parameters": parameters}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step()
-        print(time.perf_counter() - start, flush=True)
+    peer_loop.take_steps(tf.__version__, parameters, lambda: peer_loop.timed(step))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@
 Answers each line on standard input with the seconds of one step and the rate of a matrix product.
 """
 
-import json
-import sys
-import time
 from types import SimpleNamespace
 
+import peer_loop
 from training_step import random_batch, run_config
 
 from keras_nowcast.training import build, distributed
@@ -18,7 +16,7 @@ MATMUL_SIDE = 2048
 
 
 def main():
-    settings = json.loads(sys.argv[1])
+    settings = peer_loop.settings()
     world = distributed.start()
     distributed.load_tensorflow(world)
     import tensorflow as tf
@@ -30,19 +28,14 @@ def main():
     matrix = tf.random.normal((MATMUL_SIDE, MATMUL_SIDE))
     multiply = tf.function(tf.matmul)
 
-    def seconds(function):
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
+    def answer():
+        step = peer_loop.timed(lambda: model.train_on_batch(x, y))  # its loss is a number
+        product = peer_loop.timed(lambda: multiply(matrix, matrix).numpy()[0, 0])
+        return {"seconds": step, "matmul_gflops": 2 * MATMUL_SIDE**3 / product / 1e9}
 
     model.train_on_batch(x, y)
     parameters = sum(int(tf.size(each)) for each in model.trainable_variables)
-    print(json.dumps({"version": tf.__version__, "parameters": parameters}), flush=True)
-    for _ in sys.stdin:
-        step = seconds(lambda: model.train_on_batch(x, y))  # its loss is a number
-        product = seconds(lambda: multiply(matrix, matrix).numpy()[0, 0])
-        rate = 2 * MATMUL_SIDE**3 / product / 1e9
-        print(json.dumps({"seconds": step, "matmul_gflops": rate}), flush=True)
+    peer_loop.take_steps(tf.__version__, parameters, answer)
 
 
 if __name__ == "__main__":

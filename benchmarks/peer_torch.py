@@ -5,10 +5,7 @@
 Imports nothing of keras_nowcast. Answers each line on standard input with the seconds of one step.
 """
 
-import json
-import sys
-import time
-
+import peer_loop
 import torch
 from torch import nn
 from torch.nn import functional
@@ -106,15 +103,11 @@ def build_step(settings):
 
 
 def main():
-    settings = json.loads(sys.argv[1])
+    settings = peer_loop.settings()
     torch.set_num_threads(settings["threads"])
     step, parameters = build_step(settings)
     step()
-    print(json.dumps({"version": torch.__version__, "parameters": parameters}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step()
-        print(time.perf_counter() - start, flush=True)
+    peer_loop.take_steps(torch.__version__, parameters, lambda: peer_loop.timed(step))
 
 
 if __name__ == "__main__":

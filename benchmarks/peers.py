@@ -1,11 +1,11 @@
 """Is our training step as fast as those of other frameworks on this machine?
 
 The same UNet, written for PyTorch and for Keras 2 as their users would write it, trains on batches
-that are already in memory, in float32 on all cores: in PyTorch eagerly (NCHW), eagerly with the
-channels last, and compiled with the channels last; in TensorFlow 2.15 with oneDNN. Each peer is a
-process in a separate environment, and takes a step in turn while the others sleep. A ratio, our
-time divided by the peer's, is that of one round, so that a slow moment of the machine affects all.
-An absent peer is left out and named.
+that are already in memory, in float32 on all cores. The peers are PyTorch eager (NCHW), eager with
+the channels last, and compiled with the channels last, and TensorFlow 2.15 with oneDNN. Each peer
+is a process in a separate environment, and takes a step in turn while the others sleep. A ratio,
+our time divided by the peer's, is that of one round, so that a slow moment of the machine affects
+all. An absent peer is left out and named.
 
     python3 -m venv build/torch
     build/torch/bin/pip install torch==2.13.0 numpy

@@ -19,7 +19,7 @@ class Compiled:
 
     Attributes:
       model: the compiled Keras model; its optimizer is built.
-      error: the MeanSquaredErrorMetric that its steps update. Nothing resets it by itself.
+      error: the MeanSquaredErrorMetric that its steps update. Nothing else resets it.
       scores: the ForecastScores that its validation steps update, likewise.
       steps: its Steps, which `model.fit` runs.
       reports: the Reports of the steps.

@@ -4,7 +4,7 @@ A GPU computes a step while its host starts the next one, unless the host waits 
 step. Therefore a thread reads the report of each step, and the host looks at it LAG steps later,
 after the same step on every rank. A loss that is not finite, or a request, thus ends or saves a run
 on all ranks together, up to LAG steps after the step that reported it. On a CPU a step has ended
-when the host goes on, so its report is looked at at once.
+when its function returns, so its report is looked at at once.
 """
 
 import collections
