@@ -9,6 +9,7 @@ The bytes are those of the object that HDF5 finds, past any links. `check_sample
 a data set with h5py.
 """
 
+import contextlib
 import itertools
 import math
 import operator
@@ -69,6 +70,8 @@ class Layout:
         filters)}, or None if there are no chunks.
       deflate: position of zlib among the filters, or None if nothing is compressed.
       is_decoded_by_hdf5: whether the chunks have filters that only HDF5 can undo.
+      is_found_by_hdf5: whether only HDF5 knows where the chunks are: the file has a user block, and
+        some versions count offsets from the end of it.
     """
 
     path: str
@@ -79,6 +82,7 @@ class Layout:
     chunks: dict | None
     deflate: int | None
     is_decoded_by_hdf5: bool
+    is_found_by_hdf5: bool = False
 
 
 def open_file(path):
@@ -181,8 +185,9 @@ def read_layout(dataset):
             deflate = filters.index(h5py.h5z.FILTER_DEFLATE)
         if is_decoded_by_hdf5:
             _check_skipped(chunks, dataset.chunks, filters)
-    if dataset.file.userblock_size:  # some versions of HDF5 count offsets from the end of it
-        offset, is_decoded_by_hdf5 = None, chunks is not None
+    has_user_block = bool(dataset.file.userblock_size)
+    if has_user_block:
+        offset = None
     return Layout(
         path=file_of(dataset),
         name=dataset.name,
@@ -192,6 +197,7 @@ def read_layout(dataset):
         chunks=chunks,
         deflate=deflate,
         is_decoded_by_hdf5=is_decoded_by_hdf5,
+        is_found_by_hdf5=has_user_block and chunks is not None,
     )
 
 
@@ -243,8 +249,8 @@ def check_sample(dataset, layout):
         if layout.chunks:
             corner = sorted(layout.chunks)[len(layout.chunks) // 2]
             place = tuple(map(slice, corner, map(sum, zip(corner, layout.chunk, strict=True))))
-            with open(layout.path, "rb") as file:
-                here = _read_chunk(file, layout, corner)
+            with _opened(layout) as read:
+                here = _read_chunk(read, layout, corner)
         else:
             here = read_item(layout, middle)[np.newaxis]
     except READ_ERRORS:
@@ -339,12 +345,24 @@ def _read_contiguous(layout, index):
     return np.frombuffer(raw, np.uint8).reshape(layout.shape[1:])
 
 
+@contextlib.contextmanager
+def _opened(layout):
+    """Opens the file of a Layout; gives a function that returns the stored bytes of a chunk."""
+    if layout.is_found_by_hdf5:
+        with open_file(layout.path) as file:
+            dataset = file[layout.name].id
+            yield lambda corner: dataset.read_direct_chunk(corner)[1]
+        return
+    with open(layout.path, "rb") as file:
+        yield lambda corner: _read_bytes(file, *layout.chunks[corner][:2])
+
+
 def _read_chunked(layout, index, corners):
     shape, step = layout.shape[1:], layout.chunk[1:]
     item = np.empty(shape, np.uint8)
-    with open(layout.path, "rb") as file:
+    with _opened(layout) as read:
         for first, *corner in corners:
-            chunk = _read_chunk(file, layout, (first, *corner))[index - first]
+            chunk = _read_chunk(read, layout, (first, *corner))[index - first]
             if chunk.shape == shape:  # it is the complete item, so no copy is needed
                 return chunk
             target = item[tuple(map(slice, corner, map(sum, zip(corner, step, strict=True))))]
@@ -354,10 +372,10 @@ def _read_chunked(layout, index, corners):
     return item
 
 
-def _read_chunk(file, layout, corner):
-    offset, count, skipped = layout.chunks[corner]
-    size = math.prod(layout.chunk)
-    raw = _read_bytes(file, offset, count)
+def _read_chunk(read, layout, corner):
+    """Returns a chunk. HDF5 would not notice if it inflates to fewer bytes than a chunk has."""
+    skipped, size = layout.chunks[corner][2], math.prod(layout.chunk)
+    raw = read(corner)
     if layout.deflate is not None and not skipped >> layout.deflate & 1:
         raw = zlib.decompress(raw, bufsize=size)
     if len(raw) != size:

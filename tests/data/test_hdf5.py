@@ -2,6 +2,7 @@
 
 import ctypes
 import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -98,6 +99,21 @@ def test_a_chunk_stored_without_its_filter(tmp_path, codes):
         vil = file.create_dataset("vil", SHAPE, np.uint8, chunks=ONE, compression="gzip")
         vil.id.write_direct_chunk((0, 0, 0, 0), codes[0].tobytes(), filter_mask=1)
     np.testing.assert_array_equal(hdf5.read_item(_layout(path), 0), codes[0])
+
+
+@pytest.mark.parametrize("block", [0, 512])
+def test_a_chunk_that_inflates_to_fewer_bytes_is_refused(tmp_path, codes, block):
+    """HDF5 returns what its memory held before in the place of the others."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", userblock_size=block) as file:
+        vil = file.create_dataset("vil", data=codes, chunks=ONE, compression="gzip")
+        vil.id.write_direct_chunk((1, 0, 0, 0), zlib.compress(codes[1].tobytes()[:50]))
+    with h5py.File(path) as file:
+        layout = hdf5.read_layout(file["vil"])
+        assert file["vil"][1].shape == codes.shape[1:]  # without an error
+    np.testing.assert_array_equal(hdf5.read_item(layout, 0), codes[0])
+    with pytest.raises(OSError, match="a chunk of 50 bytes where"):
+        hdf5.read_item(layout, 1)
 
 
 @pytest.mark.parametrize("storage", [{}, {"chunks": ONE, "compression": "gzip"}])
