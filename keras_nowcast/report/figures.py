@@ -201,8 +201,10 @@ def mixed_speedup(runs):
             )
             axes.axhline(1, color="0.4", linewidth=1)
             axes.set_title(title)
+        # Both panels share their axes, and both have their points now. On a logarithmic axis,
+        # matplotlib would find the limits of a single point by rounding errors.
+        for axes in panels:
             size_axis(axes)
-        # Both panels share this axis, and both have their points now.
         panels[0].set_ylim(0, 1.05 * panels[0].get_ylim()[1])
         panels[0].set_ylabel("times as fast as float32")
         draw_legend(figure, *panels[0].get_legend_handles_labels())

@@ -52,6 +52,19 @@ def test_a_failed_run_alone_gives_no_figure_of_cost(tmp_path, name):
         figures.OF_ALL_RUNS[name].draw([run])
 
 
+def test_a_single_pair_has_limits_around_it(tmp_path):
+    """Several seeds of one size: on a logarithmic axis, such limits were of no width."""
+    for precision in ("float32", "mixed_bfloat16"):
+        for seed in range(3):
+            study_runs.write_run(
+                tmp_path / f"{precision}-{seed}", precision=precision, seed=seed, seconds=2.0 + seed
+            )
+    figure = figures.mixed_speedup(read(tmp_path))
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        assert low < 0.9 * 4143628 < 1.1 * 4143628 < high
+
+
 def test_cost_has_the_numbers_of_the_runs(study):
     figure = figures.cost_by_size(study)
     time, energy, power = map(points, figure.axes)
