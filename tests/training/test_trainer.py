@@ -17,6 +17,7 @@ import valid_record
 from keras_nowcast import columns, schema
 from keras_nowcast.command_line import parse_config
 from keras_nowcast.config import RunConfig
+from keras_nowcast.data import splits
 from keras_nowcast.errors import InputError, Interrupted, TrainingFailed
 from keras_nowcast.model.unet import read_unet
 from keras_nowcast.records import EPOCH_COLUMNS, RunFolder
@@ -114,6 +115,17 @@ def test_the_record_and_the_configuration_have_the_sets(finished):
     assert (stored["train_before"], stored["test_from"]) == ("2019-01-01", "2019-06-01")
 
 
+def test_training_never_opens_the_test_set(small_sevir, tmp_path):
+    root = shutil.copytree(small_sevir, tmp_path / "sevir")
+    split = splits.read_split(root, 1.0, None, None)
+    spoiled = {event.file for event in split.test}
+    assert spoiled and spoiled.isdisjoint(event.file for event in split.train + split.validation)
+    for file in spoiled:
+        file.write_bytes(b"no HDF5")
+    folder = run(root, tmp_path / "run", epochs=1)
+    assert folder.read_record()["status"] == "completed"
+
+
 def test_a_resumed_run_has_the_same_sets(small_sevir, tmp_path):
     """All events are before the test, so the last fifth of the days validates, and so again."""
     early = {"test_from": "2018-12-31", "max_windows": 6}
@@ -147,7 +159,7 @@ def test_validation_loss_is_the_saved_networks_own(finished, small_sevir):
     """The mean over every valid pixel of the validation set, in double precision, with NumPy."""
     import keras
 
-    from keras_nowcast.data import catalog, sevir, splits
+    from keras_nowcast.data import catalog, sevir
 
     network = keras.models.load_model(finished.model_file)
     split = splits.split_events(catalog.read_catalog(small_sevir))
