@@ -176,6 +176,9 @@ def read_layout(dataset):
         offset = dataset.id.get_offset()
         if offset is None:
             raise OSError("it was never written")
+        stored, needed = dataset.id.get_storage_size(), math.prod(dataset.shape)
+        if stored != needed:  # HDF5 reads some of the others as zeros
+            raise OSError(f"it has {stored} bytes where {needed} should be")
     elif settings.get_layout() == h5py.h5d.CHUNKED:
         stages = [settings.get_filter(i) for i in range(settings.get_nfilters())]
         filters = [code for code, *_ in stages]

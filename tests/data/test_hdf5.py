@@ -101,6 +101,21 @@ def test_a_chunk_stored_without_its_filter(tmp_path, codes):
     np.testing.assert_array_equal(hdf5.read_item(_layout(path), 0), codes[0])
 
 
+def test_contiguous_elements_that_the_header_does_not_have_are_refused(tmp_path, codes):
+    """HDF5 reads them as zeros, or as they are, depending on what else is read."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["vil"] = codes
+        place = struct.pack("<QQ", file["vil"].id.get_offset(), codes.size)
+    raw = path.read_bytes()
+    assert raw.count(place) == 1
+    path.write_bytes(raw.replace(place, place[:8] + struct.pack("<Q", codes.size - 43)))
+    with h5py.File(path) as file:
+        assert file["vil"].shape == codes.shape  # without an error
+        with pytest.raises(OSError, match=f"{codes.size - 43} bytes where {codes.size} should be"):
+            hdf5.read_layout(file["vil"])
+
+
 @pytest.mark.parametrize("block", [0, 512])
 def test_a_chunk_that_inflates_to_fewer_bytes_is_refused(tmp_path, codes, block):
     """HDF5 returns what its memory held before in the place of the others."""
