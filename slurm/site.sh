@@ -32,7 +32,7 @@ python=${KERAS_NOWCAST_PYTHON:-.venv/bin/python}
 
 # On a GPU newer than TensorFlow's wheel, the driver compiles TensorFlow's kernels in the first job
 # and keeps them here. Let one short job do so before the first that is measured.
-export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$HOME/.nv/ComputeCache}
+export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-${HOME:-/tmp}/.nv/ComputeCache}
 export CUDA_CACHE_MAXSIZE=${CUDA_CACHE_MAXSIZE:-4294967296}
 
 # ---- in the job: the launcher of the ranks ----------------------------------------------------
