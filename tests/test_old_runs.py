@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import valid_record
 
-from keras_nowcast import records
+from keras_nowcast import records, schema
 from keras_nowcast.study import claims, compare, planner, table
 
 OLD = Path(__file__).with_name("old_runs")
@@ -159,7 +159,7 @@ def test_an_interrupted_one_is_resumed_as_it_was(script, copies):
     folder = records.RunFolder(copies / "runs" / "interrupted")
     theirs = records.RunFolder(OLD / "resumed")
     record, expected = folder.read_record(), theirs.read_record()
-    assert (record["schema"], record["status"]) == (4, "completed")
+    assert (record["schema"], record["status"]) == (schema.VERSION, "completed")
     assert valid_record.violations(record) == []
     assert record["training"].keys() == expected["training"].keys()
     # An estimate has no idle baseline any more, and says so.
