@@ -40,8 +40,8 @@ class MaskedMeanSquaredError(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         error, valid = masked_error(y_true, y_pred)
-        count = ops.cast(_count(valid), "float32")
-        return ops.divide_no_nan(_sum_of_squares(error), count)
+        count = ops.cast(count_valid(valid), "float32")
+        return ops.divide_no_nan(sum_of_squares(error), count)
 
 
 class MeanSquaredErrorMetric(keras.metrics.Metric):
@@ -67,13 +67,13 @@ class MeanSquaredErrorMetric(keras.metrics.Metric):
         # Each frame is summed in float32, and the sums of the frames in float64.
         frames = ops.sum(ops.square(error), axis=(1, 2))
         self.total.assign_add(ops.sum(ops.cast(frames, self.total.dtype)))
-        self.count.assign_add(ops.cast(_count(valid), self.count.dtype))
+        self.count.assign_add(ops.cast(count_valid(valid), self.count.dtype))
 
     def result(self):
         return self.total / self.count
 
 
-def _count(valid):
+def count_valid(valid):
     """Returns the number of true elements.
 
     It is counted in integers, since float32 stops counting ones at 2**24, about 10 windows.
@@ -85,7 +85,7 @@ def _count(valid):
     return ops.count_nonzero(valid)
 
 
-def _sum_of_squares(error):
+def sum_of_squares(error):
     """Returns the sum of the squares of all elements, a float32 scalar."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -10,7 +10,7 @@ import time
 
 import tensorflow as tf
 
-from keras_nowcast.model.loss import masked_error
+from keras_nowcast.model.loss import count_valid, masked_error, sum_of_squares
 
 
 class Steps:
@@ -85,9 +85,8 @@ class Steps:
         model = self._model
         with tf.GradientTape() as tape:
             error, valid = masked_error(y, model(x, training=True))
-            # Counted in integers, since float32 stops counting ones at 2**24, about 10 windows.
-            count = tf.cast(tf.math.count_nonzero(valid), tf.float32)
-            total = 2.0 * tf.nn.l2_loss(error)
+            count = tf.cast(count_valid(valid), tf.float32)
+            total = sum_of_squares(error)
             divisor = count if self._world.size == 1 else self._nominal
             loss = model.optimizer.scale_loss(tf.math.divide_no_nan(total, divisor))
         self._error.add(error, valid)
