@@ -6,8 +6,8 @@
     python experiments/plot_figures.py runs/two_cores
 
 Hardware: two cores with bfloat16 instructions (AVX512-BF16), on which it took 56 minutes
-(docs/two_cores.md has its result). Without --data it reads compressed events at the
-full size, which takes longer than the training of the smaller models.
+(docs/two_cores.md has its result). Without --data it reads compressed events at the full size,
+which takes longer than the training of the smaller models.
 
 The cells have depths 2 to 5 and 4 to 32 filters, in float32 and mixed_bfloat16, on the small
 synthetic SEVIR; every cell trains for the same number of steps. Two sizes have five seeds in both
