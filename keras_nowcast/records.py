@@ -212,7 +212,7 @@ class RunFolder:
         return self._read("environment.json", _check_environment)
 
     def _read(self, name, check):
-        """Returns the object in a JSON file, after `check(value, path)`; None if there is no file."""
+        """Returns the object in a JSON file after `check(value, path)`; None if there is none."""
         path = self.path / name
         value = checked.read_object(path)
         if value is not None:
