@@ -82,11 +82,18 @@ def script_here(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(autouse=True)
+def any_order_after():
+    """Turns off the op determinism that a run of a test has left on in this process."""
+    yield
+    config = sys.modules.get("tensorflow.python.framework.config")
+    if config is not None:
+        config.disable_op_determinism()
+
+
 @pytest.fixture
 def deterministic():
     """Turns TensorFlow's op determinism on, as `--deterministic` does, for one test."""
     from tensorflow.python.framework import config
 
     config.enable_op_determinism()
-    yield
-    config.disable_op_determinism()

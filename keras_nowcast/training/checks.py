@@ -37,6 +37,7 @@ def check(config, is_first, say):
       InputError: the configuration does not fit the data, the folder or the machine.
     """
     _check_packages(config)
+    _check_xla(config)
     if is_first and config.run_dir is not None:
         _check_place(Path(config.run_dir))
         if not config.resume:
@@ -66,6 +67,18 @@ def _check_packages(config):
         raise InputError(
             "`--tensorboard` must have the package tensorboard, which is not installed. Received: "
             "--tensorboard; pip install 'keras_nowcast[tensorboard]', or omit the flag."
+        )
+
+
+def _check_xla(config):
+    """Raises InputError if XLA would have to compile what it can only compute in any order."""
+    variable = os.environ.get("TF_DETERMINISTIC_OPS", "")
+    by_variable = variable.lower() in ("1", "true")
+    if config.xla and (config.deterministic or by_variable):
+        asked = f"TF_DETERMINISTIC_OPS={variable}" if by_variable else "--deterministic"
+        raise InputError(
+            "`--xla` must not be asked for the same bits again: it has no such gradient of max "
+            f"pooling. Received: --xla and {asked}; omit one of them."
         )
 
 

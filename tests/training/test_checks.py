@@ -44,6 +44,13 @@ def begun(small_sevir, tmp_path):
     return begun
 
 
+def test_xla_has_no_deterministic_gradient_of_max_pooling(refused, monkeypatch):
+    reason = refused(xla=True, deterministic=True)
+    assert reason.startswith("`--xla` must not") and "Received: --xla and --deterministic;" in reason
+    monkeypatch.setenv("TF_DETERMINISTIC_OPS", "1")
+    assert "Received: --xla and TF_DETERMINISTIC_OPS=1;" in refused(xla=True)
+
+
 def test_a_run_folder_that_cannot_be_made(refused, tmp_path):
     (tmp_path / "link").symlink_to("gone")
     for name in ("link", "link/below"):
