@@ -91,7 +91,8 @@ def measure_input(options, findings):
 
 
 def _measure_reader(options, findings, backend):
-    missing = [name for name in ("h5py", "isal", "tqdm") if importlib.util.find_spec(name) is None]
+    needed = ("h5py", "deflate", "tqdm")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         findings.not_tried("reader", f"{' and '.join(missing)} not installed")
         return

@@ -9,7 +9,7 @@ Needs the CUDA build of TensorFlow, in a separate environment. It needs no GPU a
 libraries:
 
     python3 -m venv build/cuda
-    build/cuda/bin/pip install -c install/constraints.txt tensorflow h5py isal nvidia-ml-py tqdm
+    build/cuda/bin/pip install -c install/constraints.txt tensorflow h5py deflate nvidia-ml-py tqdm
     PYTHONPATH=. build/cuda/bin/python benchmarks/gpu_graph.py        # about five minutes
 """
 

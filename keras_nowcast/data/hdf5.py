@@ -19,9 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 
 try:
-    from isal import isal_zlib as zlib  # the same result in half the time
+    from deflate import DeflateError as InflateError
+    from deflate import zlib_decompress as _inflate  # the same result 2.5 times as fast
 except ImportError:  # no wheel for this machine
     import zlib
+    from zlib import error as InflateError
+
+    def _inflate(stored, size):
+        return zlib.decompress(stored, bufsize=size)
+
 
 # Raised for a corrupted file. h5py raises whatever the step that meets the corruption raises.
 READ_ERRORS = (
@@ -32,7 +38,7 @@ READ_ERRORS = (
     LookupError,
     OverflowError,
     MemoryError,
-    zlib.error,
+    InflateError,
 )
 
 
@@ -380,7 +386,7 @@ def _read_chunk(read, layout, corner):
     skipped, size = layout.chunks[corner][2], math.prod(layout.chunk)
     raw = read(corner)
     if layout.deflate is not None and not skipped >> layout.deflate & 1:
-        raw = zlib.decompress(raw, bufsize=size)
+        raw = _inflate(raw, size)
     if len(raw) != size:
         raise OSError(f"a chunk of {len(raw)} bytes where {size} should be")
     return np.frombuffer(raw, np.uint8).reshape(layout.chunk)

@@ -35,7 +35,7 @@ create() {
     "$python" -m venv --without-pip "$folder" &&
       # Only what is imported is compiled, when it is: that halves the time.
       "$python" -m pip --python "$folder/bin/python" install --no-compile "${pins[@]}" \
-        "$backend" keras h5py isal nvidia-ml-py numpy pytest hypothesis tqdm
+        "$backend" keras h5py deflate nvidia-ml-py numpy pytest hypothesis tqdm
   } >"$log" 2>&1; then
     rm -rf "$folder"
     echo "note: $backend could not be installed; the tests of the network on it are skipped. The" \

@@ -1,0 +1,138 @@
+"""What part of a training step is not its graph: the host's work, and waiting for data?
+
+A small UNet trains on packed data as train.py trains it, with its reader, its callbacks and its
+files. Blocks of these steps are timed. Before and after each, the same graph alone takes as many
+steps on one batch that is already in memory. The host's part of a block is what the trainer's steps
+take longer than the mean of those two, in percent of the trainer's time. It contains what reading
+and the callbacks take from the cores of the graph. A few batches were read before a block begins.
+The standard error of the median is from a bootstrap over the blocks of all epochs but the first.
+
+    python benchmarks/host_time.py
+    python benchmarks/host_time.py --depth 4 --filters 16 --grid 128 --events 100
+"""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from flags import add_model_flags, build_parser
+from packed import pack
+from result_files import write_results
+from training_step import run_config
+
+from keras_nowcast.data import synthetic
+
+
+def alternating(block):
+    """Returns a Keras callback that times blocks of steps: its `rows` are (trainer, graph) s."""
+    import keras
+    import tensorflow as tf
+
+    class Alternating(keras.callbacks.Callback):
+        def __init__(self, run):
+            super().__init__()
+            self.rows = []
+            self._graph = tf.function(run.compiled.steps.train)
+            self._batch = [tf.constant(part) for part in next(run.training.batches())]
+            self._time_graph()  # which traces it
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self._before = None
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch % block:
+                return
+            taken = time.perf_counter() - self._since if self._before else None
+            graph = self._time_graph()
+            if self._before:
+                self.rows.append((taken, (self._before + graph) / 2))
+            self._before = graph
+            self._since = time.perf_counter()
+
+        def _time_graph(self):
+            since = time.perf_counter()
+            for _ in range(block):
+                self._graph(*self._batch)[0].numpy()
+            return time.perf_counter() - since
+
+    return Alternating
+
+
+def measure(args, folder):
+    """Trains, and returns (trainer, graph) seconds of each block, without those of epoch 1."""
+    from keras_nowcast.training import user_settings
+
+    user_settings.load_keras()
+    from keras_nowcast.training.run import Run
+    from keras_nowcast.training.trainer import train
+
+    hooks, timers = Run._hooks, []
+
+    def with_timer(run):
+        timers.append(alternating(args.block)(run))
+        return [*hooks(run), timers[0]]
+
+    Run._hooks = with_timer  # the trainer as it is, and one more callback
+    root = synthetic.write_synthetic(folder / "published", args.events, size=args.grid)
+    pack(root, folder / "packed", args.grid)
+    config = dataclasses.replace(
+        run_config(args, args.precision),
+        data=str(folder / "packed"),
+        run_dir=str(folder / "run"),
+        power_source="none",
+        warmup_epochs=0.0,
+        epochs=args.epochs + 1,
+        xla=args.xla,
+    )
+    train(config, time.monotonic())
+    rows = timers[0].rows
+    return rows[len(rows) // config.epochs :]
+
+
+def standard_error(values):
+    """Returns that of the median, by a bootstrap."""
+    rng = np.random.default_rng(0)
+    return float(np.median(rng.choice(values, (2000, len(values))), axis=1).std())
+
+
+def main():
+    parser = build_parser(__doc__)
+    add_model_flags(parser, depth=2, filters=4, grid=64, batch_per_replica=4)
+    parser.add_argument("--precision", default="float32", help="a Keras policy")
+    parser.add_argument("--xla", action="store_true", help="with the graph that XLA compiles")
+    parser.add_argument("--events", type=int, default=400, help="events of the synthetic data set")
+    parser.add_argument("--block", type=int, default=30, help="steps of a block")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs that are timed")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(args, Path(folder))
+    columns = {
+        "trainer_step_ms": [1000 * trainer / args.block for trainer, _ in rows],
+        "graph_step_ms": [1000 * graph / args.block for _, graph in rows],
+        "host_percent": [100 * (1 - graph / trainer) for trainer, graph in rows],
+    }
+    table = [
+        {
+            "measured": name,
+            "median": statistics.median(values),
+            "standard_error": standard_error(values),
+            "quartile_1": float(np.quantile(values, 0.25)),
+            "quartile_3": float(np.quantile(values, 0.75)),
+            "minimum": min(values),
+            "maximum": max(values),
+        }
+        for name, values in columns.items()
+    ]
+    note = (
+        f"depth {args.depth}, {args.filters} filters, grid {args.grid}, batch "
+        f"{args.batch_per_replica}, {args.precision}{', XLA' if args.xla else ''}; packed data; "
+        f"{len(rows)} blocks of {args.block} steps"
+    )
+    write_results("host_time", table, note, f"g{args.grid}{'_xla' if args.xla else ''}")
+
+
+if __name__ == "__main__":
+    main()
