@@ -61,11 +61,12 @@ KILL_AFTER_S = 8.0  # horovodrun ends its ranks five seconds after its own SIGTE
 # No limit is below it: starting a backend takes this long. A rehearsal may share its cores.
 SHORTEST_LIMIT_S, SHORTEST_REHEARSED_S = 45.0, 300.0
 REPORT = "report.md"
-SPREADS = (
-    "in the tables, minimum and maximum are of the spans (between two waits for the device), the "
-    "rounds or the copies of the row; p5, p95 and p99 are percentiles, std a standard deviation, "
-    "and an uncertainty is two standard deviations"
-)
+SPREADS = [
+    "minimum and maximum are of the spans (between two waits for the device), the rounds or the "
+    "copies of a row",
+    "p5, p95 and p99 are percentiles, std is a standard deviation, and an uncertainty is two of "
+    "them",
+]
 
 
 class Stage(NamedTuple):
@@ -248,7 +249,7 @@ def run_all(options, words, environ):
     title = f"Acceptance run on {socket.gethostname()}"
     lines = [f"started {datetime.datetime.now().isoformat(timespec='minutes')}"]
     lines += [f"flags: {' '.join(words) or 'none'}"]
-    lines += [SPREADS]
+    lines += SPREADS
     if options.rehearse:
         title = f"REHEARSAL without a GPU on {socket.gethostname()}"
         lines += ["a stub of NVIDIA's driver stands for the real one: no number here is of a GPU"]
