@@ -24,6 +24,7 @@ or Horovod is not tried without them. The exit status is 0 if no stage failed, o
     python benchmarks/acceptance.py --rehearse --minutes 2           # here, without a GPU
 """
 
+import contextlib
 import datetime
 import importlib
 import json
@@ -32,6 +33,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "energy")]  # a clone is enough
 
 from acceptance_findings import (  # noqa: E402
+    NOT_ENDED,
     NOT_TRIED,
     CannotTry,
     Findings,
@@ -48,11 +51,22 @@ from acceptance_findings import (  # noqa: E402
 )
 from flags import build_parser  # noqa: E402
 
+from keras_nowcast.errors import InputError  # noqa: E402
+from keras_nowcast.process import EXIT_STOPPED, ends_with_parent, run_script  # noqa: E402
+
 BACKENDS = ("auto", "tensorflow", "jax", "torch")
 PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
-MINUTES, KILL_AFTER_S = 10.0, 5.0
+MINUTES = 10.0
+KILL_AFTER_S = 8.0  # horovodrun ends its ranks five seconds after its own SIGTERM
 # No limit is below it: starting a backend takes this long. A rehearsal may share its cores.
 SHORTEST_LIMIT_S, SHORTEST_REHEARSED_S = 45.0, 300.0
+REPORT = "report.md"
+SPREADS = [
+    "minimum and maximum are of the spans (between two waits for the device), the rounds or the "
+    "copies of a row",
+    "p5, p95 and p99 are percentiles, std is a standard deviation, and an uncertainty is two of "
+    "them",
+]
 
 
 class Stage(NamedTuple):
@@ -99,11 +113,14 @@ def parse(words=None):
     )
     options = parser.parse_args(words)
     if not 0 < options.minutes <= 600:
-        parser.error(f"`--minutes` must be above 0, at most 600. Received: {options.minutes:g}.")
-    for flag in ("grid", "batch_per_replica", "events", "matmul_side"):
-        if getattr(options, flag) < 1:
-            name = "--" + flag.replace("_", "-")
-            parser.error(f"`{name}` must be at least 1. Received: {getattr(options, flag)}.")
+        parser.error(f"`--minutes` must be above 0, at most 600. Received: {options.minutes:g}")
+    for flag in ("depth", "filters", "grid", "batch_per_replica", "events", "matmul_side"):
+        values = getattr(options, flag)
+        for value in values if isinstance(values, list) else [values]:
+            if value < 1:
+                name = "--" + flag.replace("_", "-")
+                parser.error(f"`{name}` must be at least 1. Received: {value}")
+    options.stages = list(dict.fromkeys(options.stages))
     return options
 
 
@@ -116,8 +133,31 @@ def prepare(options):
     if options.out is None:
         now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
         options.out = ROOT / "build" / "acceptance" / f"{now}_{socket.gethostname()}"
-    options.out.mkdir(parents=True, exist_ok=True)
+    _claim_folder(options)
     return options
+
+
+def _claim_folder(options):
+    """Creates the output folder, which must not hold findings that this run would replace."""
+    stages = options.stages if options.stage is None else [options.stage]
+    ours = [f"{name}.json" for name in stages]
+    if options.stage is None:
+        ours.append(REPORT)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.out):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"`--out` must be a folder that can be written. Received: {options.out} "
+            f"({error.strerror}); choose another folder."
+        ) from None
+    for name in ours:
+        if (options.out / name).exists():
+            raise InputError(
+                f"`--out` must not hold the findings of an earlier run. Received: {options.out}, "
+                f"which has {name}; choose another folder."
+            )
 
 
 def limit_s(name, options):
@@ -135,7 +175,7 @@ def run_here(name, options):
         measure = getattr(importlib.import_module(stage.module), f"measure_{name}")
         measure(options, findings)
     except CannotTry as error:
-        return findings.end(f"could not be tried: {error}")
+        return findings.end(f"{'the rest ' if findings.any else ''}could not be tried: {error}")
     except Exception as error:  # any fault of a library or a driver is what the report is about
         findings.end(f"{type(error).__name__}: {error}", failed=True)
         raise
@@ -143,35 +183,52 @@ def run_here(name, options):
 
 
 def run_apart(name, words, options, environ):
-    """Runs a stage in a separate process, ends it at its time limit, and returns its findings."""
+    """Runs a stage in a separate process, ends it at its time limit, and returns its findings.
+
+    Raises:
+      KeyboardInterrupt: a signal interrupted it; its process has ended, and its file says so.
+    """
     path = options.out / f"{name}.json"
-    path.unlink(missing_ok=True)
     longest_s = limit_s(name, options)
     command = [sys.executable, __file__, *words, "--out", str(options.out), "--stage", name]
     with open(options.out / f"{name}.log", "w") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environ, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environ,
+            start_new_session=True,
+            preexec_fn=ends_with_parent(signal.SIGKILL),
         )
+        interrupted = False
         try:
             status = process.wait(longest_s)
             reason = f"its process ended with status {status}: {_last_line(log.name)}"
         except subprocess.TimeoutExpired:
-            reason = f"its time limit of {longest_s:g} s; what it found until then is kept"
+            reason = f"it reached its time limit of {longest_s:g} s; what it found is kept"
+        except KeyboardInterrupt:
+            interrupted = True
+            reason = "it was interrupted; what it found is kept"
         finally:
             _end_group(process)
-    if not path.exists() or json.loads(path.read_text())["reason"] == "it has not ended":
-        end_for_the_stage(path, name, STAGES[name].question, reason)
+    if not path.exists() or json.loads(path.read_text())["reason"] == NOT_ENDED:
+        end_for_the_stage(path, name, STAGES[name].question, reason, failed=not interrupted)
+    if interrupted:
+        raise KeyboardInterrupt
     return json.loads(path.read_text())
 
 
 def _end_group(process):
-    """Ends a process and its children; horovodrun ends its ranks when it gets the first signal."""
-    for each in (signal.SIGTERM, signal.SIGKILL):
-        try:
+    """Ends a process and its group. SIGKILL comes only after horovodrun could end its ranks."""
+    for each, wait_s in ((signal.SIGTERM, KILL_AFTER_S), (signal.SIGKILL, 1.0)):
+        until = time.monotonic() + wait_s
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, each)
-            process.wait(KILL_AFTER_S)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+            while time.monotonic() < until:
+                process.poll()
+                os.killpg(process.pid, 0)  # raises when the last process of the group has ended
+                time.sleep(0.05)
 
 
 def _last_line(path):
@@ -180,31 +237,47 @@ def _last_line(path):
 
 
 def run_all(options, words, environ):
-    """Runs the stages one after the other; the report is complete after each.
+    """Runs the stages one after the other; the report is written before and after each.
 
     Returns:
       The list of the stages' findings.
+
+    Raises:
+      KeyboardInterrupt: a signal ended the run; the report is complete up to then.
     """
-    stages, done = [], {}
+    done = {}
     title = f"Acceptance run on {socket.gethostname()}"
-    lines = [f"begun {datetime.datetime.now().isoformat(timespec='minutes')}"]
+    lines = [f"started {datetime.datetime.now().isoformat(timespec='minutes')}"]
     lines += [f"flags: {' '.join(words) or 'none'}"]
+    lines += SPREADS
     if options.rehearse:
         title = f"REHEARSAL without a GPU on {socket.gethostname()}"
         lines += ["a stub of NVIDIA's driver stands for the real one: no number here is of a GPU"]
-    for name in options.stages:
+
+    def report(current=None):
+        rest = [_waiting(each, NOT_ENDED if each == current else "not yet run") for each in order]
+        stages = [done.get(each["stage"]) or each for each in rest]
+        write_report(options.out / REPORT, title, lines, stages)
+        return stages
+
+    order = options.stages
+    for name in order:
+        report(name)
         print(f"{name}: at most {limit_s(name, options):.0f} s ...", end=" ", flush=True)
-        done[name] = run_apart(name, words, options, environ)
+        try:
+            done[name] = run_apart(name, words, options, environ)
+        except KeyboardInterrupt:
+            done[name] = json.loads((options.out / f"{name}.json").read_text())
+            report()
+            raise
         reason = done[name]["reason"]
         print(done[name]["verdict"] + (f" ({reason})" if reason else ""), flush=True)
-        stages = [done.get(each) or _waiting(each) for each in options.stages]
-        write_report(options.out / "report.md", title, lines, stages)
-    return stages
+    return report()
 
 
-def _waiting(name):
+def _waiting(name, reason):
     question = STAGES[name].question
-    return {"stage": name, "question": question, "verdict": NOT_TRIED, "reason": "not yet run"}
+    return {"stage": name, "question": question, "verdict": NOT_TRIED, "reason": reason}
 
 
 def without_out(words):
@@ -226,15 +299,33 @@ def main():
         sys.exit(run_here(options.stage, options) == "fail")
     environ = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     if options.rehearse:
-        from stub_nvml import AVERAGING, Device, Sensor, StubDriver, constant
-
-        # Constant power, as that of a GPU under a steady load.
-        gpu = Device(wave=constant(200.0), average=AVERAGING, instant=Sensor(0.1, 0.1), buffer=True)
-        environ |= StubDriver(options.out / "stub", [gpu]).environment
-    stages = run_all(options, without_out(sys.argv[1:]), environ)
-    print(f"report: {options.out / 'report.md'}")
+        environ |= _stub_environment(options.out / "stub")
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) != signal.SIG_IGN:  # as nohup and a shell's & set it
+            signal.signal(each, signal.default_int_handler)
+    try:
+        stages = run_all(options, without_out(sys.argv[1:]), environ)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; report: {options.out / REPORT}", flush=True)
+        sys.exit(EXIT_STOPPED)
+    print(f"report: {options.out / REPORT}")
     sys.exit(any(each["verdict"] == "fail" for each in stages))
 
 
+def _stub_environment(folder):
+    """Returns the environment variables with which a stage loads the stub driver."""
+    from stub_nvml import AVERAGING, Device, Sensor, StubDriver, constant
+
+    # Constant power, as that of a GPU under a steady load.
+    gpu = Device(wave=constant(200.0), average=AVERAGING, instant=Sensor(0.1, 0.1), buffer=True)
+    try:
+        return StubDriver(folder, [gpu]).environment
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(
+            f"`--rehearse` must find gcc, which builds the stub driver. Received: {error}; install "
+            "gcc."
+        ) from None
+
+
 if __name__ == "__main__":
-    main()
+    run_script(main)

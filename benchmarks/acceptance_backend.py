@@ -41,12 +41,19 @@ def load_backend(asked="auto"):
     return kinds[choose_backend(asked)]()
 
 
+def need_gpu(backend, options):
+    """Raises CannotTry if the backend uses no GPU, which is expected only in a rehearsal."""
+    if not backend.gpus and not options.rehearse:
+        raise CannotTry(f"{backend.name} uses no GPU in this process")
+
+
 class TensorFlowBackend:
     """TensorFlow.
 
     Attributes:
       name: of the backend.
       gpus: number of GPUs that it uses in this process.
+      capability: compute capability (major, minor) of the first, or None if there is no GPU.
       compiles: whether Keras compiles the training step with XLA.
     """
 
@@ -59,7 +66,10 @@ class TensorFlowBackend:
         gpus = tensorflow.config.list_physical_devices("GPU")
         for gpu in gpus:
             tensorflow.config.experimental.set_memory_growth(gpu, True)
-        self.gpus = len(gpus)
+        self.gpus, self.capability = len(gpus), None
+        if gpus:
+            details = tensorflow.config.experimental.get_device_details(gpus[0])
+            self.capability = details.get("compute_capability", (0, 0))
 
     def set_tf32(self, on):
         """Allows TensorFloat-32 in float32 products, or not."""
@@ -93,6 +103,10 @@ class JaxBackend:
 
         self._jax = jax
         self.gpus = jax.device_count() if jax.default_backend() == "gpu" else 0
+        self.capability = None
+        if self.gpus:
+            major, minor = str(jax.devices()[0].compute_capability).split(".")
+            self.capability = (int(major), int(minor))
         self._peak_before = 0
 
     def set_tf32(self, on):
@@ -127,6 +141,7 @@ class TorchBackend:
 
         self._torch = torch
         self.gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        self.capability = torch.cuda.get_device_capability(0) if self.gpus else None
 
     def set_tf32(self, on):
         """Allows TensorFloat-32 in float32 products, or not."""

@@ -4,9 +4,10 @@ import datetime
 import json
 import time
 
-from keras_nowcast.files import write_json
+from keras_nowcast.files import write_json, written_whole
 
 PASS, FAIL, NOT_TRIED = "pass", "fail", "not tried"
+NOT_ENDED = "it has not ended"
 
 
 class CannotTry(Exception):
@@ -29,13 +30,18 @@ class Findings:
             "stage": stage,
             "question": question,
             "verdict": NOT_TRIED,
-            "reason": "it has not ended",
+            "reason": NOT_ENDED,
             "started": datetime.datetime.now().isoformat(timespec="seconds"),
             "seconds": 0.0,
             "checks": [],
             "measured": {},
         }
         self._write()
+
+    @property
+    def any(self):
+        """True if there is a check or a measurement."""
+        return bool(self._content["checks"] or self._content["measured"])
 
     def check(self, what, passed, measured, wanted):
         """Adds a check: what was measured, as text, and the rule that decides it."""
@@ -76,12 +82,19 @@ class Findings:
         write_json(self._path, self._content)
 
 
-def end_for_the_stage(path, stage, question, reason):
-    """Writes the verdict of a stage whose process ended without one; its findings are kept."""
+def end_for_the_stage(path, stage, question, reason, failed=True):
+    """Writes the verdict of a stage whose process ended without one; its findings are kept.
+
+    Args:
+      path, stage, question: as for Findings.
+      reason: why the process ended.
+      failed: False if the stage did not cause it; the verdict is then fail only if a check failed.
+    """
     if not path.exists():
         Findings(path, stage, question)
     content = json.loads(path.read_text())
-    write_json(path, content | {"verdict": FAIL, "reason": reason})
+    failed = failed or any(each["verdict"] == FAIL for each in content["checks"])
+    write_json(path, content | {"verdict": FAIL if failed else NOT_TRIED, "reason": reason})
 
 
 def write_report(path, title, lines, stages):
@@ -116,7 +129,14 @@ def write_report(path, title, lines, stages):
             text += _table(each["checks"])
         for name, value in each.get("measured", {}).items():
             text += ["", *_measured(name, value)]
-    path.write_text("\n".join(text) + "\n")
+    with written_whole(path) as beside:
+        beside.write_text("\n".join(text) + "\n")
+
+
+def signed(percent, digits):
+    """Returns a percentage as text with its sign; what rounds to zero has none."""
+    rounded = round(percent, digits)
+    return f"{rounded:+.{digits}f}%" if rounded else f"{0:.{digits}f}%"
 
 
 def _counted(checks):
@@ -142,5 +162,7 @@ def _table(rows):
 def _cell(value):
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ", ".join(_cell(each) for each in value)
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return " ".join(text.replace("|", "\\|").split())

@@ -44,7 +44,8 @@ def main():
             wrong = sum(int(tf.math.count_nonzero(each != wanted)) for each in sums)
             rows.append({"dtype": dtype, "elements": elements, "wrong": wrong})
     every = world.gather(rows)
-    devices = world.gather([each.name for each in tf.config.get_visible_devices()])
+    gpus = tf.config.get_visible_devices("GPU")
+    devices = world.gather(gpus[0].name.removeprefix("/physical_device:") if gpus else "the CPU")
     if world.is_first:
         for index, row in enumerate(rows):
             row["wrong"] = sum(each[index]["wrong"] for each in every)

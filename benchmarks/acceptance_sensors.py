@@ -3,25 +3,32 @@
 import contextlib
 import math
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
 
-from acceptance_backend import Load, load_backend
-from acceptance_findings import CannotTry
+from acceptance_backend import Load, load_backend, need_gpu
+from acceptance_findings import CannotTry, signed
 
-from keras_nowcast.energy import Monitor, choose_source
+from keras_nowcast.energy import Monitor
+from keras_nowcast.energy.devices import visible_gpus
 from keras_nowcast.energy.nvml import (
     GPU_SCOPE,
+    GpuMeter,
     NvmlUnavailable,
+    list_gpus,
     read_power_limit,
     write_power_limit,
 )
 from keras_nowcast.energy.power_limit import power_limit
 from keras_nowcast.energy.reading import MeterError
+from keras_nowcast.energy.source import Source
 from keras_nowcast.errors import InputError
+from keras_nowcast.process import ends_with_parent
 
 IDLE_S, LOAD_S, CYCLE_S = 12.0, 12.0, 8.0  # of a run of ten minutes
 RATE_HZ = 1000
@@ -43,15 +50,28 @@ with power_limit(float(sys.argv[2]), [sys.argv[1]]):
 
 
 def open_source():
-    """Returns the Source of the GPUs that NVML shows to this process.
+    """Returns the Source of the GPU that a backend uses first; the others of the host stay idle.
 
     Raises:
       CannotTry: there is none.
     """
+    gpus = seen_gpus()
+    if not gpus:
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise CannotTry(f"CUDA_VISIBLE_DEVICES={named!r} names none of the GPUs that NVML shows")
+    return Source("nvml", "the first GPU", (GpuMeter(gpus[0]),), socket.gethostname())
+
+
+def seen_gpus():
+    """Returns the GPUs that CUDA shows to this process, in its order.
+
+    Raises:
+      CannotTry: NVML is not available.
+    """
     try:
-        return choose_source("nvml")
-    except InputError as error:
-        raise CannotTry(str(error)) from None
+        return visible_gpus(list_gpus(), os.environ)
+    except NvmlUnavailable as unavailable:
+        raise CannotTry(str(unavailable)) from None
 
 
 def measure_sensors(options, findings):
@@ -61,7 +81,7 @@ def measure_sensors(options, findings):
     idle = sample(meter, IDLE_S * options.scale, options.out / "sensors_idle.csv")
     describe_sensors(idle, "idle", findings)
     backend = load_backend(options.backend)
-    _need_gpu(backend, options)
+    need_gpu(backend, options)
     load, stop = Load(options.matmul_side), threading.Event()
     thread = threading.Thread(target=_keep_busy, args=(load, stop), daemon=True)
     thread.start()
@@ -80,11 +100,6 @@ def measure_sensors(options, findings):
 def _keep_busy(load, stop):
     while not stop.is_set():
         load.run(0.05)
-
-
-def _need_gpu(backend, options):
-    if not backend.gpus and not options.rehearse:
-        raise CannotTry(f"{backend.name} uses no GPU in this process, so there is no load")
 
 
 def sample(meter, seconds, csv):
@@ -124,7 +139,7 @@ def sample(meter, seconds, csv):
 
 
 def describe_sensors(series, state, findings):
-    """Adds one row per sensor: update period, step, mean and cost of a call."""
+    """Adds one row per sensor: update period, step, power, and cost of a call, with spreads."""
     rows = []
     for name, each in series.items():
         if "error" in each:
@@ -133,16 +148,22 @@ def describe_sensors(series, state, findings):
         moves = changes(each["times"], each["values"])
         seconds = each["times"][-1] - each["times"][0]
         costs = sorted(each["costs"])
+        gaps = sorted(1000 * gap for gap in moves["gaps"])
+        watts = each["values"] if name != "counter" else []
         rows.append(
             {
                 "sensor": name,
                 "readings": len(costs),
                 "readings_per_s": len(costs) / seconds if seconds else None,
-                "update_period_ms": _median([1000 * gap for gap in moves["gaps"]]),
+                "changes": len(moves["at"]),
+                "update_period_ms": _median(gaps),
+                "update_p5_ms": percentile(gaps, 0.05),
+                "update_p95_ms": percentile(gaps, 0.95),
                 "step_j": _median(moves["steps"]) if name == "counter" else None,
                 "mean_w": mean_watts(name, each),
+                "std_w": statistics.pstdev(watts) if watts else None,
                 "call_median_us": 1e6 * statistics.median(costs),
-                "call_p99_us": 1e6 * costs[int(0.99 * (len(costs) - 1))],
+                "call_p99_us": 1e6 * percentile(costs, 0.99),
                 "call_maximum_us": 1e6 * costs[-1],
             }
         )
@@ -188,6 +209,11 @@ def _median(values):
     return statistics.median(values) if values else None
 
 
+def percentile(ordered, fraction):
+    """Returns the value below which that fraction of sorted values is, or None if there is none."""
+    return ordered[int(fraction * (len(ordered) - 1))] if ordered else None
+
+
 def _compare(idle, busy, power, options, findings):
     """Adds the checks that need both states, or two sensors; `power` is of the counter's scope."""
     watts = {name: mean_watts(name, each) for name, each in busy.items() if "error" not in each}
@@ -200,7 +226,7 @@ def _compare(idle, busy, power, options, findings):
         findings.check(
             "energy counter moves",
             period_ms is not None and 5 <= period_ms <= 150,
-            "never" if period_ms is None else f"every {period_ms:.1f} ms",
+            "fewer than two changes" if period_ms is None else f"every {period_ms:.1f} ms",
             "every 5 to 150 ms",
         )
     for one, other in (("average", "instant"), ("counter", power)):
@@ -208,38 +234,43 @@ def _compare(idle, busy, power, options, findings):
         if watts.get(one) is None or watts.get(other) is None:
             findings.not_tried(what, f"the driver does not report both {one} and {other}")
             continue
+        if not watts[other]:
+            findings.not_tried(what, f"{other} shows 0 W")
+            continue
         percent = 100 * (watts[one] / watts[other] - 1)
         findings.check(
             what,
             abs(percent) <= TOLERANCE_PERCENT,
-            f"{watts[one]:.1f} against {watts[other]:.1f} W ({percent:+.1f}%)",
+            f"{watts[one]:.1f} against {watts[other]:.1f} W ({signed(percent, 1)})",
             f"within {TOLERANCE_PERCENT:g}%",
         )
     if options.rehearse:
         findings.not_tried("the load draws power", "the stub driver's power does not follow a load")
-    elif watts:
-        name = next(iter(watts))
-        at_rest = mean_watts(name, idle[name]) if "error" not in idle[name] else None
-        findings.check(
-            "the load draws power",
-            at_rest is not None and watts[name] > 1.2 * at_rest,
-            f"{name}: {watts[name]:.1f} W under load, {at_rest or 0:.1f} W idle",
-            "1.2 times idle or more",
-        )
+        return
+    at_rest = {name: mean_watts(name, each) for name, each in idle.items() if "error" not in each}
+    name = next((each for each in SENSORS if watts.get(each) and at_rest.get(each)), None)
+    if name is None:
+        findings.not_tried("the load draws power", "no sensor shows the power in both states")
+        return
+    findings.check(
+        "the load draws power",
+        watts[name] >= 1.2 * at_rest[name],
+        f"{name}: {watts[name]:.1f} W under load, {at_rest[name]:.1f} W idle",
+        "1.2 times idle or more",
+    )
 
 
 def measure_duty(options, findings):
     """Compares the counter with the integral of the power readings under known duty cycles."""
     source = open_source()
     backend = load_backend(options.backend)
-    _need_gpu(backend, options)
+    need_gpu(backend, options)
     load = Load(options.matmul_side)
     monitor = Monitor(source, idle_s=0).start()
     try:
         for index, (period_s, duty) in enumerate(CYCLES):
-            seconds = max(CYCLE_S * options.scale, 2 * period_s * options.scale)
             with monitor.window("cycle", index):
-                load.cycle(period_s, duty, seconds)
+                load.cycle(period_s, duty, CYCLE_S * options.scale)
     finally:
         result = monitor.stop()
     windows = result["devices"][0]["windows"]
@@ -252,13 +283,15 @@ def measure_duty(options, findings):
     for row in rows:
         what = f"counter against integral: period {row['period_s']:g} s, duty {row['duty']:g}"
         if row["difference_percent"] is None:
-            findings.not_tried(what, "one of them has no valid readings")
+            none = "the counter" if not row["counter_w"] else "the power"
+            findings.not_tried(what, f"{none} has no valid readings")
             continue
         allowed = math.hypot(TOLERANCE_PERCENT, row["uncertainty_percent"])
         findings.check(
             what,
             abs(row["difference_percent"]) <= allowed,
-            f"{row['counter_w']:.1f} against {row['integral_w']:.1f} W",
+            f"{row['counter_w']:.1f} against {row['integral_w']:.1f} W "
+            f"({signed(row['difference_percent'], 1)})",
             f"within {allowed:.1f}%: {TOLERANCE_PERCENT:g}% and the monitor's own uncertainty",
         )
 
@@ -274,14 +307,15 @@ def _duty_row(period_s, duty, window):
         watts[kind] = part["joules"] / part["seconds"] if part and part["seconds"] else None
         if watts[kind]:
             percent.append(200 * math.sqrt(part["variance_j2"]) / part["joules"])
-    both = watts["counter"] is not None and watts["power"] is not None
+    both = watts["counter"] and watts["power"]
     return {
         "period_s": period_s,
         "duty": duty,
         "seconds": window["end_s"] - window["start_s"],
+        "cycles": round((window["end_s"] - window["start_s"]) / period_s),
         "counter_w": watts["counter"],
         "integral_w": watts["power"],
-        "difference_percent": 100 * (watts["power"] / watts["counter"] - 1) if both else None,
+        "difference_percent": 100 * (watts["counter"] / watts["power"] - 1) if both else None,
         "uncertainty_percent": math.hypot(*percent),
         "expected_w": None,
     }
@@ -295,7 +329,7 @@ def measure_limit(options, findings):
     except (MeterError, NvmlUnavailable) as error:
         raise CannotTry(str(error)) from None
     findings.measured("limits before", before)
-    watts = round((before["lowest_w"] + before["limit_w"]) / 2)
+    watts = another_limit(before)
     try:
         with power_limit(watts, [uuid]) as (entry,):
             findings.check(
@@ -304,33 +338,58 @@ def measure_limit(options, findings):
                 f"{entry['enforced_w']:g} W",
                 f"{watts} W",
             )
-    except InputError as error:
-        raise CannotTry(str(error)) from None
+    except InputError as error:  # what it received and its remedy are of train.py's flag
+        raise CannotTry(str(error).split(" Received: ")[0].rstrip(".")) from None
     try:
         _check_restored("after the work", uuid, before["limit_w"], findings, 0.0)
-        _kill_the_holder(uuid, watts)
-        _check_restored("after SIGKILL", uuid, before["limit_w"], findings, RESTORE_S)
+        if _kill_the_holder(uuid, watts):
+            _check_restored("after SIGKILL", uuid, before["limit_w"], findings, RESTORE_S)
+        else:
+            what = "the limit is restored after SIGKILL"
+            findings.check(what, False, "the process to kill could not set it", "it sets the limit")
     finally:
         if read_power_limit(uuid)["limit_w"] != before["limit_w"]:
             write_power_limit(uuid, before["limit_w"])
 
 
+def another_limit(limits):
+    """Returns a limit in watts that differs from the present one, a lower one if that is allowed.
+
+    Raises:
+      CannotTry: the card accepts no other limit.
+    """
+    lowest_w, now_w = math.ceil(limits["lowest_w"]), limits["limit_w"]
+    for watts in (round((lowest_w + now_w) / 2), lowest_w, math.floor(limits["highest_w"])):
+        if watts != now_w and limits["lowest_w"] <= watts <= limits["highest_w"]:
+            return watts
+    raise CannotTry(f"the card accepts no other limit than {now_w:g} W")
+
+
 def _check_restored(when, uuid, limit_w, findings, wait_s):
-    until = time.monotonic() + wait_s
+    began = time.monotonic()
+    until = began + wait_s
     while (now_w := read_power_limit(uuid)["limit_w"]) != limit_w and time.monotonic() < until:
         time.sleep(0.1)
     what = f"the limit is restored {when}"
-    findings.check(what, now_w == limit_w, f"{now_w:g} W", f"{limit_w:g} W")
+    measured = f"{now_w:g} W after {time.monotonic() - began:.1f} s"
+    findings.check(what, now_w == limit_w, measured, f"{limit_w:g} W")
 
 
 def _kill_the_holder(uuid, watts):
-    """Starts a process that sets the limit, and kills it as soon as the limit is set."""
+    """Starts a process that sets the limit, and kills it as soon as the limit is set.
+
+    Returns:
+      True, or False if it ended without setting the limit; its error is in the stage's log.
+    """
     command = [sys.executable, "-c", _HOLD, uuid, str(watts)]
     holder = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=ends_with_parent(signal.SIGTERM),
     )
     with contextlib.ExitStack() as stack:
         stack.callback(holder.wait)
         stack.callback(holder.kill)
-        if holder.stdout.readline().strip() != "set":
-            raise CannotTry("the process that holds the limit did not start")
+        return holder.stdout.readline().strip() == "set"

@@ -2,6 +2,10 @@
 
 import argparse
 
+from keras_nowcast.errors import InputError
+from keras_nowcast.flags import Parser
+from keras_nowcast.process import EXIT_BAD_INPUT
+
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the lines of the description and appends each default that is a value."""
@@ -12,9 +16,23 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaults
         return super()._get_help_string(action)
 
 
+class _Parser(Parser):
+    """A Parser that ends the process at bad usage: one line on standard error, status 2."""
+
+    def __init__(self, description):
+        super().__init__(description)
+        self.formatter_class = _Formatter
+
+    def error(self, message):
+        try:
+            super().error(message)
+        except InputError as error:
+            self.exit(EXIT_BAD_INPUT, f"error: {error}\n")
+
+
 def build_parser(description):
     """Returns an ArgumentParser that prints `description`, a module docstring, as it is."""
-    return argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    return _Parser(description)
 
 
 def add_model_flags(parser, depth, filters, grid, batch_per_replica):

@@ -55,7 +55,10 @@ def main():
     parser.add_argument("--variant", help="suffix of the result files")
     arguments = parser.parse_args()
     if 1 not in arguments.processes:
-        parser.error("--processes must have 1, with which the others are compared")
+        parser.error(
+            "`--processes` must have 1, with which the others are compared. Received: "
+            + " ".join(map(str, arguments.processes))
+        )
     with tempfile.TemporaryDirectory() as folder:
         runs = [
             train(arguments, cell, seed, Path(folder))

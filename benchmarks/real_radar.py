@@ -49,7 +49,7 @@ def main():
     if arguments.seeds < 2 and len(arguments.precision) > 1:
         parser.error(
             f"`--seeds` must be at least 2 to compare precisions. Received: {arguments.seeds}; "
-            "choose more seeds or one --precision."
+            "choose more seeds or one --precision"
         )
     for seed in range(arguments.seeds):
         for precision in arguments.precision:

@@ -28,6 +28,16 @@ class Parser(argparse.ArgumentParser):
         if value:
             flag, kind, received = value.groups()
             message = f"`{flag}` must be of type {kind}. Received: {received}"
+        choice = re.fullmatch(
+            r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
+        )
+        if choice:
+            flag, received, choices = choice.groups()
+            choices = choices.replace("'", "")  # Python 3.12 has left these quotes out
+            message = f"`{flag}` must be one of {choices}. Received: {received}"
+        lacking = re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message)
+        if lacking:
+            message = f"`{lacking[1]}` must have {lacking[2]} value. Received: none"
         unknown = re.fullmatch(r"unrecognized arguments: (.*)", message)
         if unknown:
             message = (

@@ -4,6 +4,7 @@ TensorFlow and Horovod are not imported here: bad usage is reported in well unde
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -17,6 +18,7 @@ EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130  # as a shell reports a program that Ctrl-C ended
 EXIT_PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run again with --resume
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Those of Horovod's launcher with Gloo, of Open MPI's mpirun, and of MPICH's and Intel's. Of
 # Slurm's variables only those of a job step count, since the others are also set for a plain
@@ -62,6 +64,25 @@ def each_rank_reports():
             time.sleep(RANK_0_S)
             print(one_line(f"error: rank {launched[0]}: {error}"), file=sys.stderr)
         raise
+
+
+def ends_with_parent(number):
+    """Returns a `preexec_fn` for a child that the kernel signals when this process has ended.
+
+    This holds however this process ends, including SIGKILL. Children of the child are not signaled.
+
+    Args:
+      number: the signal.
+    """
+    parent = os.getpid()
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ask_the_kernel():
+        libc.prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it died before this was set
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return ask_the_kernel
 
 
 class Signals:

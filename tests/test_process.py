@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +62,26 @@ def test_launched_as(environ, launched):
 
 def test_a_message_cannot_steer_the_terminal():
     assert process.one_line("a\nb \x1b[2J\u202e é") == "a b \\x1b[2J\\u202e é"
+
+
+def test_a_child_ends_with_its_parent_even_if_that_is_killed():
+    script = """
+import os, signal, subprocess, sys
+from keras_nowcast.process import ends_with_parent
+child = [sys.executable, "-c", "import time; time.sleep(60)"]
+print(subprocess.Popen(child, preexec_fn=ends_with_parent(signal.SIGTERM)).pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    state, until = Path(f"/proc/{int(done.stdout)}/stat"), time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            if state.read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child is still there")
 
 
 def test_signals_are_counted_while_it_is_open():

@@ -6,7 +6,6 @@ the signal to stop, so no cell continues to train unnoticed.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -22,13 +21,13 @@ from keras_nowcast.config import MAY_CHANGE_ON_RESUME, RunConfig
 from keras_nowcast.errors import InputError
 from keras_nowcast.files import take_lock
 from keras_nowcast.flags import as_arguments
+from keras_nowcast.process import ends_with_parent
 from keras_nowcast.records import RunFolder
 
 LAUNCHERS = ("horovodrun", "mpirun")
 POLL_S = 0.2
 # Time to stop after the request, for the current step and a checkpoint; then the cell is killed.
 GRACE_S = 120
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 # ---- commands ---------------------------------------------------------------------------------
@@ -228,14 +227,6 @@ def attend(command, log, lock, stop_signal, signals, timeout_s=None, tick=lambda
 
 
 def _start(command, console, lock, stop_signal):
-    sweep = os.getpid()
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def stop_with_the_sweep():
-        libc.prctl(_PR_SET_PDEATHSIG, stop_signal)
-        if os.getppid() != sweep:  # the sweep died before this was set
-            os.kill(os.getpid(), signal.SIGKILL)
-
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -244,7 +235,7 @@ def _start(command, console, lock, stop_signal):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         start_new_session=True,  # Ctrl-C in a terminal reaches only the sweep, which forwards it
         pass_fds=[lock.fileno()],
-        preexec_fn=stop_with_the_sweep,
+        preexec_fn=ends_with_parent(stop_signal),
     )
 
 

@@ -35,13 +35,23 @@ def named_file(row):
 
 
 def stems():
-    """Returns the result files, relative to results/, without their suffix."""
-    files = [path for path in RESULTS.rglob("*") if path.is_file() and path.name != "README.md"]
+    """Returns the result files, relative to results/, without their suffix. Reports are none."""
+    files = [path for path in RESULTS.rglob("*") if path.is_file() and path.suffix != ".md"]
     return sorted({str(path.relative_to(RESULTS).with_suffix("")) for path in files})
 
 
 def test_each_result_has_its_row():
     assert sorted(named_file(row) for row in table()) == stems()
+
+
+def test_each_report_is_linked_and_says_what_it_is_of():
+    reports = sorted(RESULTS.glob("*/*.md"))
+    assert reports
+    for path in reports:
+        assert f"]({path.relative_to(RESULTS)})" in (RESULTS / "README.md").read_text()
+        assert path.read_text().startswith("# REHEARSAL without") == path.stem.endswith(
+            "_rehearsal"
+        )
 
 
 @pytest.mark.parametrize("stem", stems())
