@@ -103,7 +103,7 @@ def parse(words=None):
     add("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="number formats")
     add("--grid", type=int, default=384, help="pixels along a side")
     add("--batch-per-replica", type=int, default=4, help="windows in a batch")
-    add("--events", type=int, default=6, help="synthetic events for the reader")
+    add("--events", type=int, default=24, help="synthetic events for the reader")
     add("--matmul-side", type=int, default=4096, help="rows of the matrices that load the GPU")
     add(
         "--rehearse",

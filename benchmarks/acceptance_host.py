@@ -172,7 +172,10 @@ def reading_rows(windows, seconds):
 
 
 def _tf_data(events, threads, options):
-    """Returns a function that reads all windows through the dataset that training uses."""
+    """Returns a function that reads all windows through the dataset that training uses.
+
+    It is built once, as in training.
+    """
     from keras_nowcast.data.pipeline import WindowPipeline
 
     pipeline = WindowPipeline(
@@ -182,9 +185,10 @@ def _tf_data(events, threads, options):
         threads=threads,
         shuffle=False,  # a shuffled pass would continue with the next epoch
     )
+    dataset = pipeline.dataset()
 
     def read():
-        for _ in pipeline.dataset():
+        for _ in dataset:
             pass
 
     return read

@@ -1,11 +1,11 @@
 """What part of a training step is not its graph: the host's work, and waiting for data?
 
 A small UNet trains on packed data as train.py trains it, with its reader, its callbacks and its
-files. Blocks of these steps are timed. Before and after each, the same graph alone takes as many
-steps on one batch that is already in memory. The host's part of a block is what the trainer's steps
-take longer than the mean of those two, in percent of the trainer's time. It contains what reading
-and the callbacks take from the cores of the graph. A few batches were read before a block begins.
-The standard error of the median is from a bootstrap over the blocks of all epochs but the first.
+files. Each step's graph is timed, from the batch that it is given to its end, and blocks of steps
+as a whole; what is left of a block is the host's part, in percent. To see what reading takes from
+the cores of the graph, the same graph also takes as many steps on one batch in memory, before and
+after each block: its time is `alone`. Blocks are those of all epochs but the first, and the
+standard error of a median is from a bootstrap over them.
 
     python benchmarks/host_time.py
     python benchmarks/host_time.py --depth 4 --filters 16 --grid 128 --events 100
@@ -26,18 +26,20 @@ from training_step import run_config
 from keras_nowcast.data import synthetic
 
 
-def alternating(block):
-    """Returns a Keras callback that times blocks of steps: its `rows` are (trainer, graph) s."""
+def timer_of(run, block):
+    """Returns a Keras callback that times blocks of steps; its `rows` have seconds of each."""
     import keras
     import tensorflow as tf
 
-    class Alternating(keras.callbacks.Callback):
-        def __init__(self, run):
+    class Timer(keras.callbacks.Callback):
+        def __init__(self):
             super().__init__()
             self.rows = []
             self._graph = tf.function(run.compiled.steps.train)
             self._batch = [tf.constant(part) for part in next(run.training.batches())]
-            self._time_graph()  # which traces it
+            self._time_alone()  # which traces it
+            self._in_step_s = 0.0
+            run.model.train_function = self._timed(run.model.train_function)
 
         def on_epoch_begin(self, epoch, logs=None):
             self._before = None
@@ -45,24 +47,35 @@ def alternating(block):
         def on_train_batch_end(self, batch, logs=None):
             if batch % block:
                 return
-            taken = time.perf_counter() - self._since if self._before else None
-            graph = self._time_graph()
+            whole = time.perf_counter() - self._since if self._before else None
+            graph = self._in_step_s - run.compiled.steps.waited_s
+            alone = self._time_alone()
             if self._before:
-                self.rows.append((taken, (self._before + graph) / 2))
-            self._before = graph
+                part = graph - self._graph_before
+                self.rows.append((whole, part, (self._before + alone) / 2))
+            self._before, self._graph_before = alone, graph
             self._since = time.perf_counter()
 
-        def _time_graph(self):
+        def _timed(self, step):
+            def timed(iterator):
+                since = time.perf_counter()
+                result = step(iterator)
+                self._in_step_s += time.perf_counter() - since
+                return result
+
+            return timed
+
+        def _time_alone(self):
             since = time.perf_counter()
             for _ in range(block):
                 self._graph(*self._batch)[0].numpy()
             return time.perf_counter() - since
 
-    return Alternating
+    return Timer()
 
 
 def measure(args, folder):
-    """Trains, and returns (trainer, graph) seconds of each block, without those of epoch 1."""
+    """Trains, and returns (whole, graph, alone) seconds of each block after the first epoch."""
     from keras_nowcast.training import user_settings
 
     user_settings.load_keras()
@@ -72,7 +85,7 @@ def measure(args, folder):
     hooks, timers = Run._hooks, []
 
     def with_timer(run):
-        timers.append(alternating(args.block)(run))
+        timers.append(timer_of(run, args.block))
         return [*hooks(run), timers[0]]
 
     Run._hooks = with_timer  # the trainer as it is, and one more callback
@@ -110,9 +123,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, Path(folder))
     columns = {
-        "trainer_step_ms": [1000 * trainer / args.block for trainer, _ in rows],
-        "graph_step_ms": [1000 * graph / args.block for _, graph in rows],
-        "host_percent": [100 * (1 - graph / trainer) for trainer, graph in rows],
+        "step_ms": [1000 * whole / args.block for whole, _, _ in rows],
+        "graph_ms": [1000 * graph / args.block for _, graph, _ in rows],
+        "alone_ms": [1000 * alone / args.block for _, _, alone in rows],
+        "host_percent": [100 * (1 - graph / whole) for whole, graph, _ in rows],
+        "not_alone_percent": [100 * (1 - alone / whole) for whole, _, alone in rows],
     }
     table = [
         {
