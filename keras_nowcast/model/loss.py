@@ -21,11 +21,20 @@ def masked_error(vil, vil_norm):
     Returns:
       (b, y, x, time) float32, and (b, y, x, time) bool.
     """
-    vil = ops.cast(vil, "float32")
-    valid = ops.not_equal(vil, float(MISSING))
-    error = ops.cast(vil_norm, "float32") - (vil - VIL_MEAN) / VIL_SCALE
+    valid = ops.not_equal(vil, MISSING)
+    error = ops.cast(vil_norm, "float32") - (ops.cast(vil, "float32") - VIL_MEAN) / VIL_SCALE
     # Masked before it is squared, so that a gap passes no gradient for any forecast there.
-    return ops.where(valid, error, 0.0), valid
+    return _where_valid(error, valid), valid
+
+
+def _where_valid(error, valid):
+    """Returns the error, and 0 where it is not valid, whatever it is there."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # The same as `where`, in a fraction of its time: 0 times NaN is 0 here.
+        return tf.math.multiply_no_nan(error, tf.cast(valid, error.dtype))
+    return ops.where(valid, error, 0.0)
 
 
 class MaskedMeanSquaredError(keras.losses.Loss):
