@@ -1,6 +1,7 @@
 """How long does a training step take, and what fraction of the matmul peak does it reach?
 
-Measures float32 and bfloat16, each with Keras' stock batch normalization and with the fused one.
+Measures float32 and bfloat16, each with Keras' stock batch normalization, with the fused one, and
+with the fused one where XLA compiles the forward and the backward pass (--xla of train.py).
 The variants alternate within one measurement series, so that background load affects all of them
 equally. The peak is that of a large matmul in the same precision, measured between the steps. The
 step is the trainer's, with the model, loss, metrics and optimizer that it builds, on frames that
@@ -10,6 +11,7 @@ are already in memory.
     python benchmarks/step.py --grid 384 --filters 32 --batch-per-replica 2 --rounds 5
 """
 
+import dataclasses
 import statistics
 import time
 
@@ -19,7 +21,7 @@ from training_step import random_batch, run_config
 
 MATMUL_SIDE = 2048
 PRECISIONS = ("float32", "mixed_bfloat16")
-NORMALIZATIONS = ("stock", "fused")
+NORMALIZATIONS = ("stock", "fused", "fused, XLA")
 
 
 def build_step(arguments, precision, normalization):
@@ -28,6 +30,7 @@ def build_step(arguments, precision, normalization):
     from keras_nowcast.training.distributed import World
 
     config = run_config(arguments, precision)
+    config = dataclasses.replace(config, xla=normalization.endswith("XLA"))
     model = build.build_model(config)
     if normalization == "stock":
         model = with_stock_normalization(model)

@@ -24,6 +24,7 @@ POOL_EVENTS = 16  # events whose windows are mixed, which bounds the memory of t
 _MOST_STEPS_AHEAD = 4 * POOL_EVENTS
 _ALIGNMENT = 64  # bytes
 _MOST_THREADS = 4  # of one process, since a node often runs one process per GPU
+_LEAST_PART = 2**20  # bytes that one thread cuts; fewer take less time than to hand them over
 
 
 def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True, seen=()):
@@ -286,7 +287,8 @@ class WindowPipeline:
         """Yields the batches of `dataset` as NumPy arrays."""
         keep_freed_memory()  # not earlier, since from_generator has just set the opposite
         executor = concurrent.futures.ThreadPoolExecutor(self.threads, "read-sevir")
-        steps = self._read_ahead(self._schedule(first_epoch, first_step, seen), executor)
+        cutter = _Cutter(self.threads)
+        steps = self._read_ahead(self._schedule(first_epoch, first_step, seen), executor, cutter)
         try:
             while True:
                 with self._working:
@@ -298,7 +300,8 @@ class WindowPipeline:
             self.error = error
             raise
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+            for each in (executor, cutter.executor):
+                each.shutdown(wait=False, cancel_futures=True)
 
     def _schedule(self, first_epoch, first_step, seen):
         """Yields (epoch, step), windows, and {event: number of windows} of new events, per step.
@@ -316,7 +319,7 @@ class WindowPipeline:
                 new = {event: uses.pop(event) for event in sorted(events)}
                 yield (epoch, number), step, new
 
-    def _read_ahead(self, schedule, executor):
+    def _read_ahead(self, schedule, executor, cutter):
         """Yields one batch per step, while the executor reads the events of later steps.
 
         An event is read once per epoch and released with its last window. Reading ahead is bounded
@@ -342,9 +345,9 @@ class WindowPipeline:
                 return
             place, step, events = ahead.popleft()
             requested -= events
-            yield self._batch(place, step, reading, buffers)
+            yield self._batch(place, step, reading, buffers, cutter)
 
-    def _batch(self, place, step, reading, buffers):
+    def _batch(self, place, step, reading, buffers, cutter):
         """Cuts the windows of a step; if there are none, gives one window without a valid pixel.
 
         Such a batch adds nothing to a loss over valid pixels. With it the rank takes part in the
@@ -352,16 +355,17 @@ class WindowPipeline:
         """
         shape = (max(1, len(step)), self.grid, self.grid)
         x, y = (buffers.take((*shape, frames)) for frames in (FRAMES_IN, FRAMES_OUT))
-        count = 0
+        windows = []
         for event, start in step:
             entry = reading[place[0], event]
             vil = self._pixels(self.events[event], entry[0])
             if vil is not None:
-                sevir.cut_window(vil, start, (x[count], y[count]))
-                count += 1
+                windows.append((vil, start))
             entry[1] -= 1
             if entry[1] == 0:
                 del reading[place[0], event]
+        cutter.cut(windows, x, y)
+        count = len(windows)
         if count < len(step):
             self.left_out[place] = len(step) - count
         if not count:
@@ -380,6 +384,31 @@ class WindowPipeline:
             return None
         finally:
             self.waiting = None
+
+
+class _Cutter:
+    """Threads that cut the windows of a batch. Those that read have other work queued."""
+
+    def __init__(self, threads):
+        self.executor = concurrent.futures.ThreadPoolExecutor(threads, "cut-windows")
+        self._threads = threads
+
+    def cut(self, windows, x, y):
+        """Cuts each (vil, start) of a list of windows into x and y, in the order of the list."""
+
+        def cut_part(first):
+            for place in range(first, min(first + each, len(windows))):
+                sevir.cut_window(*windows[place], (x[place], y[place]))
+
+        each = max(
+            1, _LEAST_PART // (x[0].nbytes + y[0].nbytes), math.ceil(len(windows) / self._threads)
+        )
+        others = [
+            self.executor.submit(cut_part, first) for first in range(each, len(windows), each)
+        ]
+        cut_part(0)
+        for other in others:
+            other.result()
 
 
 class _Buffers:
