@@ -3,9 +3,10 @@
 A GPU trains as fast as its memory allows: the bytes of a training window, as count_unet counts
 them, at 60% of the bandwidth of its data sheet. That rate is an estimate. A core reads and cuts as
 many windows per second as one thread did in the newest results of input.py, from gzip files as
-published and from contiguous ones as packed. More threads are taken to read in proportion, which
-input.py has shown for two. The disk and the page cache are taken to be faster; `megabytes_per_s` is
-what they must deliver of packed files.
+published and from contiguous ones as packed. More threads are taken to read in proportion, of which
+input.py has tried two. The cores that run the training come on top. The disk and the page cache are
+taken to be faster; `megabytes_per_s` is what they must deliver of packed files, from which each
+event of 49 frames is read once.
 
     python benchmarks/feeding.py
 """
@@ -17,12 +18,13 @@ from flags import add_model_flags, build_parser
 from result_files import write_results
 from training_step import run_config
 
+from keras_nowcast.data.sevir import window_starts
 from keras_nowcast.model.cost import count_unet
-from keras_nowcast.vil import FRAMES_IN, FRAMES_OUT
 
 INPUT = Path(__file__).parent / "results" / "input"
 BANDWIDTH = {"V100": 0.9e12, "A100": 2.0e12, "H100": 3.35e12}  # bytes per second, data sheets, SXM
 SHARE = 0.6
+EVENT_FRAMES = 49
 WAY = "read_event"
 
 
@@ -43,6 +45,7 @@ def main():
     batch = args.batch_per_replica
     bytes_ = cost.training_bytes_moved("mixed_float16", batch)
     rates, source = rates_of_a_core()
+    read = EVENT_FRAMES * args.grid**2 / len(window_starts(EVENT_FRAMES))  # bytes per window
     rows = []
     for gpu, bandwidth in BANDWIDTH.items():
         needed = SHARE * bandwidth / bytes_
@@ -53,7 +56,7 @@ def main():
                 "windows_per_s": gpus * needed,
                 "cores_gzip": gpus * needed / rates["gzip"],
                 "cores_packed": gpus * needed / rates["contiguous"],
-                "megabytes_per_s": gpus * needed * (FRAMES_IN + FRAMES_OUT) * args.grid**2 / 1e6,
+                "megabytes_per_s": gpus * needed * read / 1e6,
             }
             for gpus in (1, 8)
         ]
