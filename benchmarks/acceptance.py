@@ -2,8 +2,8 @@
 
 Each stage runs in a separate process with a time limit, and writes its JSON file at each step. A
 stage that fails, hangs or is killed therefore keeps what it found, and ends no other stage.
-report.md, which is written again after each stage, says pass, fail, or what could not be tried.
-The stages:
+report.md, which is written before and after each stage, says pass, fail, or what could not be
+tried. The stages:
 
 - machine: versions, devices, and what doctor.py finds.
 - sensors: NVML's counter and power at 1 kHz, idle and under load: update periods, steps, the
@@ -62,10 +62,8 @@ KILL_AFTER_S = 8.0  # horovodrun ends its ranks five seconds after its own SIGTE
 SHORTEST_LIMIT_S, SHORTEST_REHEARSED_S = 45.0, 300.0
 REPORT = "report.md"
 SPREADS = [
-    "minimum and maximum are of the spans (between two waits for the device), the rounds or the "
-    "copies of a row",
-    "p5, p95 and p99 are percentiles, std is a standard deviation, and an uncertainty is two of "
-    "them",
+    "minimum and maximum: over the rounds, the copies, or the spans between waits for the device",
+    "p5, p95, p99: percentiles; std: standard deviation; uncertainty: two standard deviations",
 ]
 
 
@@ -211,6 +209,9 @@ def run_apart(name, words, options, environ):
             interrupted = True
             reason = "it was interrupted; what it found is kept"
         finally:
+            if interrupted:  # further signals wait until all is written
+                for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(each, signal.SIG_IGN)
             _end_group(process)
     if not path.exists() or json.loads(path.read_text())["reason"] == NOT_ENDED:
         end_for_the_stage(path, name, STAGES[name].question, reason, failed=not interrupted)
@@ -220,7 +221,7 @@ def run_apart(name, words, options, environ):
 
 
 def _end_group(process):
-    """Ends a process and its group. SIGKILL comes only after horovodrun could end its ranks."""
+    """Ends a process and its group. Before SIGKILL, horovodrun has time to end its ranks."""
     for each, wait_s in ((signal.SIGTERM, KILL_AFTER_S), (signal.SIGKILL, 1.0)):
         until = time.monotonic() + wait_s
         with contextlib.suppress(ProcessLookupError):
@@ -252,7 +253,9 @@ def run_all(options, words, environ):
     lines += SPREADS
     if options.rehearse:
         title = f"REHEARSAL without a GPU on {socket.gethostname()}"
-        lines += ["a stub of NVIDIA's driver stands for the real one: no number here is of a GPU"]
+        lines += [
+            "a stub of NVIDIA's driver stands in for the real one: no number here is of a GPU"
+        ]
 
     def report(current=None):
         rest = [_waiting(each, NOT_ENDED if each == current else "not yet run") for each in order]
@@ -267,7 +270,9 @@ def run_all(options, words, environ):
         try:
             done[name] = run_apart(name, words, options, environ)
         except KeyboardInterrupt:
-            done[name] = json.loads((options.out / f"{name}.json").read_text())
+            path = options.out / f"{name}.json"
+            if path.exists():
+                done[name] = json.loads(path.read_text())
             report()
             raise
         reason = done[name]["reason"]

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from acceptance_backend import choose_backend, load_backend
+from acceptance_backend import load_backend
 from acceptance_findings import CannotTry
 from acceptance_sensors import seen_gpus
 
@@ -79,8 +79,14 @@ def _version(package):
 
 def measure_input(options, findings):
     """Measures the reader against plain h5py, and the copy from host to device."""
-    _measure_reader(options, findings)
-    backend = load_backend(options.backend)
+    try:
+        # First: memory growth must be set before tf.data starts TensorFlow's devices.
+        backend, absent = load_backend(options.backend), None
+    except CannotTry as error:
+        backend, absent = None, error
+    _measure_reader(options, findings, backend)  # needs no backend, except for tf.data
+    if absent is not None:
+        raise absent
     array = np.zeros(min(COPY_BYTES, int(COPY_BYTES * options.scale)), "uint8")
     backend.to_device(array)
     rates, until = [], time.monotonic() + COPY_S * options.scale
@@ -99,7 +105,7 @@ def measure_input(options, findings):
         findings.check(what, rate > 2, f"median {rate:.1f} GB/s", "above 2 GB/s")
 
 
-def _measure_reader(options, findings):
+def _measure_reader(options, findings, backend):
     needed = ("h5py", "deflate", "tqdm")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -119,7 +125,7 @@ def _measure_reader(options, findings):
             "our reader, 1 thread": functools.partial(each, ours, events, 1),
             f"our reader, {threads} threads": functools.partial(each, ours, events, threads),
         }
-        if _chosen_backend(options) == "tensorflow":
+        if backend is not None and backend.name == "tensorflow":
             ways["batches through tf.data"] = _tf_data(events, threads, options)
         seconds = _alternate(ways, READ_S * options.scale)
     windows = sum(len(window_starts(event.frames)) for event in events)
@@ -129,14 +135,6 @@ def _measure_reader(options, findings):
     text = f"{best[TIMES]:.1f} times plain h5py (median; {best['times_minimum']:.1f} to "
     text += f"{best['times_maximum']:.1f} in {best['rounds']} rounds)"
     findings.check("reader", best[TIMES] > 1, text, "faster than plain h5py")
-
-
-def _chosen_backend(options):
-    """Returns the name of the backend, or None; the reader needs none."""
-    try:
-        return choose_backend(options.backend)
-    except CannotTry:
-        return None
 
 
 def _alternate(ways, longest_s):

@@ -286,13 +286,16 @@ def measure_overhead(options, findings):
 
 
 def judge_cost(cost, error, findings):
-    """Adds the check of the monitor's cost, which two standard errors on both sides must decide."""
+    """Adds the check of the monitor's cost.
+
+    It is not tried if the limit is less than two standard errors from the cost.
+    """
     what, most = "cost of the monitor", HIGHEST_COST_PERCENT
     measured = f"{signed(cost, 2)} of a step's wall-clock time (standard error {error:.2f}%)"
     if abs(cost - most) < 2 * error:
         findings.not_tried(what, f"{measured} is too uncertain to compare with {most:g}%")
         return
-    wanted = f"at most {most:g}%, two standard errors away from it"
+    wanted = f"at most {most:g}%, and at least two standard errors from it"
     findings.check(what, cost <= most, measured, wanted)
 
 

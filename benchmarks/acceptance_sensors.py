@@ -50,7 +50,7 @@ with power_limit(float(sys.argv[2]), [sys.argv[1]]):
 
 
 def open_source():
-    """Returns the Source of the GPU that a backend uses first; the others of the host stay idle.
+    """Returns the Source of the first GPU that a backend uses; other GPUs are not measured.
 
     Raises:
       CannotTry: there is none.

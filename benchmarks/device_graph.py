@@ -98,7 +98,7 @@ def host_operations(nodes):
 
     Right only under the CUDA build; others have no kernels for a GPU at all.
     """
-    from tensorflow.python.framework import kernels
+    from tensorflow.python.framework import kernels, op_def_registry
 
     known = {}
     found = collections.Counter()
@@ -106,14 +106,15 @@ def host_operations(nodes):
         if node.op not in known:
             kernel_list = kernels.get_registered_kernels_for_op(node.op).kernel
             known[node.op] = [each for each in kernel_list if each.device_type == "GPU"]
-        if not any(_fits(each, node) for each in known[node.op]):
+        outputs = {each.name for each in op_def_registry.get(node.op).output_arg}
+        if not any(_fits(each, node, outputs) for each in known[node.op]):
             found[node.op] += 1
     return dict(found)
 
 
-def _fits(kernel, node):
+def _fits(kernel, node, outputs):
     """True if the types of a node are those of a kernel, and the kernel works on the device."""
-    if any(each in kernel.host_memory_arg for each in ("output", "output_ref")):
+    if outputs & set(kernel.host_memory_arg):
         return False  # int32 kernels that run on the host under a GPU's name
     for constraint in kernel.constraint:
         attribute = node.attr[constraint.name]

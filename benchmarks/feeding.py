@@ -3,10 +3,10 @@
 A GPU trains as fast as its memory allows: the bytes of a training window, as count_unet counts
 them, at 60% of the bandwidth of its data sheet. That rate is an estimate. A core reads and cuts as
 many windows per second as one thread did in the newest results of input.py, from gzip files as
-published and from contiguous ones as packed. More threads are taken to read in proportion, of which
-input.py has tried two. The cores that run the training come on top. The disk and the page cache are
-taken to be faster; `megabytes_per_s` is what they must deliver of packed files, from which each
-event of 49 frames is read once.
+published and from contiguous ones as packed. More threads are assumed to read in proportion. The
+cores that run the training come on top. The disk and the page cache are taken to be faster;
+`megabytes_per_s` is what they must deliver of packed files, from which each event of 49 frames is
+read once.
 
     python benchmarks/feeding.py
 """

@@ -1,11 +1,11 @@
-"""What part of a training step is not its graph: the host's work, and waiting for data?
+"""How much of a training step is spent outside its graph, on the host's work and on waiting?
 
 A small UNet trains on packed data as train.py trains it, with its reader, its callbacks and its
-files. Each step's graph is timed, from the batch that it is given to its end, and blocks of steps
-as a whole; what is left of a block is the host's part, in percent. To see what reading takes from
-the cores of the graph, the same graph also takes as many steps on one batch in memory, before and
-after each block: its time is `alone`. Blocks are those of all epochs but the first, and the
-standard error of a median is from a bootstrap over them.
+files, but without measuring energy. Each step's graph is timed, from when it is given its batch
+until it ends, and so is each block of steps. The rest of a block is the host's part, in percent.
+`alone` is the time of the same number of steps on one batch in memory, before and after each block:
+the difference shows how reading slows the graph. The first epoch is left out. The standard error of
+a median is from a bootstrap over the blocks.
 
     python benchmarks/host_time.py
     python benchmarks/host_time.py --depth 4 --filters 16 --grid 128 --events 100
@@ -35,8 +35,9 @@ def timer_of(run, block):
         def __init__(self):
             super().__init__()
             self.rows = []
-            self._graph = tf.function(run.compiled.steps.train)
             self._batch = [tf.constant(part) for part in next(run.training.batches())]
+            specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in self._batch]
+            self._graph = tf.function(run.compiled.steps.train, specs, autograph=False)
             self._time_alone()  # which traces it
             self._in_step_s = 0.0
             run.model.train_function = self._timed(run.model.train_function)

@@ -297,8 +297,8 @@ class RunConfig:
     reader_threads: int | None = _flag(
         None,
         WATCHING,
-        "threads of each rank that read events (default: the cores that this process may use, up "
-        "to 4)",
+        "threads of each rank that read events, and as many again that cut the windows of large "
+        "batches (default: the cores that this process may use, up to 4)",
         ranks=OWN,
         at_least=1,
     )

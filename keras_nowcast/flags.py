@@ -29,11 +29,11 @@ class Parser(argparse.ArgumentParser):
             flag, kind, received = value.groups()
             message = f"`{flag}` must be of type {kind}. Received: {received}"
         choice = re.fullmatch(
-            r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
+            r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message
         )
         if choice:
             flag, received, choices = choice.groups()
-            choices = choices.replace("'", "")  # Python 3.12 has left these quotes out
+            choices = choices.replace("'", "")  # newer versions of Python leave them out
             message = f"`{flag}` must be one of {choices}. Received: {received}"
         lacking = re.fullmatch(r"argument (\S+): expected (one|at least one) argument", message)
         if lacking:

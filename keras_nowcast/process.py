@@ -67,9 +67,11 @@ def each_rank_reports():
 
 
 def ends_with_parent(number):
-    """Returns a `preexec_fn` for a child that the kernel signals when this process has ended.
+    """Returns a `preexec_fn` that makes the kernel signal the child when this process ends.
 
-    This holds however this process ends, including SIGKILL. Children of the child are not signaled.
+    This holds however this process ends, including SIGKILL. The kernel watches the thread that
+    starts the child, so start it in the main thread. Processes that the child starts are not
+    signaled.
 
     Args:
       number: the signal.

@@ -24,7 +24,7 @@ POOL_EVENTS = 16  # events whose windows are mixed, which bounds the memory of t
 _MOST_STEPS_AHEAD = 4 * POOL_EVENTS
 _ALIGNMENT = 64  # bytes
 _MOST_THREADS = 4  # of one process, since a node often runs one process per GPU
-_LEAST_PART = 2**20  # bytes that one thread cuts; fewer take less time than to hand them over
+_LEAST_PART = 2**20  # bytes; cutting fewer takes less time than handing them to another thread
 
 
 def epoch_plan(starts, seed, epoch, rank, world_size, batch, shuffle=True, seen=()):
@@ -387,7 +387,10 @@ class WindowPipeline:
 
 
 class _Cutter:
-    """Threads that cut the windows of a batch. Those that read have other work queued."""
+    """Cuts the windows of a batch in several threads.
+
+    They are not those that read, whose queue is long.
+    """
 
     def __init__(self, threads):
         self.executor = concurrent.futures.ThreadPoolExecutor(threads, "cut-windows")

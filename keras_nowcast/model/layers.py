@@ -38,8 +38,9 @@ class ScaleVIL(keras.layers.Layer):
         self.missing = int(missing)
 
     def call(self, vil):
-        # A product takes TensorFlow a quarter of the time that a choice by `where` takes.
-        vil = vil * ops.cast(ops.not_equal(vil, self.missing), vil.dtype)
+        # On TensorFlow, a product takes a third of the time of `where` on a CPU.
+        missing = ops.convert_to_tensor(self.missing, vil.dtype)  # as an int it would be int32
+        vil = vil * ops.cast(ops.not_equal(vil, missing), vil.dtype)
         vil = ops.cast(vil, "float32")
         return ops.cast((vil - self.mean) / self.scale, self.compute_dtype)
 

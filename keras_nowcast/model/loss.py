@@ -1,8 +1,8 @@
 """Mean squared error over the pixels that were observed.
 
 The loss and the metric share one sum and one count. Neither averages averages: a batch or a rank
-with fewer valid pixels has less weight. Both run on each of Keras' backends; the functions at the
-end use what TensorFlow has and keras.ops has not.
+with fewer valid pixels has less weight. Both run on each of Keras' backends; some functions
+use what TensorFlow has and keras.ops does not.
 """
 
 import keras
@@ -21,18 +21,20 @@ def masked_error(vil, vil_norm):
     Returns:
       (b, y, x, time) float32, and (b, y, x, time) bool.
     """
-    valid = ops.not_equal(vil, MISSING)
+    vil = ops.convert_to_tensor(vil)
+    # With MISSING as an int, all codes would be compared as int32, which a GPU leaves to the host.
+    valid = ops.not_equal(vil, ops.convert_to_tensor(MISSING, vil.dtype))
     error = ops.cast(vil_norm, "float32") - (ops.cast(vil, "float32") - VIL_MEAN) / VIL_SCALE
     # Masked before it is squared, so that a gap passes no gradient for any forecast there.
     return _where_valid(error, valid), valid
 
 
 def _where_valid(error, valid):
-    """Returns the error, and 0 where it is not valid, whatever it is there."""
+    """Returns the error, with 0 at each invalid pixel, even where the error is NaN or infinite."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # The same as `where`, in a fraction of its time: 0 times NaN is 0 here.
+        # The same as `where`, but faster: it gives 0 for NaN times 0.
         return tf.math.multiply_no_nan(error, tf.cast(valid, error.dtype))
     return ops.where(valid, error, 0.0)
 

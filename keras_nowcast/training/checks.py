@@ -71,14 +71,14 @@ def _check_packages(config):
 
 
 def _check_xla(config):
-    """Raises InputError if XLA would have to compile what it can only compute in any order."""
+    """Raises InputError if both XLA and deterministic operations are requested."""
     variable = os.environ.get("TF_DETERMINISTIC_OPS", "")
     by_variable = variable.lower() in ("1", "true")
     if config.xla and (config.deterministic or by_variable):
         asked = f"TF_DETERMINISTIC_OPS={variable}" if by_variable else "--deterministic"
         raise InputError(
-            "`--xla` must not be asked for the same bits again: it has no such gradient of max "
-            f"pooling. Received: --xla and {asked}; omit one of them."
+            "`--xla` must not be combined with deterministic operations: XLA has no deterministic "
+            f"gradient of max pooling. Received: --xla and {asked}; omit one of them."
         )
 
 
