@@ -276,8 +276,8 @@ DERIVED = (
     ("docs/benchmarks.md", "it was {:.2f} times as fast, by the medians.", fused_speedup),
     (
         "docs/benchmarks.md",
-        "2.15 was faster in {:.0f} of the {:.0f} rounds at grid 128, and in {:.0f} of the {:.0f} at "
-        "grid 384.",
+        "2.15 was faster in {:.0f} of the {:.0f} rounds at grid 128, and in {:.0f} of the {:.0f} "
+        "at grid 384.",
         rounds_of_keras_2,
     ),
     ("docs/benchmarks.md", "at batch size 8 gave {:.3f} to {:.3f}.", epyc_efficiencies),
