@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ OF_SHAPES = {"ConcatOffset", "Pack", "StridedSlice"}
 
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "training")]
 
+import device_graph  # noqa: E402
 from determinism import REFUSED  # noqa: E402
 
 
@@ -51,6 +53,14 @@ def test_the_recorded_graphs_are_within_their_bounds():
     }
     for row in rows:
         check_bounds(row)
+
+
+def test_a_kernel_that_works_on_the_host_is_none_of_the_gpu():
+    """As those of int32, which are registered for a GPU, with their memory on the host."""
+    on_host = SimpleNamespace(host_memory_arg=["x", "y", "z"], constraint=[])
+    sizes_on_host = SimpleNamespace(host_memory_arg=["shape"], constraint=[])
+    assert not device_graph._fits(on_host, None, {"z"})
+    assert device_graph._fits(sizes_on_host, None, {"output"})
 
 
 @pytest.mark.slow

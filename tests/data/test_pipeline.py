@@ -141,7 +141,11 @@ def _window(codes, event, start):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_batches_hold_the_windows_of_the_plan(data, threads, world_size, shuffle):
+@pytest.mark.parametrize("part", [pipeline._LEAST_PART, 1])
+def test_batches_hold_the_windows_of_the_plan(
+    data, threads, world_size, shuffle, part, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "_LEAST_PART", part)  # 1: several threads cut these windows too
     events, codes = data
     for rank in range(world_size):
         pipe = _build(
